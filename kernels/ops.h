@@ -1,0 +1,136 @@
+// Every operation a decoder needs, once, with its shapes. kernels/cpu/ and kernels/cuda/ implement it;
+// no_cuda.cpp stands in for the second. All tensors live on the Device that the Ops was made for; calls run in
+// order on the one thread that drives it.
+//
+// Contract (docs/architecture.md, "Numbers"): each row of a result depends on that row's inputs only, never on
+// how many rows share the call. Sums over K run in one fixed order; attention walks the KV in fixed extents and
+// combines them in order, the same for prefill and decode.
+//
+// Legend: T tokens of the micro-batch, R sequences in it, D hidden size, F intermediate size, V vocabulary,
+// H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/device/device.h"
+
+namespace penstock {
+
+/// A weight in the layout this back end multiplies. Made by Ops::make_matrix, filled by Ops::load_rows.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual int64_t n() const = 0;  ///< output features
+  virtual int64_t k() const = 0;  ///< input features
+  virtual size_t bytes() const = 0;
+};
+
+/// One layer's share of the paged KV cache. The back end chooses the arrangement inside a block; a block holds
+/// `block_size` positions of K and V for every KV head of the layer.
+struct KvCacheView {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t blocks = 0;
+  int64_t kv_heads = 0;    // G
+  int64_t head_dim = 0;    // d
+  int64_t block_size = 0;  // positions a block
+};
+
+/// Where the tokens of a micro-batch belong. Arrays are device memory. Row r owns tokens
+/// [row_start[r], row_start[r + 1]); its new tokens stand at positions context_R[r] - count ... context_R[r] - 1.
+struct BatchView {
+  int64_t tokens = 0;                       // T
+  int64_t rows = 0;                         // R
+  const int32_t* positions_T = nullptr;     // position of each token in its own sequence
+  const int32_t* row_of_T = nullptr;        // which row each token belongs to
+  const int32_t* row_start_R1 = nullptr;    // R + 1 offsets into T
+  const int32_t* context_R = nullptr;       // KV length of a row once this micro-batch's tokens are stored
+  const int32_t* block_table_RB = nullptr;  // block numbers, row-major, `table_stride` a row
+  int64_t table_stride = 0;                 // B
+  int64_t max_context = 0;                  // largest context_R
+};
+
+/// How q and k are turned into what attention sees.
+struct RotaryView {
+  TensorView cos_sin_P2r;  // f32: for each position the r cosines, then the r sines (r = rotary_dim / 2), scaled
+  int64_t rotary_dim = 0;  // leading part of each head that is rotated (rotate-half pairing: i with i + r)
+  TensorView q_norm_d;     // optional per-head RMS norm weights (Qwen3), applied before rotation; f32
+  TensorView k_norm_d;
+  float norm_eps = 0;
+};
+
+/// Whether matmul overwrites its output or adds to it.
+enum class Into { overwrite, add };
+
+struct SampleParams {
+  float temperature = 1;  // 0: greedy
+  int32_t top_k = 0;      // 0 or -1: off
+  float top_p = 1;
+  float min_p = 0;
+  uint64_t key = 0;       // hash of (seed, custom_id, sample index)
+  uint32_t position = 0;  // index of the sampled token in the answer: the RNG's counter
+  int32_t logprobs = -1;  // how many alternatives to return; -1: no log-probabilities at all
+};
+
+struct TokenLogprob {
+  int32_t token;
+  float logprob;
+};
+
+struct Sampled {
+  int32_t token = 0;
+  float logprob = 0;              // of `token`, from log-softmax of the raw logits in float32
+  std::vector<TokenLogprob> top;  // most likely first; ties by lower token id
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
+  virtual std::string numerics() const = 0;
+  /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
+  virtual DType projection_dtype(DType weight_dtype) const = 0;
+
+  /// An N x K weight that will be multiplied in `dtype` (f32 or bf16).
+  virtual std::unique_ptr<Matrix> make_matrix(int64_t n, int64_t k, DType dtype) = 0;
+  /// Puts `rows_rK` (host memory, row-major, f32/f16/bf16) at rows [first_row, first_row + r) of `w`, rounding to
+  /// nearest even.
+  virtual void load_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK) = 0;
+
+  /// x_TD (f32) = table_VD[ids_T]. `ids_T` is device memory; ids lie in [0, V).
+  virtual void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) = 0;
+  /// y_TD = x_TD / sqrt(mean(x^2) + eps) * weight_D (f32). Zhang and Sennrich 2019. y may be f32 or bf16.
+  virtual void rms_norm(TensorView y_TD, TensorView x_TD, TensorView weight_D, float eps) = 0;
+  /// y_TN = x_TK w_NK^T + bias_N, or y_TN += the same. x has the weight's dtype, y is f32 or bf16, bias (f32,
+  /// may be empty) is added last.
+  virtual void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) = 0;
+  /// From the projection qkv_TN (N = (H + 2G) d: all q heads, then k, then v): normalises and rotates q into q_THd,
+  /// and k into the cache; stores v. Su et al. 2021 (RoFormer), in Hugging Face's rotate-half pairing.
+  virtual void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
+                              const BatchView& batch) = 0;
+  /// out_THd = softmax(scale q k^T, causal) v over each row's cached positions. Query head h reads KV head
+  /// h / (H / G). Fixed KV extents, online softmax (Milakov and Gimelshein 2018) in f32.
+  virtual void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
+                         float scale) = 0;
+  /// y_TF = silu(gate) * up, with gate = gate_up_T2F[:, :F], up = gate_up_T2F[:, F:].
+  virtual void swiglu(TensorView y_TF, TensorView gate_up_T2F) = 0;
+  /// y_RD = x_TD[rows_R]: only rows whose logits are wanted go on to the head. `rows_R` is device memory.
+  virtual void gather_rows(TensorView y_RD, TensorView x_TD, const int32_t* rows_R) = 0;
+  /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, then top-k, then
+  /// top-p, then min-p... see kernels/sampling.h for the exact order. Results are on the host when it returns.
+  virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
+};
+
+/// CPU ops on `threads` threads, the calling one included.
+std::unique_ptr<Ops> make_cpu_ops(Device& device, int threads);
+/// The plain reference: slow, obviously right, one thread. Tests compare against it.
+std::unique_ptr<Ops> make_reference_ops(Device& device);
+/// Throws UsageError "built without CUDA" where the toolkit was missing at build time.
+std::unique_ptr<Ops> make_cuda_ops(Device& device);
+
+}  // namespace penstock

@@ -1,0 +1,84 @@
+// The ranks of one job and the two planes between them. Two implementations: a loopback world (ranks are threads
+// of one process; also the world of one rank without mpirun) and the MPI world (MPI starts and ends it, UCX
+// carries both planes). Nothing here polls MPI while the job runs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/comm/channel.h"
+
+namespace penstock {
+
+/// Kinds of control messages; the payload of each is the protobuf message named beside it.
+enum class ControlKind : uint16_t {
+  plan = 1,         ///< penstock.proto.Plan, rank 0 to every stage
+  step_result = 2,  ///< penstock.proto.StepResult, last stage to rank 0
+  stage_report = 3, ///< penstock.proto.StageReport, every stage to rank 0
+  finish = 4,       ///< empty, rank 0 to every stage: no plan will follow
+};
+
+struct ControlMessage {
+  int from = 0;
+  ControlKind kind{};
+  std::string payload;
+};
+
+/// Small messages between any two ranks. Ordered per pair of ranks. `send` may be called from any thread and never
+/// blocks on the peer. Heartbeats, goodbye and abort notices travel here too, but are not seen by the user.
+class ControlPlane {
+ public:
+  virtual ~ControlPlane() = default;
+  virtual void send(int to, ControlKind kind, std::string payload) = 0;
+  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a time. Throws Error when a
+  /// peer has died or the world was aborted, with that peer's rank, host and reason.
+  virtual ControlMessage receive() = 0;
+  /// As receive, but returns false at once when none has arrived.
+  virtual bool try_receive(ControlMessage& message) = 0;
+};
+
+/// What a rank says of itself when the world agrees on something.
+struct RankInfo {
+  int rank = 0;
+  std::string host;
+  int64_t pid = 0;
+};
+
+class World {
+ public:
+  virtual ~World() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// How many ranks of this world share this host.
+  virtual int local_size() const = 0;
+  virtual int local_rank() const = 0;
+  virtual const RankInfo& info(int rank) const = 0;
+
+  virtual ControlPlane& control() = 0;
+  virtual std::unique_ptr<Sender> sender(int to) = 0;
+  virtual std::unique_ptr<Receiver> receiver(int from) = 0;
+
+  /// Everyone's text, by rank. Collective, start and end of a job only; has a deadline and names who is missing.
+  virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
+
+  /// Tells every rank that this one fails and why, so that all end with one message. Never throws.
+  virtual void abort(const std::string& reason) noexcept = 0;
+};
+
+/// `size` ranks inside this process; element r is for the thread that plays rank r.
+std::vector<std::unique_ptr<World>> make_loopback_world(int size);
+
+struct MpiOptions {
+  double init_deadline_seconds = 60;
+  double peer_deadline_seconds = 3;  ///< silence after which a peer counts as dead
+};
+/// True when a launcher (mpirun, srun) started this process as part of a world, or the environment says so.
+bool launched_by_mpi();
+/// Starts MPI and UCX. Throws UsageError for a singleton under SLURM_NTASKS > 1 (wrong --mpi).
+std::unique_ptr<World> make_mpi_world(const MpiOptions& options);
+
+}  // namespace penstock

@@ -1,0 +1,76 @@
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "runtime/device/device.h"
+
+namespace penstock {
+namespace {
+
+/// The first number in a one-line file such as a cgroup limit; `otherwise` when there is none ("max", no file).
+size_t number_in(const char* path, size_t otherwise) {
+  std::ifstream file(path);
+  size_t value = 0;
+  return file >> value ? value : otherwise;
+}
+
+size_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  size_t kib = 0;
+  std::string unit;
+  while (file >> name >> kib && std::getline(file, unit))
+    if (name == "MemAvailable:") return kib * 1024;
+  return 0;
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "CPU";
+}
+
+class CpuDevice final : public Device {
+ public:
+  DeviceKind kind() const override { return DeviceKind::cpu; }
+  std::string name() const override { return processor_name(); }
+
+  MemoryInfo memory() const override {
+    const auto physical =
+        static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t limit = number_in("/sys/fs/cgroup/memory.max", physical);
+    const size_t used = number_in("/sys/fs/cgroup/memory.current", 0);
+    MemoryInfo info{std::min(physical, limit), available_memory()};
+    if (limit < physical) info.free = std::min(info.free, limit > used ? limit - used : 0);
+    return info;
+  }
+
+  DeviceMemory allocate(size_t bytes) override {
+    constexpr size_t kAlignment = 256;
+    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    void* p = rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+    if (p == nullptr)
+      throw Error("out of memory: asked for " + std::to_string(bytes >> 20) + " MiB of host memory, " +
+                  std::to_string(memory().free >> 20) +
+                  " MiB are free; a smaller --kv-cache-memory-bytes or --max-num-batched-tokens helps");
+    return {p, std::free};
+  }
+
+  void upload(void* device_to, const void* host_from, size_t bytes) override {
+    std::memcpy(device_to, host_from, bytes);
+  }
+  void download(void* host_to, const void* device_from, size_t bytes) override {
+    std::memcpy(host_to, device_from, bytes);
+  }
+  void synchronize() override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_cpu_device() { return std::make_unique<CpuDevice>(); }
+
+}  // namespace penstock

@@ -1,0 +1,31 @@
+// One rank's share of the decoder, as the runner sees it. Implemented in stages/; driven by one thread.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "proto/plan.pb.h"
+
+namespace penstock {
+
+class Stage {
+ public:
+  virtual ~Stage() = default;
+
+  /// Width of the residual stream between stages; a hop carries tokens x hidden_size float32 values.
+  virtual int64_t hidden_size() const = 0;
+  virtual bool is_first() const = 0;  ///< holds the embedding: takes token ids, no hidden states
+  virtual bool is_last() const = 0;   ///< holds the head: gives sampled tokens, no hidden states
+
+  virtual size_t weight_bytes() const = 0;
+  virtual size_t kv_bytes_per_block() const = 0;  ///< 0 for a stage without layers
+  /// Gives the stage its KV blocks. Called once, before the first forward.
+  virtual void allocate_cache(int64_t blocks) = 0;
+
+  /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last(). Returns
+  /// one entry per planned row with `sampling`, in the plan's order; empty unless is_last().
+  virtual std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) = 0;
+};
+
+}  // namespace penstock
