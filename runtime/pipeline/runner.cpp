@@ -1,0 +1,253 @@
+#include "runtime/pipeline/runner.h"
+
+#include <chrono>
+
+namespace penstock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Adds the life of this object to a sum.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum), begin_(Clock::now()) {}
+  ~Stopwatch() { sum_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& sum_;
+  Clock::time_point begin_;
+};
+
+int64_t tokens_of(const proto::Plan& plan) {
+  int64_t tokens = 0;
+  for (const auto& row : plan.rows()) tokens += row.tokens_size();
+  return tokens;
+}
+
+Bytes host_bytes(const TensorView& view) { return {view.as<std::byte>(), view.bytes()}; }
+
+proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>& sampled) {
+  proto::StepResult result;
+  result.set_step(plan.step());
+  size_t i = 0;
+  for (const auto& row : plan.rows()) {
+    if (!row.has_sampling()) continue;
+    const Sampled& s = sampled.at(i++);
+    auto* token = result.add_tokens();
+    token->set_sequence(row.sequence());
+    token->set_token(static_cast<uint32_t>(s.token));
+    token->set_logprob(s.logprob);
+    for (const TokenLogprob& t : s.top) {
+      token->add_top_tokens(static_cast<uint32_t>(t.token));
+      token->add_top_logprobs(t.logprob);
+    }
+  }
+  ensure(i == sampled.size(), "one sampled token for each row that asked for one");
+  return result;
+}
+
+}  // namespace
+
+Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& schedule, const RunnerOptions& options,
+               PlanSource* source)
+    : stage_(stage),
+      device_(device),
+      world_(world),
+      schedule_(schedule),
+      options_(options),
+      source_(source),
+      slots_(static_cast<size_t>(schedule.micro_batches)),
+      step_of_kind_(256, 0) {
+  ensure(stage.is_first() == (source != nullptr), "the first stage, and only it, plans");
+  const int rank = options.first_rank + options.stage;
+  if (!stage.is_first()) receiver_ = world.receiver(rank - 1);
+  if (!stage.is_last()) sender_ = world.sender(rank + 1);
+  for (Slot& slot : slots_) {
+    const Shape shape{options.max_tokens, stage.hidden_size()};
+    if (!stage.is_first()) slot.in_TD = device.tensor(DType::f32, shape);
+    if (!stage.is_last()) slot.out_TD = device.tensor(DType::f32, shape);
+  }
+  report_.set_stage(static_cast<uint32_t>(options.stage));
+}
+
+std::string Runner::current_action() const {
+  return current_.text() + ", step " + std::to_string(current_step_);
+}
+
+proto::StageReport Runner::run() {
+  const Program& program = schedule_.programs[static_cast<size_t>(options_.stage)];
+  play(program.warm_up);
+  while (!finished_) play(program.steady);
+  for (Slot& slot : slots_)
+    if (slot.sending) slot.sending->wait();
+  report_.set_busy_seconds(seconds_.busy);
+  report_.set_wait_input_seconds(seconds_.wait_input);
+  report_.set_wait_plan_seconds(seconds_.wait_plan);
+  report_.set_send_seconds(seconds_.send);
+  report_.set_span_seconds(std::chrono::duration<double>(last_forward_end_ - first_forward_begin_).count());
+  return report_;
+}
+
+void Runner::play(const std::vector<Action>& actions) {
+  for (const Action& action : actions) {
+    if (finished_) return;
+    Slot& slot = slots_[static_cast<size_t>(action.slot)];
+    const uint64_t step = step_of_kind_[static_cast<size_t>(action.kind)]++;
+    current_ = action;
+    current_step_ = step;
+    switch (action.kind) {
+      case ActionKind::post_receive: post_receive(step); break;
+      case ActionKind::forward: forward(slot, action.slot, step); break;
+      case ActionKind::send: send(slot, step); break;
+      case ActionKind::give_back: give_back(slot, step); break;
+      case ActionKind::take_in: take_in(slot, action.slot); break;
+    }
+  }
+}
+
+bool Runner::idle() const {
+  for (const Slot& slot : slots_)
+    if (slot.plan) return false;
+  return true;
+}
+
+void Runner::start_receive(Slot& slot, const proto::Plan& plan) {
+  const TensorView in_TD = slot.in_TD.view.first(tokens_of(plan));
+  slot.receiving = receiver_->receive(host_bytes(in_TD));
+}
+
+// A receive is as long as its plan says. With look-ahead the plan may not be known yet (rank 0 had nothing to run);
+// then a later action posts it, still in order of steps, which is the order of sending.
+void Runner::post_receive(uint64_t step) {
+  take_messages();
+  for (const proto::Plan& plan : known_plans_) {
+    if (plan.step() > step) break;
+    Slot& slot = slots_[plan.step() % slots_.size()];
+    if (!slot.receiving) start_receive(slot, plan);
+  }
+}
+
+void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
+  if (stage_.is_first()) {
+    proto::Plan plan = source_->plan(slot_index);
+    if (plan.rows().empty()) {
+      if (idle()) {
+        const Stopwatch watch(seconds_.wait_plan);
+        finished_ = source_->finished_or_wait();
+      }
+      if (finished_)
+        for (int s = 1; s < schedule_.stages; ++s)
+          world_.control().send(options_.first_rank + s, ControlKind::finish, {});
+      return;
+    }
+    plan.set_step(step);
+    if (schedule_.stages > 1) {
+      const std::string payload = plan.SerializeAsString();
+      for (int s = 1; s < schedule_.stages; ++s)
+        world_.control().send(options_.first_rank + s, ControlKind::plan, payload);
+    }
+    slot.plan = std::move(plan);
+  } else {
+    wait_for_plan();
+    // Rank 0 leaves out steps in which it had nothing to run: their actions do nothing here either.
+    if (known_plans_.empty() || known_plans_.front().step() != step) return;
+    slot.plan = std::move(known_plans_.front());
+    known_plans_.pop_front();
+    if (!slot.receiving) start_receive(slot, *slot.plan);
+    const Stopwatch watch(seconds_.wait_input);
+    slot.receiving->wait();
+    slot.receiving.reset();
+  }
+
+  const int64_t tokens = tokens_of(*slot.plan);
+  if (tokens > options_.max_tokens)
+    throw Error("a plan of " + std::to_string(tokens) + " tokens, expected at most " +
+                std::to_string(options_.max_tokens));
+  if (slot.sending) {  // out_TD may still be on its way from the last round
+    const Stopwatch watch(seconds_.send);
+    slot.sending->wait();
+    slot.sending.reset();
+  }
+  const Clock::time_point begin = Clock::now();
+  if (report_.micro_batches() == 0) first_forward_begin_ = begin;
+  {
+    const Stopwatch watch(seconds_.busy);
+    const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
+    const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
+    const std::vector<Sampled> sampled = stage_.forward(*slot.plan, in_TD, out_TD);
+    device_.synchronize();
+    if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
+  }
+  last_forward_end_ = Clock::now();
+  report_.set_micro_batches(report_.micro_batches() + 1);
+  report_.set_tokens(report_.tokens() + static_cast<uint64_t>(tokens));
+}
+
+void Runner::send(Slot& slot, uint64_t step) {
+  if (!slot.plan || slot.plan->step() != step) return;
+  const Stopwatch watch(seconds_.send);
+  const TensorView out_TD = slot.out_TD.view.first(tokens_of(*slot.plan));
+  slot.sending = sender_->send(host_bytes(out_TD));
+  report_.set_edge_bytes(report_.edge_bytes() + out_TD.bytes());
+  if (!stage_.is_first()) slot.plan.reset();
+}
+
+void Runner::give_back(Slot& slot, uint64_t step) {
+  if (!slot.plan || slot.plan->step() != step) return;
+  const Stopwatch watch(seconds_.send);
+  world_.control().send(options_.first_rank, ControlKind::step_result, slot.result.SerializeAsString());
+  slot.plan.reset();
+}
+
+void Runner::take_in(Slot& slot, int slot_index) {
+  if (!slot.plan) return;
+  if (schedule_.stages > 1) {
+    const Stopwatch watch(seconds_.wait_input);
+    while (!arrived_result_) store(world_.control().receive());
+    slot.result = std::move(*arrived_result_);
+    arrived_result_.reset();
+  }
+  if (slot.result.step() != slot.plan->step())
+    throw Error("tokens of step " + std::to_string(slot.result.step()) + " came back, expected step " +
+                std::to_string(slot.plan->step()));
+  slot.plan.reset();
+  source_->take_in(slot_index, slot.result);
+}
+
+void Runner::take_messages() {
+  ControlMessage message;
+  while (world_.control().try_receive(message)) store(std::move(message));
+}
+
+void Runner::wait_for_plan() {
+  const Stopwatch watch(seconds_.wait_plan);
+  take_messages();
+  while (known_plans_.empty() && !finished_) store(world_.control().receive());
+}
+
+void Runner::store(ControlMessage message) {
+  switch (message.kind) {
+    case ControlKind::plan: {
+      proto::Plan plan;
+      if (stage_.is_first() || !plan.ParseFromString(message.payload) || plan.rows().empty())
+        throw Error("rank " + std::to_string(message.from) + " sent a plan that cannot be read");
+      known_plans_.push_back(std::move(plan));
+      return;
+    }
+    case ControlKind::step_result: {
+      proto::StepResult result;
+      if (!stage_.is_first() || arrived_result_ || !result.ParseFromString(message.payload))
+        throw Error("rank " + std::to_string(message.from) + " sent tokens that cannot be read or were not due");
+      arrived_result_ = std::move(result);
+      return;
+    }
+    case ControlKind::finish: finished_ = true; return;
+    case ControlKind::stage_report: break;
+  }
+  throw Error("rank " + std::to_string(message.from) + " sent control message " +
+              std::to_string(static_cast<int>(message.kind)) + ", which nobody waits for here");
+}
+
+}  // namespace penstock

@@ -1,0 +1,95 @@
+// Plays one stage's program of the schedule: one switch over actions. The same code for one rank and for many, over
+// whatever channels the world has. Runs on the rank's main thread; nothing else touches the stage.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/comm/world.h"
+#include "runtime/pipeline/schedule.h"
+#include "runtime/pipeline/stage.h"
+
+namespace penstock {
+
+/// Where the first stage's plans come from and where sampled tokens go: the scheduler behind it. Called on the
+/// runner's thread.
+class PlanSource {
+ public:
+  virtual ~PlanSource() = default;
+  /// The next micro-batch for `slot`, whose last one has been taken in; no rows when nothing can run now.
+  virtual proto::Plan plan(int slot) = 0;
+  virtual void take_in(int slot, const proto::StepResult& result) = 0;
+  /// True once no plan will ever have rows again. Asked when nothing is in flight and nothing could be planned;
+  /// sleeps until there is something new.
+  virtual bool finished_or_wait() = 0;
+};
+
+struct RunnerOptions {
+  int stage = 0;
+  int first_rank = 0;       ///< rank of stage 0; stage s is rank first_rank + s
+  int64_t max_tokens = 0;   ///< the largest micro-batch
+};
+
+class Runner {
+ public:
+  /// `source` is for the first stage, null elsewhere. All references must outlive the runner. `schedule` must be the
+  /// same on every stage.
+  Runner(Stage& stage, Device& device, World& world, const Schedule& schedule, const RunnerOptions& options,
+         PlanSource* source);
+
+  /// Returns when the job is done, with what this stage did with its time. Throws what broke; current_action()
+  /// then says where.
+  proto::StageReport run();
+
+  /// "2F0, step 17": for the message of a failure.
+  std::string current_action() const;
+
+ private:
+  struct Slot {
+    std::optional<proto::Plan> plan;  // the micro-batch under way
+    Tensor in_TD;
+    Tensor out_TD;
+    TransferPtr receiving;
+    TransferPtr sending;
+    proto::StepResult result;         // only where the last stage is
+  };
+
+  void play(const std::vector<Action>& actions);
+  void post_receive(uint64_t step);
+  void forward(Slot& slot, int slot_index, uint64_t step);
+  void send(Slot& slot, uint64_t step);
+  void give_back(Slot& slot, uint64_t step);
+  void take_in(Slot& slot, int slot_index);
+  void start_receive(Slot& slot, const proto::Plan& plan);
+  void take_messages();
+  void wait_for_plan();
+  void store(ControlMessage message);
+  bool idle() const;
+
+  Stage& stage_;
+  Device& device_;
+  World& world_;
+  const Schedule& schedule_;
+  RunnerOptions options_;
+  PlanSource* source_;
+  std::unique_ptr<Sender> sender_;
+  std::unique_ptr<Receiver> receiver_;
+  std::vector<Slot> slots_;
+  std::vector<uint64_t> step_of_kind_;      // how often each kind of action has been played
+  std::deque<proto::Plan> known_plans_;    // received, not begun; oldest first
+  std::optional<proto::StepResult> arrived_result_;
+  bool finished_ = false;
+  Action current_{};
+  uint64_t current_step_ = 0;
+  struct Seconds {
+    double busy = 0, wait_input = 0, wait_plan = 0, send = 0;
+  } seconds_;
+  std::chrono::steady_clock::time_point first_forward_begin_{};
+  std::chrono::steady_clock::time_point last_forward_end_{};
+  proto::StageReport report_;
+};
+
+}  // namespace penstock

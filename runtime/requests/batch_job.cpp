@@ -1,0 +1,355 @@
+#include "runtime/requests/batch_job.h"
+
+#include <algorithm>
+#include <map>
+
+#include "runtime/base/rng.h"
+#include "runtime/requests/id_set.h"
+#include "runtime/requests/text/tokenizer.h"
+
+namespace penstock {
+namespace {
+
+constexpr size_t kLongestLine = size_t{16} << 20;
+constexpr int64_t kWindowRows = 65536;
+constexpr int64_t kWindowBytes = int64_t{256} << 20;
+constexpr size_t kQueuedRows = 1024;
+
+/// What every sequence of the row samples with; the key of each is its own (key_of).
+proto::Sampling sampling_of(const SamplingFields& fields) {
+  proto::Sampling sampling;
+  sampling.set_temperature(fields.temperature);
+  sampling.set_top_k(fields.top_k);
+  sampling.set_top_p(fields.top_p);
+  sampling.set_min_p(fields.min_p);
+  sampling.set_logprobs(fields.logprobs.value_or(-1));
+  return sampling;
+}
+
+/// The RNG key of one answer: by seed, row and choice, never by place in a batch.
+uint64_t key_of(uint64_t seed, const std::string& custom_id, size_t choice) {
+  return stable_hash(custom_id + '\0' + std::to_string(choice), seed);
+}
+
+std::string token_name(int32_t id) { return "token_id:" + std::to_string(id); }
+
+}  // namespace
+
+BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer)
+    : options_(std::move(options)),
+      tokenizer_(std::move(tokenizer)),
+      reader_(options_.input, kLongestLine),
+      output_(options_.output),
+      scheduler_(options_.scheduler),
+      window_(kWindowRows, kWindowBytes),
+      read_rows_(kQueuedRows),
+      done_rows_(kQueuedRows),
+      reading_([this] { run_guarded(&BatchJob::read_ahead); }),
+      writing_([this] { run_guarded(&BatchJob::write_behind); }) {}
+
+BatchJob::~BatchJob() {
+  window_.close();
+  read_rows_.close();
+  done_rows_.close();
+  if (reading_.joinable()) reading_.join();
+  if (writing_.joinable()) writing_.join();
+}
+
+// What a helper thread throws is kept for the caller's next call, and everything that waits is woken.
+void BatchJob::run_guarded(void (BatchJob::*body)()) {
+  try {
+    (this->*body)();
+  } catch (...) {
+    {
+      const std::lock_guard lock(failure_mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+    failed_ = true;
+    window_.close();
+    read_rows_.close();
+    done_rows_.close();
+  }
+}
+
+void BatchJob::rethrow_failure() {
+  if (!failed_) return;
+  const std::lock_guard lock(failure_mutex_);
+  std::rethrow_exception(failure_);
+}
+
+// ---- reading ahead ----
+
+void BatchJob::read_ahead() {
+  IdSet ids;
+  std::string line;
+  uint64_t line_number = 0;
+  uint64_t rows = 0;
+  for (;;) {
+    const LineReader::Status status = reader_.next(line);
+    counters_.input_bytes = static_cast<int64_t>(reader_.bytes_read());
+    if (status == LineReader::Status::end) break;
+    ++line_number;
+    if (status == LineReader::Status::line && line.find_first_not_of(" \t") == std::string::npos) continue;
+    const auto bytes = static_cast<int64_t>(sizeof(ReadRow) + 4 * line.size());
+    if (!window_.enter(bytes)) return;
+    ReadRow row{rows++, bytes, {}};
+    if (status == LineReader::Status::too_long)
+      row.what = RowError{"", "line " + std::to_string(line_number) + ": expected at most " +
+                                  std::to_string(kLongestLine) + " bytes a line", ""};
+    else
+      row.what = prepare(line, line_number, ids);
+    counters_.rows_read = static_cast<int64_t>(rows);
+    if (!read_rows_.push(std::move(row))) return;
+  }
+  counters_.input_ended = true;
+  read_rows_.close();
+}
+
+std::variant<BatchJob::ReadyRow, RowError> BatchJob::prepare(const std::string& line, uint64_t line_number,
+                                                             IdSet& ids) const {
+  std::variant<Request, RowError> parsed = parse_batch_line(line, options_.request);
+  const std::string where = "line " + std::to_string(line_number) + ": ";
+  if (auto* error = std::get_if<RowError>(&parsed)) {
+    error->message = where + error->message;
+    return std::move(*error);
+  }
+  ReadyRow row{std::move(std::get<Request>(parsed)), {}};
+  if (!ids.insert(row.request.custom_id))
+    return RowError{row.request.custom_id,
+                    where + "custom_id: '" + row.request.custom_id +
+                        "' was used by an earlier line; every row needs one of its own",
+                    "custom_id"};
+  if (std::optional<RowError> error = tokenize(row, std::move(row.request.prompts))) {
+    error->message = where + error->message;
+    return std::move(*error);
+  }
+  return row;
+}
+
+std::optional<RowError> BatchJob::tokenize(ReadyRow& row, std::vector<Prompt> prompts) const {
+  const auto reject = [&row](const std::string& field, const std::string& message) {
+    return RowError{row.request.custom_id, field + ": " + message, field};
+  };
+  const SamplingFields& sampling = row.request.sampling;
+  for (Prompt& prompt : prompts) {
+    std::vector<int32_t> ids;
+    if (auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
+      ids = std::move(*given);
+      const auto bad = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return id >= options_.vocab_size; });
+      if (bad != ids.end())
+        return reject("prompt", "expected token ids below " + std::to_string(options_.vocab_size) + ", found " +
+                                    std::to_string(*bad));
+    } else if (tokenizer_ == nullptr) {
+      return reject("prompt", "expected token ids, found text: the model folder has no tokenizer.json (or "
+                              "--skip-tokenizer-init was given)");
+    } else {
+      try {
+        ids = tokenizer_->encode(std::get<std::string>(prompt), sampling.add_special_tokens);
+      } catch (const Error& e) {
+        return reject("prompt", e.what());
+      }
+    }
+    if (ids.empty()) return reject("prompt", "expected at least one token, found none");
+    const auto length = static_cast<int64_t>(ids.size());
+    if (length >= options_.max_model_len)
+      return reject("prompt", "expected at most " + std::to_string(options_.max_model_len - 1) +
+                                  " tokens (--max-model-len less one to generate), found " + std::to_string(length));
+    if (length + sampling.max_tokens > options_.max_model_len)
+      return reject("max_tokens", "expected at most " + std::to_string(options_.max_model_len - length) +
+                                      " (--max-model-len " + std::to_string(options_.max_model_len) + " less " +
+                                      std::to_string(length) + " prompt tokens), found " +
+                                      std::to_string(sampling.max_tokens));
+    row.prompt_ids.push_back(std::move(ids));
+  }
+  return std::nullopt;
+}
+
+// ---- planning ----
+
+proto::Plan BatchJob::plan(int slot) {
+  rethrow_failure();
+  pull();
+  proto::Plan plan = scheduler_.plan(slot);
+  counters_.running = static_cast<int64_t>(scheduler_.running());
+  counters_.waiting = static_cast<int64_t>(scheduler_.waiting());
+  counters_.preemptions = scheduler_.preemptions();
+  counters_.kv_used_share = scheduler_.kv_used_share();
+  return plan;
+}
+
+void BatchJob::take_in(int slot, const proto::StepResult& result) {
+  rethrow_failure();
+  counters_.generated_tokens += result.tokens_size();
+  for (FinishedSequence& sequence : scheduler_.complete(slot, result)) {
+    const auto found = live_.find(sequence.id);
+    ensure(found != live_.end(), "a finished sequence belongs to a row");
+    LiveRow& row = *found->second.row;
+    Choice& choice = row.answer.choices[found->second.index];
+    const int32_t last = sequence.tokens.back().id;
+    const auto& asked = row.stop_token_ids;
+    if (sequence.reason == FinishReason::stop && std::find(asked.begin(), asked.end(), last) != asked.end())
+      choice.stop_reason = last;
+    choice.sequence = std::move(sequence);
+    const std::shared_ptr<LiveRow> owner = std::move(found->second.row);
+    live_.erase(found);
+    if (--row.unfinished == 0) hand_over({row.number, row.bytes, std::move(row.answer)});
+  }
+}
+
+bool BatchJob::finished_or_wait() {
+  rethrow_failure();
+  pull();
+  if (!scheduler_.empty()) return false;
+  if (std::optional<ReadRow> row = read_rows_.pop()) {
+    take_up(std::move(*row));
+    return false;
+  }
+  rethrow_failure();  // a queue closed by a failure looks drained
+  return true;
+}
+
+// Keeps enough rows waiting that the scheduler can choose among them.
+void BatchJob::pull() {
+  const auto enough = static_cast<size_t>(2 * options_.scheduler.max_num_seqs);
+  while (scheduler_.waiting() < enough) {
+    std::optional<ReadRow> row = read_rows_.try_pop();
+    if (!row) break;
+    take_up(std::move(*row));
+  }
+  if (read_rows_.drained()) scheduler_.input_ended();
+}
+
+void BatchJob::take_up(ReadRow row) {
+  if (auto* error = std::get_if<RowError>(&row.what)) {
+    hand_over({row.number, row.bytes, std::move(*error)});
+    return;
+  }
+  take_up(row, std::move(std::get<ReadyRow>(row.what)));
+}
+
+void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
+  const SamplingFields& fields = ready.request.sampling;
+  auto row = std::make_shared<LiveRow>();
+  row->number = read.number;
+  row->bytes = read.bytes;
+  row->stop_token_ids = fields.stop_token_ids;
+  row->answer.custom_id = ready.request.custom_id;
+  row->answer.model = ready.request.model.empty() ? options_.model_name : ready.request.model;
+  row->answer.return_token_ids = fields.return_token_ids;
+  row->answer.logprobs = fields.logprobs.has_value();
+
+  std::vector<int32_t> stops = fields.stop_token_ids;
+  if (!fields.ignore_eos) stops.insert(stops.end(), options_.eos_token_ids.begin(), options_.eos_token_ids.end());
+  const uint64_t seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : options_.seed;
+  const auto n = static_cast<size_t>(fields.n);
+  row->answer.choices.resize(ready.prompt_ids.size() * n);
+  row->unfinished = row->answer.choices.size();
+  for (size_t i = 0; i < row->answer.choices.size(); ++i) {
+    const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
+    SequenceSpec spec{next_sequence_++, prompt, fields.max_tokens, stops, sampling_of(fields)};
+    spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
+    live_[spec.id] = {row, i};
+    scheduler_.add(std::move(spec));
+    if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
+    if (fields.return_token_ids) row->answer.prompt_token_ids.push_back(prompt);
+  }
+  counters_.prompt_tokens += row->answer.prompt_tokens;
+}
+
+void BatchJob::hand_over(DoneRow row) {
+  if (!done_rows_.push(std::move(row))) rethrow_failure();
+}
+
+// ---- writing behind ----
+
+void BatchJob::write_behind() {
+  struct Line {
+    std::string text;
+    int64_t bytes = 0;
+  };
+  std::map<uint64_t, Line> held;  // finished, but an earlier row is not
+  uint64_t next = 0;
+  for (;;) {
+    std::optional<DoneRow> row = done_rows_.try_pop();
+    if (!row) {
+      output_.flush();
+      row = done_rows_.pop();
+      if (!row) break;
+    }
+    const bool failed = std::holds_alternative<RowError>(row->what);
+    Line line{format(*row), row->bytes};
+    const auto grown = static_cast<int64_t>(line.text.size());
+    window_.grow(grown);
+    line.bytes += grown;
+    held.emplace(row->number, std::move(line));
+    for (auto first = held.begin(); first != held.end() && first->first == next; first = held.erase(first), ++next) {
+      output_.write_line(first->second.text);
+      window_.leave(first->second.bytes);
+    }
+    if (counters_.first_row_microseconds < 0)
+      counters_.first_row_microseconds = std::chrono::duration_cast<std::chrono::microseconds>(
+                                             std::chrono::steady_clock::now() - begin_)
+                                             .count();
+    counters_.rows_failed += failed ? 1 : 0;
+    ++counters_.rows_done;
+  }
+}
+
+std::string BatchJob::format(DoneRow& row) const {
+  if (const auto* error = std::get_if<RowError>(&row.what)) return format_error(*error);
+  auto& answer = std::get<Answer>(row.what);
+  fill_texts(answer);
+  return format_answer(answer);
+}
+
+void BatchJob::fill_texts(Answer& answer) const {
+  const auto text_of = [this](int32_t id) {
+    return tokenizer_ == nullptr ? token_name(id) : tokenizer_->decode(std::span(&id, 1), false);
+  };
+  for (Choice& choice : answer.choices) {
+    if (tokenizer_ != nullptr) {
+      std::vector<int32_t> ids;
+      for (const GeneratedToken& t : choice.sequence.tokens) ids.push_back(t.id);
+      // The token that ended the answer is not part of its text.
+      if (choice.sequence.reason == FinishReason::stop) ids.pop_back();
+      choice.text = tokenizer_->decode(ids, true);
+    }
+    if (!answer.logprobs) continue;
+    for (const GeneratedToken& t : choice.sequence.tokens) {
+      choice.token_texts.push_back(text_of(t.id));
+      std::vector<std::string> tops;
+      for (const auto& [id, logprob] : t.top) tops.push_back(text_of(id));
+      choice.top_texts.push_back(std::move(tops));
+    }
+  }
+}
+
+void BatchJob::finish() {
+  done_rows_.close();
+  reading_.join();
+  writing_.join();
+  rethrow_failure();
+  output_.finish();
+}
+
+JobProgress BatchJob::progress() const {
+  JobProgress p;
+  p.rows_done = counters_.rows_done;
+  p.rows_failed = counters_.rows_failed;
+  p.prompt_tokens = counters_.prompt_tokens;
+  p.generated_tokens = counters_.generated_tokens;
+  p.running = counters_.running;
+  p.waiting = counters_.waiting;
+  p.preemptions = counters_.preemptions;
+  p.kv_used_share = counters_.kv_used_share;
+  p.rows_read = counters_.rows_read;
+  p.input_ended = counters_.input_ended;
+  if (reader_.total_bytes() > 0)
+    p.input_share_read = static_cast<double>(counters_.input_bytes) / static_cast<double>(reader_.total_bytes());
+  p.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  if (const int64_t first = counters_.first_row_microseconds; first >= 0)
+    p.first_row_seconds = static_cast<double>(first) * 1e-6;
+  return p;
+}
+
+}  // namespace penstock

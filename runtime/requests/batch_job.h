@@ -1,0 +1,147 @@
+// A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's plans
+// micro-batches and takes tokens in; one detokenizes and writes in the input's order. The file is never held
+// whole: a window bounds the rows (and their bytes) between reading and writing.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/base/queue.h"
+#include "runtime/requests/answer.h"
+#include "runtime/requests/line_reader.h"
+#include "runtime/requests/output_file.h"
+#include "runtime/requests/request.h"
+#include "runtime/requests/row_window.h"
+#include "runtime/requests/scheduler.h"
+
+namespace penstock {
+
+class Tokenizer;
+
+struct BatchJobOptions {
+  std::filesystem::path input;
+  std::filesystem::path output;
+  RequestLimits request;
+  SchedulerLimits scheduler;
+  int64_t max_model_len = 0;
+  int64_t vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;
+  uint64_t seed = 0;         ///< for rows without a seed of their own
+  std::string model_name;    ///< in answers to rows that name no model
+};
+
+/// Where the job stands; read from any thread.
+struct JobProgress {
+  int64_t rows_done = 0;  ///< finished, errors included
+  int64_t rows_failed = 0;
+  int64_t prompt_tokens = 0;     ///< of rows taken up
+  int64_t generated_tokens = 0;
+  int64_t running = 0;
+  int64_t waiting = 0;
+  int64_t preemptions = 0;
+  double kv_used_share = 0;
+  double input_share_read = 0;  ///< 0 when the input's length is unknown
+  int64_t rows_read = 0;
+  bool input_ended = false;
+  double seconds = 0;                       ///< since the job began
+  std::optional<double> first_row_seconds;  ///< from the beginning to the first finished row
+};
+
+class BatchJob {
+ public:
+  /// Opens both files, so that a bad path stops the job before any work. `tokenizer` may be null: then
+  /// prompts are token ids. Throws UsageError.
+  BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer);
+  /// Ends the threads; without finish() the results stay under their partial name.
+  ~BatchJob();
+  BatchJob(const BatchJob&) = delete;
+  BatchJob& operator=(const BatchJob&) = delete;
+
+  /// The three calls of PlanSource (runtime/pipeline/runner.h). They throw what broke on the other threads.
+  proto::Plan plan(int slot);
+  void take_in(int slot, const proto::StepResult& result);
+  bool finished_or_wait();
+
+  /// After finished_or_wait() said true: writes what is left and gives the output its name.
+  void finish();
+
+  JobProgress progress() const;
+
+ private:
+  struct ReadyRow {
+    Request request;  // prompts emptied
+    std::vector<std::vector<int32_t>> prompt_ids;
+  };
+  struct ReadRow {
+    uint64_t number = 0;
+    int64_t bytes = 0;
+    std::variant<ReadyRow, RowError> what;
+  };
+  struct DoneRow {
+    uint64_t number = 0;
+    int64_t bytes = 0;
+    std::variant<Answer, RowError> what;
+  };
+  struct LiveRow {
+    uint64_t number = 0;
+    int64_t bytes = 0;
+    Answer answer;
+    std::vector<int32_t> stop_token_ids;
+    size_t unfinished = 0;
+  };
+  struct ChoiceOf {
+    std::shared_ptr<LiveRow> row;
+    size_t index = 0;
+  };
+
+  void read_ahead();
+  std::variant<ReadyRow, RowError> prepare(const std::string& line, uint64_t line_number, class IdSet& ids) const;
+  std::optional<RowError> tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
+  void pull();
+  void take_up(ReadRow row);
+  void take_up(ReadRow& read, ReadyRow row);
+  void hand_over(DoneRow row);
+  void write_behind();
+  std::string format(DoneRow& row) const;
+  void fill_texts(Answer& answer) const;
+  void run_guarded(void (BatchJob::*body)());
+  void rethrow_failure();
+
+  BatchJobOptions options_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  LineReader reader_;
+  OutputFile output_;
+  Scheduler scheduler_;
+  RowWindow window_;
+  BoundedQueue<ReadRow> read_rows_;
+  BoundedQueue<DoneRow> done_rows_;
+
+  std::unordered_map<uint64_t, ChoiceOf> live_;  // by sequence
+  uint64_t next_sequence_ = 0;
+  bool input_ended_ = false;
+
+  std::mutex failure_mutex_;
+  std::exception_ptr failure_;
+  std::atomic<bool> failed_{false};
+
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  struct {
+    std::atomic<int64_t> rows_done{0}, rows_failed{0}, prompt_tokens{0}, generated_tokens{0}, running{0}, waiting{0},
+        preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1};
+    std::atomic<double> kv_used_share{0};
+    std::atomic<bool> input_ended{false};
+  } counters_;
+
+  std::thread reading_;
+  std::thread writing_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,194 @@
+#include "runtime/requests/scheduler.h"
+
+#include <algorithm>
+
+#include "runtime/base/error.h"
+
+namespace penstock {
+namespace {
+
+// Prefill chunks are not cut smaller than this by throttling: a chunk's matrix products should be worth their
+// weight traffic.
+constexpr int64_t kSmallestChunk = 64;
+// Below this share of free blocks no new sequence is admitted while others run, so that those can grow.
+constexpr double kFreeForGrowth = 0.01;
+
+}  // namespace
+
+int32_t Scheduler::Sequence::token(int64_t position) const {
+  const auto prompt = static_cast<int64_t>(spec.prompt.size());
+  return position < prompt ? spec.prompt[static_cast<size_t>(position)]
+                           : generated[static_cast<size_t>(position - prompt)].id;
+}
+
+Scheduler::Scheduler(const SchedulerLimits& limits)
+    : limits_(limits), pool_(limits.blocks), in_flight_(static_cast<size_t>(limits.micro_batches)) {
+  ensure(limits.max_num_seqs > 0 && limits.max_num_batched_tokens > 0 && limits.block_size > 0,
+         "scheduler limits are positive");
+}
+
+void Scheduler::add(SequenceSpec spec) {
+  ensure(!spec.prompt.empty() && spec.max_tokens > 0, "a sequence has a prompt and may grow");
+  auto sequence = std::make_unique<Sequence>();
+  sequence->spec = std::move(spec);
+  ensure(sequence->may_reach() <= longest_sequence(), "a sequence fits into the KV cache");
+  waiting_.push_back(std::move(sequence));
+}
+
+proto::Plan Scheduler::plan(int slot) {
+  std::vector<Sequence*>& rows = in_flight_[static_cast<size_t>(slot)];
+  ensure(rows.empty(), "a slot is planned only after it was taken in");
+  proto::Plan plan;
+  plan_decodes(plan, rows);
+  plan_prefills(plan, rows, prefill_budget(plan.rows_size()));
+  return plan;
+}
+
+// Oldest first, so that the oldest always gets the blocks it needs and the job always moves on.
+void Scheduler::plan_decodes(proto::Plan& plan, std::vector<Sequence*>& rows) {
+  int64_t decoding = 0;
+  std::vector<Sequence*> ready;
+  for (const SequencePtr& s : running_) {
+    const bool decodes = s->decoding() || (s->in_flight && s->pending() == 0);
+    decoding += decodes ? 1 : 0;
+    if (decodes && !s->in_flight) ready.push_back(s.get());
+  }
+  const int64_t share = (decoding + limits_.micro_batches - 1) / limits_.micro_batches;
+  const int64_t quota = std::min(share, limits_.max_num_batched_tokens);
+  for (Sequence* s : ready) {
+    if (plan.rows_size() >= quota) break;
+    // Preempting another may have taken this one's blocks: then it waits again and is not ready.
+    if (s->blocks.empty()) continue;
+    if (grow(*s, 1, true)) schedule_row(plan, rows, *s, 1);
+  }
+}
+
+void Scheduler::plan_prefills(proto::Plan& plan, std::vector<Sequence*>& rows, int64_t budget) {
+  std::vector<Sequence*> begun;
+  for (const SequencePtr& s : running_)
+    if (!s->in_flight && !s->decoding() && s->pending() > 0) begun.push_back(s.get());
+  for (Sequence* s : begun) {
+    if (budget <= 0) return;
+    const int64_t chunk = std::min(budget, s->pending());
+    if (!grow(*s, chunk, false)) continue;
+    budget -= chunk;
+    schedule_row(plan, rows, *s, chunk);
+  }
+  while (budget > 0) {
+    Sequence* s = admit_next();
+    if (s == nullptr) return;
+    const int64_t chunk = std::min(budget, s->pending());
+    budget -= chunk;
+    schedule_row(plan, rows, *s, chunk);
+  }
+}
+
+int64_t Scheduler::prefill_budget(int64_t decodes) const {
+  const int64_t room = limits_.max_num_batched_tokens - decodes;
+  int64_t pending = 0;
+  for (const SequencePtr& s : running_)
+    if (!s->in_flight && !s->decoding()) pending += s->pending();
+  int64_t seats = limits_.max_num_seqs - static_cast<int64_t>(running_.size());
+  for (const SequencePtr& s : waiting_) {
+    if (seats-- <= 0) break;
+    pending += s->pending();
+  }
+  // What waits is spread over the micro-batches in flight, so that no micro-batch takes everything and the others run empty.
+  const int64_t even = (pending + limits_.micro_batches - 1) / limits_.micro_batches;
+  return std::min(room, std::max(even, kSmallestChunk));
+}
+
+// Blocks for `tokens` more tokens of a running sequence.
+bool Scheduler::grow(Sequence& sequence, int64_t tokens, bool may_preempt) {
+  const int64_t missing = blocks_for(sequence.stored + tokens) - static_cast<int64_t>(sequence.blocks.size());
+  if (missing <= 0) return true;
+  while (pool_.free() < missing)
+    if (!may_preempt || !preempt_one_younger_than(sequence)) return false;
+  return pool_.allocate(missing, sequence.blocks);
+}
+
+// Drops the blocks of the youngest sequence that is not in flight; it will be prefilled again later, with the same bits.
+bool Scheduler::preempt_one_younger_than(const Sequence& sequence) {
+  for (size_t i = running_.size(); i-- > 0;) {
+    Sequence& victim = *running_[i];
+    if (victim.admitted <= sequence.admitted) return false;
+    if (victim.in_flight) continue;
+    pool_.release(victim.blocks);
+    victim.stored = 0;
+    ++preemptions_;
+    waiting_.push_front(std::move(running_[i]));
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
+    return true;
+  }
+  return false;
+}
+
+// A sequence is admitted with blocks for all it has to prefill.
+Scheduler::Sequence* Scheduler::admit_next() {
+  if (waiting_.empty() || static_cast<int64_t>(running_.size()) >= limits_.max_num_seqs) return nullptr;
+  auto next = waiting_.begin();
+  if (input_ended_ && (*next)->generated.empty())
+    next = std::max_element(waiting_.begin(), waiting_.end(), [](const SequencePtr& a, const SequencePtr& b) {
+      return a->may_reach() < b->may_reach();
+    });
+  Sequence& s = **next;
+  const int64_t needed = blocks_for(s.pending());
+  const auto reserve = static_cast<int64_t>(kFreeForGrowth * static_cast<double>(pool_.total()));
+  if (!running_.empty() && pool_.free() - needed < reserve) return nullptr;
+  if (!pool_.allocate(needed, s.blocks)) return nullptr;
+  s.admitted = admissions_++;
+  running_.push_back(std::move(*next));
+  waiting_.erase(next);
+  return running_.back().get();
+}
+
+void Scheduler::schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens) {
+  auto* row = plan.add_rows();
+  row->set_sequence(sequence.spec.id);
+  row->set_start(static_cast<uint32_t>(sequence.stored));
+  for (int64_t i = 0; i < tokens; ++i)
+    row->add_tokens(static_cast<uint32_t>(sequence.token(sequence.stored + i)));
+  row->mutable_blocks()->Add(sequence.blocks.begin(), sequence.blocks.end());
+  sequence.stored += tokens;
+  if (sequence.pending() == 0) {
+    *row->mutable_sampling() = sequence.spec.sampling;
+    row->mutable_sampling()->set_position(static_cast<uint32_t>(sequence.generated.size()));
+  }
+  sequence.in_flight = true;
+  rows.push_back(&sequence);
+}
+
+std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepResult& result) {
+  std::vector<Sequence*>& rows = in_flight_[static_cast<size_t>(slot)];
+  std::vector<FinishedSequence> finished;
+  int next = 0;
+  for (Sequence* s : rows) {
+    s->in_flight = false;
+    if (s->pending() > 0) continue;  // a prefill chunk that was not the last
+    if (next >= result.tokens_size() || result.tokens(next).sequence() != s->spec.id)
+      throw Error("the last stage's tokens do not match the plan: expected one for sequence " +
+                  std::to_string(s->spec.id));
+    const proto::SampledToken& sampled = result.tokens(next++);
+    GeneratedToken token{static_cast<int32_t>(sampled.token()), sampled.logprob(), {}};
+    if (sampled.top_tokens_size() != sampled.top_logprobs_size())
+      throw Error("the last stage sent " + std::to_string(sampled.top_tokens_size()) + " alternatives with " +
+                  std::to_string(sampled.top_logprobs_size()) + " log-probabilities");
+    for (int i = 0; i < sampled.top_tokens_size(); ++i)
+      token.top.emplace_back(static_cast<int32_t>(sampled.top_tokens(i)), sampled.top_logprobs(i));
+    s->generated.push_back(std::move(token));
+
+    const std::vector<int32_t>& stops = s->spec.stop_tokens;
+    const bool stopped = std::find(stops.begin(), stops.end(), s->generated.back().id) != stops.end();
+    if (!stopped && static_cast<int64_t>(s->generated.size()) < s->spec.max_tokens) continue;
+    pool_.release(s->blocks);
+    finished.push_back({s->spec.id, std::move(s->generated), stopped ? FinishReason::stop : FinishReason::length});
+    std::erase_if(running_, [s](const SequencePtr& r) { return r.get() == s; });
+  }
+  if (next != result.tokens_size())
+    throw Error("the last stage sent " + std::to_string(result.tokens_size()) + " tokens, expected " +
+                std::to_string(next));
+  rows.clear();
+  return finished;
+}
+
+}  // namespace penstock

@@ -1,0 +1,111 @@
+// Which sequences run in which micro-batch. Continuous batching over a paged KV cache, with a budget a micro-batch:
+// decodes spread evenly over the micro-batches in flight, prefill in chunks throttled by what waits and by free KV (as
+// gLLM's token throttling, Guo et al. 2025). Plain judgement: no device, no thread, no clock; not thread-safe.
+//
+// What is planned decides speed only. A sequence's tokens never depend on it (docs/architecture.md, "Numbers").
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "proto/plan.pb.h"
+#include "runtime/requests/block_pool.h"
+
+namespace penstock {
+
+struct SchedulerLimits {
+  int64_t max_num_seqs = 256;            ///< sequences running at once, over all micro-batches
+  int64_t max_num_batched_tokens = 512;  ///< tokens a micro-batch
+  int64_t block_size = 16;
+  int64_t blocks = 0;
+  int micro_batches = 1;
+};
+
+/// One generation: one prompt, one sample index.
+struct SequenceSpec {
+  uint64_t id = 0;  ///< unique among live sequences
+  std::vector<int32_t> prompt;
+  int64_t max_tokens = 16;
+  std::vector<int32_t> stop_tokens;  ///< end-of-sequence and stop ids; a generated one ends the sequence
+  proto::Sampling sampling;          ///< position is filled in at planning
+};
+
+enum class FinishReason { stop, length };
+
+struct GeneratedToken {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;
+};
+
+struct FinishedSequence {
+  uint64_t id = 0;
+  std::vector<GeneratedToken> tokens;  ///< the stopping token included
+  FinishReason reason = FinishReason::length;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerLimits& limits);
+
+  /// Longest sequence, prompt and answer, that the KV cache can hold.
+  int64_t longest_sequence() const { return limits_.blocks * limits_.block_size; }
+
+  /// `spec.prompt` holds at least one token, and prompt + max_tokens fit into longest_sequence().
+  void add(SequenceSpec spec);
+  /// No sequence will be added any more: from here on the longest waiting ones are admitted first, so that none of them
+  /// is left running alone at the end.
+  void input_ended() { input_ended_ = true; }
+  /// Sequences that wait for their first admission. The caller keeps a few times max_num_seqs of them here.
+  size_t waiting() const { return waiting_.size(); }
+  size_t running() const { return running_.size(); }
+  bool empty() const { return waiting_.empty() && running_.empty(); }
+
+  /// The next micro-batch for `slot`; no rows when nothing can run now.
+  proto::Plan plan(int slot);
+  /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
+  std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
+
+  double kv_used_share() const { return pool_.used_share(); }
+  int64_t preemptions() const { return preemptions_; }
+
+ private:
+  struct Sequence {
+    SequenceSpec spec;
+    std::vector<GeneratedToken> generated;
+    std::vector<uint32_t> blocks;
+    int64_t stored = 0;    // tokens whose K and V are in the cache, or will be once the micro-batch in flight is done
+    int64_t admitted = 0;  // order of admission; the youngest is preempted first
+    bool in_flight = false;
+
+    int64_t length() const { return static_cast<int64_t>(spec.prompt.size() + generated.size()); }
+    int64_t pending() const { return length() - stored; }
+    bool decoding() const { return !generated.empty() && pending() == 1; }
+    int32_t token(int64_t position) const;
+    int64_t may_reach() const { return static_cast<int64_t>(spec.prompt.size()) + spec.max_tokens; }
+  };
+  using SequencePtr = std::unique_ptr<Sequence>;
+
+  void plan_decodes(proto::Plan& plan, std::vector<Sequence*>& rows);
+  void plan_prefills(proto::Plan& plan, std::vector<Sequence*>& rows, int64_t budget);
+  bool grow(Sequence& sequence, int64_t tokens, bool may_preempt);
+  bool preempt_one_younger_than(const Sequence& sequence);
+  Sequence* admit_next();
+  int64_t prefill_budget(int64_t decodes) const;
+  void schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens);
+  int64_t blocks_for(int64_t tokens) const { return (tokens + limits_.block_size - 1) / limits_.block_size; }
+
+  SchedulerLimits limits_;
+  BlockPool pool_;
+  std::deque<SequencePtr> waiting_;   // preempted ones in front
+  std::vector<SequencePtr> running_;  // in order of admission
+  std::vector<std::vector<Sequence*>> in_flight_;  // by slot
+  bool input_ended_ = false;
+  int64_t admissions_ = 0;
+  int64_t preemptions_ = 0;
+};
+
+}  // namespace penstock
