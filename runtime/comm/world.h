@@ -4,15 +4,27 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "runtime/base/error.h"
 #include "runtime/comm/channel.h"
 
 namespace penstock {
+
+/// The job has failed, here or on another rank, and the one message about it is already in the log: whoever catches
+/// this ends with status() and prints nothing.
+class WorldAborted : public Error {
+ public:
+  WorldAborted(const std::string& message, ExitStatus status, int failed_rank, Where where = Where::here())
+      : Error(message, status, where), failed_rank_(failed_rank) {}
+  int failed_rank() const { return failed_rank_; }
+
+ private:
+  int failed_rank_;
+};
 
 /// Kinds of control messages; the payload of each is the protobuf message named beside it.
 enum class ControlKind : uint16_t {
@@ -34,10 +46,10 @@ class ControlPlane {
  public:
   virtual ~ControlPlane() = default;
   virtual void send(int to, ControlKind kind, std::string payload) = 0;
-  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a time. Throws Error when a
-  /// peer has died or the world was aborted, with that peer's rank, host and reason.
+  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a time. Throws
+  /// WorldAborted when a peer has died or the world was aborted, with that peer's rank, host and reason.
   virtual ControlMessage receive() = 0;
-  /// As receive, but returns false at once when none has arrived.
+  /// As receive, but returns false at once when none has arrived. Throws as receive does.
   virtual bool try_receive(ControlMessage& message) = 0;
 };
 
@@ -62,11 +74,23 @@ class World {
   virtual std::unique_ptr<Sender> sender(int to) = 0;
   virtual std::unique_ptr<Receiver> receiver(int from) = 0;
 
-  /// Everyone's text, by rank. Collective, start and end of a job only; has a deadline and names who is missing.
+  /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline and
+  /// names who is missing. Texts are at most 64 MiB.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
 
-  /// Tells every rank that this one fails and why, so that all end with one message. Never throws.
-  virtual void abort(const std::string& reason) noexcept = 0;
+  /// A rank of this host whose process is gone although it has not finished. For the handler of SIGTERM: when one
+  /// rank dies, mpirun sends SIGTERM to the others, and this says who it was.
+  virtual std::optional<RankInfo> lost_peer() const = 0;
+
+  /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are
+  /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns when
+  /// the others have been told, or could not be within two seconds. Any thread. Under MPI every process of the world
+  /// ends by itself within two seconds more, even if its threads never wait.
+  virtual void abort(const std::string& reason, ExitStatus status = ExitStatus::runtime_failure) noexcept = 0;
+
+  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world, never after
+  /// a failure. A world destroyed without it counts as failed.
+  virtual void finish() = 0;
 };
 
 /// `size` ranks inside this process; element r is for the thread that plays rank r.

@@ -1,0 +1,72 @@
+// What threads of a rank sleep on: the end of one transfer, and the next control message. Both are woken by a fault,
+// which is kept as plain data so that every waiter throws an exception object of its own. Any thread may
+// call anything here.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "runtime/base/error.h"
+#include "runtime/comm/world.h"
+
+namespace penstock {
+
+/// Why a wait ends with an exception.
+struct Fault {
+  static constexpr int kThisTransfer = -1;
+
+  std::string message;
+  ExitStatus status = ExitStatus::runtime_failure;
+  int failed_rank = kThisTransfer;  ///< the rank that ended the world; kThisTransfer: only this transfer failed
+};
+
+/// The Fault of a receive whose message has another size than its buffer.
+Fault wrong_size(int from, size_t posted_bytes, size_t message_bytes);
+
+/// Throws WorldAborted for the end of the world, Error for the failure of one transfer.
+[[noreturn]] void raise(const Fault& fault);
+
+/// The end of one transfer, shared by the one who waits and the one who moves the bytes.
+class Completion {
+ public:
+  void complete();
+  void fail(const Fault& fault);
+  bool done() const { return done_.load(std::memory_order_acquire); }
+  /// Polls for some microseconds, then sleeps. Throws as raise() does.
+  void wait();
+
+ private:
+  void finish(std::optional<Fault> fault);
+
+  std::atomic<bool> done_{false};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Fault> fault_;  // written before done_
+};
+using CompletionPtr = std::shared_ptr<Completion>;
+
+/// A Transfer that ends when its completion does.
+TransferPtr make_transfer(CompletionPtr completion);
+
+/// One rank's queue of control messages. After a fault nothing is handed out any more.
+class Inbox {
+ public:
+  void push(ControlMessage message);
+  void fail(const Fault& fault);
+  ControlMessage pop();
+  bool try_pop(ControlMessage& message);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<ControlMessage> messages_;
+  std::optional<Fault> fault_;
+};
+
+}  // namespace penstock
