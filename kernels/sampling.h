@@ -1,0 +1,44 @@
+// How one token is drawn from one row of logits. Host code, no device, no state: the CPU back ends call it, a
+// GPU back end is tested against it.
+//
+// Order, as in vLLM's V1 sampler (vllm/v1/sample/sampler.py, ops/topk_topp_sampler.py):
+//   1. log-probabilities are those of the raw logits: log-softmax in float32, before anything below;
+//   2. temperature < 1e-5 is greedy: the largest logit, the lowest id among equals;
+//   3. scores = (logit - largest logit) / temperature, weights = exp(scores);
+//   4. min-p: a token stays if its probability is at least min_p times the largest one;
+//   5. top-k: a token stays if its score is at least the k-th largest one (equals of the k-th all stay);
+//   6. top-p, on the probabilities of what is left: the smallest set of most likely tokens whose sum reaches
+//   p, the
+//      lower id first among equals; never empty. p >= 1 keeps everything, p <= 0 the most likely token;
+//   7. the draw: one uniform number u in (0, 1) of 52 bits from philox(key, position), and the first kept
+//   token, in
+//      the order of ids, at which the running sum of weights exceeds u times the whole sum.
+//
+// Why an inverse distribution function over ids rather than a race of exponentials: it needs one random
+// number a row instead of one a token, the sums it compares are in float64 (so that their order, fixed as it
+// is, hardly matters between devices), and a GPU finds the token with the same two steps: sums of fixed
+// chunks, then one chunk.
+//
+// A NaN logit counts as -inf, +inf as the largest finite float. If no logit is above -inf the answer is
+// token 0 with log-probability NaN.
+#pragma once
+
+#include <span>
+
+#include "kernels/ops.h"
+
+namespace penstock {
+
+constexpr float kGreedyBelow = 1e-5F;
+
+inline bool is_greedy(const SampleParams& params) {
+  return !(params.temperature >= kGreedyBelow);
+}
+
+/// The uniform number of step 7, in (0, 1).
+double uniform_for(const SampleParams& params);
+
+/// The plain reference: sorts the whole row. Thread-safe.
+Sampled sample_row_reference(std::span<const float> logits_V, const SampleParams& params);
+
+}  // namespace penstock
