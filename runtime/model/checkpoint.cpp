@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/base/error.h"
+#include "runtime/model/json_file.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/model/weight_source.h"
+
+namespace penstock {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Enough for one disk request to be efficient; while one chunk is put to use the kernel reads the next ones.
+constexpr uint64_t kChunkBytes = 4U << 20;
+constexpr uint64_t kReadAheadBytes = 4 * kChunkBytes;
+
+std::optional<DType> weight_dtype(const std::string& name) {
+  if (name == "F32") return DType::f32;
+  if (name == "BF16") return DType::bf16;
+  if (name == "F16") return DType::f16;
+  return std::nullopt;
+}
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string s = "[";
+  for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+  return s + "]";
+}
+
+bool same(const std::vector<int64_t>& found, const Shape& expected) {
+  if (static_cast<int>(found.size()) != expected.rank()) return false;
+  for (int i = 0; i < expected.rank(); ++i)
+    if (found[static_cast<size_t>(i)] != expected[i]) return false;
+  return true;
+}
+
+class Checkpoint final : public WeightSource {
+ public:
+  explicit Checkpoint(const fs::path& dir) : dir_(dir) {
+    const fs::path single = dir / "model.safetensors";
+    const fs::path index = dir / "model.safetensors.index.json";
+    std::error_code ignored;
+    if (fs::exists(single, ignored))
+      files_.emplace_back(single);
+    else if (fs::exists(index, ignored))
+      open_shards(index);
+    else
+      throw UsageError(dir.string() + ": expected model.safetensors or model.safetensors.index.json, found neither");
+    for (const SafetensorsFile& file : files_)
+      for (const auto& [name, entry] : file.entries()) tensors_.emplace(name, Located{&file, &entry});
+  }
+
+  void read(const std::string& name, const Shape& expected, const TakeRows& take) override {
+    ensure(expected.rank() == 1 || expected.rank() == 2, "weights have one or two dimensions");
+    const Located found = locate(name);
+    const std::string where = found.file->path().string() + ": " + name + ": ";
+    if (!same(found.entry->shape, expected))
+      throw UsageError(where + "expected " + expected.text() + ", found " + text_of(found.entry->shape));
+    const auto dtype = weight_dtype(found.entry->dtype);
+    if (!dtype) throw UsageError(where + "expected F32, BF16 or F16, found " + found.entry->dtype);
+
+    const int64_t rows = expected[0];
+    const int64_t columns = expected.rank() == 2 ? expected[1] : 1;
+    const uint64_t row_bytes = static_cast<uint64_t>(columns) * bytes_of(*dtype);
+    const auto step = static_cast<int64_t>(std::max<uint64_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes)));
+    const uint64_t end = found.entry->offset + found.entry->bytes;
+    for (int64_t first = 0; first < rows; first += step) {
+      const int64_t count = std::min(step, rows - first);
+      const uint64_t bytes = static_cast<uint64_t>(count) * row_bytes;
+      const uint64_t offset = found.entry->offset + static_cast<uint64_t>(first) * row_bytes;
+      buffer_.resize(bytes / sizeof(uint32_t) + 1);
+      found.file->read(offset, buffer_.data(), bytes);
+      if (offset + bytes < end)
+        found.file->read_ahead(offset + bytes, std::min(kReadAheadBytes, end - offset - bytes));
+      bytes_read_ += static_cast<int64_t>(bytes);
+      take(first, {buffer_.data(), *dtype, expected.rank() == 2 ? Shape{count, columns} : Shape{count}});
+    }
+  }
+
+  int64_t bytes_read() const override { return bytes_read_; }
+
+ private:
+  struct Located {
+    const SafetensorsFile* file;
+    const SafetensorsFile::Entry* entry;
+  };
+
+  void open_shards(const fs::path& index) {
+    const nlohmann::json json = read_json_file(index);
+    const auto map = json.find("weight_map");
+    if (map == json.end() || !map->is_object())
+      throw UsageError(index.string() + ": expected a weight_map from tensor names to file names");
+    std::map<std::string, std::vector<std::string>> names_of;  // by file, in order
+    for (const auto& [name, file] : map->items()) {
+      // A file name only: an index may not lead out of its folder.
+      if (!file.is_string() || fs::path(file.get<std::string>()).filename() != file.get<std::string>())
+        throw UsageError(index.string() + ": " + name + ": expected the name of a file beside the index, found " +
+                         file.dump());
+      names_of[file.get<std::string>()].push_back(name);
+    }
+    std::string missing;
+    std::error_code ignored;
+    for (const auto& [file, names] : names_of)
+      if (!fs::exists(dir_ / file, ignored)) missing += (missing.empty() ? "" : ", ") + file;
+    if (!missing.empty()) throw UsageError(dir_.string() + ": shards named in the index are missing: " + missing);
+    for (const auto& [file, names] : names_of) {
+      files_.emplace_back(dir_ / file);
+      for (const std::string& name : names)
+        if (!files_.back().entries().contains(name))
+          throw UsageError((dir_ / file).string() + ": expected tensor " + name + " (so the index says), found none");
+    }
+  }
+
+  /// Some checkpoints hold the bare decoder, without the "model." in front.
+  Located locate(const std::string& name) const {
+    auto it = tensors_.find(name);
+    if (it == tensors_.end() && name.starts_with("model.")) it = tensors_.find(name.substr(6));
+    if (it == tensors_.end()) throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
+    return it->second;
+  }
+
+  fs::path dir_;
+  std::vector<SafetensorsFile> files_;
+  std::unordered_map<std::string, Located> tensors_;
+  std::vector<uint32_t> buffer_;  // words, so that float32 rows are aligned
+  int64_t bytes_read_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightSource> open_checkpoint(const fs::path& model_dir) {
+  return std::make_unique<Checkpoint>(model_dir);
+}
+
+}  // namespace penstock

@@ -1,0 +1,27 @@
+// What each part of a model weighs and works, from the configuration alone: for `penstock plan` and the automatic
+// cut. Pure functions.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/model/config.h"
+
+namespace penstock {
+
+struct PartCost {
+  int64_t weight_bytes = 0;    // weights in `dtype`, norms and biases in float32
+  double flops_per_token = 0;  // 2 per multiplied weight; lookups, norms and attention scores not counted
+};
+
+PartCost embedding_cost(const ModelConfig& config, DType dtype);
+PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype);
+/// Final norm and output projection. Its FLOPs fall only on tokens whose logits are wanted.
+PartCost head_cost(const ModelConfig& config, DType dtype);
+
+/// Multiplying q with the keys and the probabilities with the values of `context` positions, for one token.
+double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context);
+
+/// K and V of `block_size` positions of one layer.
+int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType dtype, int64_t block_size);
+
+}  // namespace penstock

@@ -1,0 +1,58 @@
+#include <algorithm>
+
+#include "stages/parts.h"
+
+namespace penstock {
+namespace {
+
+// Where a kind named in the configuration becomes the code that runs it.
+struct MakeAttention {
+  const BuildContext& context;
+  std::string prefix;
+  const Tensor& cos_sin_P2r;
+  std::unique_ptr<Attention> operator()(const GqaConfig& gqa) const {
+    return make_gqa(context, gqa, prefix, cos_sin_P2r);
+  }
+};
+
+struct MakeMlp {
+  const BuildContext& context;
+  std::string prefix;
+  std::unique_ptr<Mlp> operator()(const DenseMlpConfig& dense) const { return make_dense_mlp(context, dense, prefix); }
+};
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const BuildContext& context, int64_t layer, const Tensor& cos_sin_P2r)
+    : ops_(context.ops), dtype_(context.spec.dtype), eps_(context.config.rms_norm_eps) {
+  const LayerConfig& config = context.config.layers.at(static_cast<size_t>(layer));
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  const int64_t hidden = context.config.hidden_size;
+  attention_norm_D_ = load_vector(context, {{prefix + "input_layernorm.weight", hidden}});
+  attention_ = std::visit(MakeAttention{context, prefix + "self_attn.", cos_sin_P2r}, config.attention);
+  mlp_norm_D_ = load_vector(context, {{prefix + "post_attention_layernorm.weight", hidden}});
+  mlp_ = std::visit(MakeMlp{context, prefix + "mlp."}, config.mlp);
+}
+
+size_t DecoderLayer::weight_bytes() const {
+  return attention_norm_D_.view.bytes() + attention_->weight_bytes() + mlp_norm_D_.view.bytes() + mlp_->weight_bytes();
+}
+
+size_t DecoderLayer::scratch_bytes(int64_t tokens) const {
+  return Scratch::bytes_for(dtype_, {tokens, attention_norm_D_.view.dim(0)}) +
+         std::max(attention_->scratch_bytes(tokens), mlp_->scratch_bytes(tokens));
+}
+
+void DecoderLayer::forward(TensorView x_TD, const BatchView& batch, Scratch& scratch) {
+  scratch.reset();
+  TensorView h_TD = scratch.take(dtype_, x_TD.shape);
+  ops_.rms_norm(h_TD, x_TD, attention_norm_D_, eps_);
+  attention_->forward(x_TD, h_TD, batch, scratch);
+
+  scratch.reset();
+  h_TD = scratch.take(dtype_, x_TD.shape);
+  ops_.rms_norm(h_TD, x_TD, mlp_norm_D_, eps_);
+  mlp_->forward(x_TD, h_TD, scratch);
+}
+
+}  // namespace penstock

@@ -1,0 +1,124 @@
+// The composition: a plan becomes index arrays, the arrays and the residual stream go through the layers.
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "stages/parts.h"
+#include "stages/planned_batch.h"
+
+namespace penstock {
+namespace {
+
+void check_spec(const ModelConfig& config, const StageSpec& spec) {
+  ensure(spec.first_layer >= 0 && spec.layer_count >= 0 && spec.first_layer + spec.layer_count <= config.layer_count(),
+         "a stage's layers lie within the model");
+  ensure(spec.dtype == DType::f32 || spec.dtype == DType::bf16, "a stage computes in float32 or bfloat16");
+  ensure(spec.max_model_len > 0 && spec.block_size > 0 && spec.max_tokens > 0 && spec.max_rows > 0,
+         "a stage's limits are positive");
+}
+
+Tensor rope_tensor(const BuildContext& context) {
+  const std::vector<float> table = rope_table(context.config.rope, context.spec.max_model_len);
+  Tensor tensor = context.device.tensor(DType::f32, {context.spec.max_model_len, context.config.rope.rotary_dim});
+  context.device.upload(tensor.view.data, table.data(), tensor.view.bytes());
+  return tensor;
+}
+
+Tensor identity_rows(Device& device, int64_t count) {
+  std::vector<int32_t> rows(static_cast<size_t>(count));
+  std::iota(rows.begin(), rows.end(), 0);
+  Tensor tensor = device.tensor(DType::i32, {count});
+  device.upload(tensor.view.data, rows.data(), tensor.view.bytes());
+  return tensor;
+}
+
+class DecoderStage final : public Stage {
+ public:
+  explicit DecoderStage(const BuildContext& context)
+      : ops_(context.ops),
+        hidden_size_(context.config.hidden_size),
+        batch_(context.device, context.spec, context.config.vocab_size) {
+    const StageSpec& spec = context.spec;
+    if (spec.embedding)
+      embedding_.emplace(context);
+    else
+      identity_T_ = identity_rows(context.device, spec.max_tokens);
+    if (spec.layer_count > 0) {
+      const Tensor cos_sin_P2r = rope_tensor(context);
+      layers_.reserve(static_cast<size_t>(spec.layer_count));
+      for (int64_t i = 0; i < spec.layer_count; ++i) layers_.emplace_back(context, spec.first_layer + i, cos_sin_P2r);
+    }
+    if (spec.head) {
+      head_.emplace(context);
+      residual_TD_ = context.device.tensor(DType::f32, {spec.max_tokens, hidden_size_});
+    }
+    size_t scratch = 0;
+    for (const DecoderLayer& layer : layers_) scratch = std::max(scratch, layer.scratch_bytes(spec.max_tokens));
+    scratch_.emplace(context.device, scratch);
+  }
+
+  int64_t hidden_size() const override { return hidden_size_; }
+  bool is_first() const override { return embedding_.has_value(); }
+  bool is_last() const override { return head_.has_value(); }
+
+  size_t weight_bytes() const override {
+    size_t bytes = embedding_ ? embedding_->weight_bytes() : 0;
+    for (const DecoderLayer& layer : layers_) bytes += layer.weight_bytes();
+    return bytes + (head_ ? head_->weight_bytes() : 0);
+  }
+
+  size_t kv_bytes_per_block() const override {
+    size_t bytes = 0;
+    for (const DecoderLayer& layer : layers_) bytes += layer.attention().kv_bytes_per_block();
+    return bytes;
+  }
+
+  void allocate_cache(int64_t blocks) override {
+    ensure(blocks_ == 0 && blocks > 0, "a stage gets its KV blocks once");
+    for (DecoderLayer& layer : layers_) layer.attention().allocate_cache(blocks);
+    blocks_ = blocks;
+  }
+
+  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
+    batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_);
+    const BatchView& batch = batch_.view();
+    if (batch.tokens == 0) return {};
+
+    // The residual stream is worked on in place: in the caller's output, or in memory of the last stage's own.
+    const Shape shape{batch.tokens, hidden_size_};
+    const TensorView x_TD = head_ ? residual_TD_.view.first(batch.tokens) : out_TD;
+    ensure(x_TD.dtype == DType::f32 && x_TD.shape == shape, "out_TD is float32 [tokens, hidden_size]");
+    if (embedding_) {
+      embedding_->forward(x_TD, batch_.ids_T());
+    } else {
+      ensure(in_TD.dtype == DType::f32 && in_TD.shape == shape, "in_TD is float32 [tokens, hidden_size]");
+      ops_.gather_rows(x_TD, in_TD, identity_T_.view.as<const int32_t>());  // a copy
+    }
+    for (DecoderLayer& layer : layers_) layer.forward(x_TD, batch, *scratch_);
+    if (!head_) return {};
+    return head_->forward(x_TD, batch_.sampled_rows_R(), batch_.params_R());
+  }
+
+ private:
+  Ops& ops_;
+  int64_t hidden_size_;
+  int64_t blocks_ = 0;
+  PlannedBatch batch_;
+  std::optional<Embedding> embedding_;
+  std::vector<DecoderLayer> layers_;
+  std::optional<Head> head_;
+  std::optional<Scratch> scratch_;
+  Tensor identity_T_;   // 0, 1, 2, ...: unless is_first
+  Tensor residual_TD_;  // if is_last
+};
+
+}  // namespace
+
+std::unique_ptr<Stage> build_stage(const ModelConfig& config, WeightSource& source, const StageSpec& spec,
+                                   Device& device, Ops& ops) {
+  check_spec(config, spec);
+  return std::make_unique<DecoderStage>(BuildContext{config, source, spec, device, ops});
+}
+
+}  // namespace penstock

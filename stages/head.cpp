@@ -1,0 +1,31 @@
+#include "stages/parts.h"
+
+namespace penstock {
+
+Head::Head(const BuildContext& context) : ops_(context.ops), eps_(context.config.rms_norm_eps) {
+  const int64_t hidden = context.config.hidden_size;
+  const int64_t vocabulary = context.config.vocab_size;
+  norm_D_ = load_vector(context, {{"model.norm.weight", hidden}});
+  const char* name = context.config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+  output_VD_ = load_matrix(context, {{name, vocabulary}}, hidden);
+  const int64_t rows = context.spec.max_rows;
+  gathered_RD_ = context.device.tensor(DType::f32, {rows, hidden});
+  normed_RD_ = context.device.tensor(context.spec.dtype, {rows, hidden});
+  logits_RV_ = context.device.tensor(DType::f32, {rows, vocabulary});
+}
+
+size_t Head::weight_bytes() const { return norm_D_.view.bytes() + output_VD_->bytes(); }
+
+std::vector<Sampled> Head::forward(TensorView x_TD, const int32_t* rows_R, std::span<const SampleParams> params_R) {
+  const auto rows = static_cast<int64_t>(params_R.size());
+  if (rows == 0) return {};
+  const TensorView gathered_RD = gathered_RD_.view.first(rows);
+  const TensorView normed_RD = normed_RD_.view.first(rows);
+  const TensorView logits_RV = logits_RV_.view.first(rows);
+  ops_.gather_rows(gathered_RD, x_TD, rows_R);
+  ops_.rms_norm(normed_RD, gathered_RD, norm_D_, eps_);
+  ops_.matmul(logits_RV, normed_RD, *output_VD_, {}, Into::overwrite);
+  return ops_.sample(logits_RV, params_R);
+}
+
+}  // namespace penstock
