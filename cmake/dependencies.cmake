@@ -1,6 +1,5 @@
 # Every library the program uses; launch/setup installs them, the README says what each is for.
 find_package(Threads REQUIRED)
-set(MPI_CXX_SKIP_MPICXX ON)
 find_package(MPI REQUIRED COMPONENTS C)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)

@@ -10,9 +10,10 @@
 namespace penstock {
 namespace {
 
-double cost_of(const StageCut& cut, const PartCost& cost) {
-  return (cut.embedding ? cost.embedding : 0) + static_cast<double>(cut.layers) * cost.layer +
-         (cut.head ? cost.head : 0);
+double cost_of(const StageCut& cut, const CutCost& cost) {
+  const auto first = cost.layers.begin() + static_cast<std::ptrdiff_t>(cut.first_layer);
+  return (cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
+         std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.layers), 0.0);
 }
 
 Partition from_counts(const std::vector<int64_t>& counts) {
@@ -65,9 +66,9 @@ Partition partition_by_counts(int64_t layers, int stages, const std::vector<int6
   return from_counts(counts);
 }
 
-Partition partition_by_cost(int64_t layers, int stages, const PartCost& cost) {
-  check_stage_count(layers, stages);
-  const auto L = static_cast<size_t>(layers);
+Partition partition_by_cost(int stages, const CutCost& cost) {
+  check_stage_count(static_cast<int64_t>(cost.layers.size()), stages);
+  const size_t L = cost.layers.size();
   const auto S = static_cast<size_t>(stages);
   // best[s][l]: least possible dearest stage when the first s stages hold the first l layers.
   constexpr double kNever = std::numeric_limits<double>::infinity();
@@ -77,7 +78,7 @@ Partition partition_by_cost(int64_t layers, int stages, const PartCost& cost) {
   for (size_t s = 1; s <= S; ++s)
     for (size_t l = 0; l <= L; ++l)
       for (size_t n = 0; n <= l; ++n) {
-        const StageCut cut{s == 1, 0, static_cast<int64_t>(n), s == S};
+        const StageCut cut{s == 1, static_cast<int64_t>(l - n), static_cast<int64_t>(n), s == S};
         const double dearest = std::max(best[s - 1][l - n], cost_of(cut, cost));
         if (dearest < best[s][l]) {
           best[s][l] = dearest;
@@ -92,7 +93,7 @@ Partition partition_by_cost(int64_t layers, int stages, const PartCost& cost) {
   return from_counts(counts);
 }
 
-double imbalance(const Partition& partition, const PartCost& cost) {
+double imbalance(const Partition& partition, const CutCost& cost) {
   double dearest = 0;
   double sum = 0;
   for (const StageCut& cut : partition) {
@@ -102,9 +103,10 @@ double imbalance(const Partition& partition, const PartCost& cost) {
   return sum > 0 ? dearest * static_cast<double>(partition.size()) / sum : 1;
 }
 
-Partition parse_partition(const std::string& flag, int64_t layers, int stages, const PartCost& cost) {
+Partition parse_partition(const std::string& flag, int stages, const CutCost& cost) {
+  const auto layers = static_cast<int64_t>(cost.layers.size());
   if (flag.empty()) return default_partition(layers, stages);
-  if (flag == "auto") return partition_by_cost(layers, stages, cost);
+  if (flag == "auto") return partition_by_cost(stages, cost);
   std::vector<int64_t> counts;
   const char* at = flag.data();
   const char* const end = at + flag.size();

@@ -18,10 +18,10 @@ struct StageCut {
 };
 using Partition = std::vector<StageCut>;
 
-/// What one token costs, in any one unit, on each kind of part.
-struct PartCost {
+/// What one token costs, in any one unit, on each part of a model.
+struct CutCost {
   double embedding = 0;
-  double layer = 1;
+  std::vector<double> layers;  ///< one a layer
   double head = 0;
 };
 
@@ -34,13 +34,14 @@ Partition default_partition(int64_t layers, int stages);
 /// UsageError unless there is one count a stage and they add up to `layers`.
 Partition partition_by_counts(int64_t layers, int stages, const std::vector<int64_t>& counts);
 
-/// The cut whose most expensive stage is cheapest; among those, the one that leaves least to the stages after the first.
-Partition partition_by_cost(int64_t layers, int stages, const PartCost& cost);
+/// The cut whose most expensive stage is cheapest.
+Partition partition_by_cost(int stages, const CutCost& cost);
 
 /// Cost of the dearest stage over the mean: 1 is perfect balance.
-double imbalance(const Partition& partition, const PartCost& cost);
+double imbalance(const Partition& partition, const CutCost& cost);
 
-/// Reads --layer-partition: "" (the default cut), "auto", or counts such as "0,6,6,6".
-Partition parse_partition(const std::string& flag, int64_t layers, int stages, const PartCost& cost);
+/// Reads --layer-partition: "" (the default cut), "auto", or counts such as "0,6,6,6". One layer for each of
+/// `cost.layers`.
+Partition parse_partition(const std::string& flag, int stages, const CutCost& cost);
 
 }  // namespace penstock

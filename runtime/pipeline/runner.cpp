@@ -171,7 +171,10 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     slot.sending.reset();
   }
   const Clock::time_point begin = Clock::now();
-  if (report_.micro_batches() == 0) first_forward_begin_ = begin;
+  if (report_.micro_batches() == 0) {  // what was waited for until here is start-up
+    first_forward_begin_ = begin;
+    seconds_ = {};
+  }
   {
     const Stopwatch watch(seconds_.busy);
     const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);

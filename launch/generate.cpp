@@ -1,0 +1,138 @@
+// `penstock generate`: a batch file of requests in, a file of answers out.
+#include <CLI/CLI.hpp>
+
+#include "launch/commands.h"
+#include "launch/agree.h"
+#include "launch/progress.h"
+#include "launch/rank_job.h"
+#include "launch/run_ranks.h"
+#include "runtime/base/log.h"
+#include "runtime/pipeline/runner.h"
+#include "runtime/requests/text/tokenizer.h"
+
+namespace penstock {
+namespace {
+
+/// Lets the runner ask a BatchJob for plans: the two stand on one floor and do not know each other.
+class JobPlans final : public PlanSource {
+ public:
+  explicit JobPlans(BatchJob& job) : job_(job) {}
+  proto::Plan plan(int slot) override { return job_.plan(slot); }
+  void take_in(int slot, const proto::StepResult& result) override { job_.take_in(slot, result); }
+  bool finished_or_wait() override { return job_.finished_or_wait(); }
+
+ private:
+  BatchJob& job_;
+};
+
+std::shared_ptr<const Tokenizer> load_tokenizer(const JobOptions& options) {
+  if (options.skip_tokenizer_init) return nullptr;
+  if (!options.tokenizer.empty()) return Tokenizer::load(options.tokenizer);
+  return std::filesystem::exists(options.model / "tokenizer.json") ? Tokenizer::load(options.model) : nullptr;
+}
+
+BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
+  BatchJobOptions batch;
+  batch.input = options.input;
+  batch.output = options.output;
+  batch.request.served_model_name = options.served_model_name;
+  batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size, ready.blocks,
+                     ready.shape.schedule.micro_batches};
+  batch.max_model_len = ready.shape.max_model_len;
+  batch.vocab_size = ready.shape.config.vocab_size;
+  batch.eos_token_ids = ready.shape.config.eos_token_ids;
+  batch.seed = options.seed;
+  batch.model_name = options.served_model_name.empty() ? options.model.lexically_normal().filename().string()
+                                                       : options.served_model_name;
+  return batch;
+}
+
+proto::StageReport complete_report(proto::StageReport report, const ReadyRank& ready) {
+  report.set_weight_bytes(ready.stage->weight_bytes());
+  report.set_kv_bytes(ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
+  report.set_peak_resident_bytes(peak_resident_bytes());
+  return report;
+}
+
+std::vector<proto::StageReport> gather_reports(World& world, proto::StageReport mine) {
+  std::vector<proto::StageReport> reports(static_cast<size_t>(world.size()));
+  reports[0] = std::move(mine);
+  for (int missing = world.size() - 1; missing > 0; --missing) {
+    const ControlMessage message = world.control().receive();
+    if (message.kind != ControlKind::stage_report || message.from < 1 || message.from >= world.size() ||
+        !reports[static_cast<size_t>(message.from)].ParseFromString(message.payload))
+      throw Error("rank " + std::to_string(message.from) + " sent no report that can be read");
+  }
+  return reports;
+}
+
+/// Plays the stage's program; what breaks is told with the action during which it broke.
+proto::StageReport play(Runner& runner) {
+  try {
+    return runner.run();
+  } catch (const WorldAborted&) {
+    throw;
+  } catch (const UsageError&) {
+    throw;
+  } catch (const Error& e) {
+    throw Error(std::string(e.what()) + " (during " + runner.current_action() + ")", e.status(), e.where());
+  }
+}
+
+void generate(World& world, const JobOptions& options) {
+  std::unique_ptr<BatchJob> job;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  agree(world, [&]() -> std::string {  // cheap mistakes first, before weights are read
+    if (world.rank() == 0) tokenizer = load_tokenizer(options);
+    return {};
+  });
+  ReadyRank ready = make_ready(world, options);
+  agree(world, [&]() -> std::string {
+    if (world.rank() == 0) job = std::make_unique<BatchJob>(batch_options(options, ready), tokenizer);
+    return {};
+  });
+  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens};
+  if (world.rank() > 0) {
+    Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
+    const proto::StageReport report = complete_report(play(runner), ready);
+    world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
+    return;
+  }
+  log::info("ready: " + std::to_string(world.size()) + (world.size() == 1 ? " stage, " : " stages, ") +
+            ready.shape.config.architecture + " in " + ready.numerics + ", " + std::to_string(ready.blocks) +
+            " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +
+            std::to_string(ready.shape.max_num_seqs) + " sequences at once");
+  for (size_t s = 0; s < ready.facts.size(); ++s)
+    log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part + ", " +
+              ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
+              (ready.facts[s].threads == 1 ? " thread" : " threads"));
+  JobPlans plans(*job);
+  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
+  proto::StageReport report;
+  {
+    const Progress progress(*job, options.progress_seconds);
+    report = play(runner);
+    job->finish();
+  }
+  const std::vector<proto::StageReport> reports = gather_reports(world, complete_report(report, ready));
+  log::info(closing_summary(job->progress(), reports, ready.facts, ready.shape.schedule, options.output.string()));
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app, Command& chosen) {
+  CLI::App* sub = app.add_subcommand("generate", "Answer every row of a batch file");
+  auto options = std::make_shared<JobOptions>();
+  add_batch_flags(*sub, *options);
+  add_model_flags(*sub, *options);
+  add_machine_flags(*sub, *options);
+  sub->callback([options, &chosen] {
+    chosen = [options] {
+      const bool launched = launched_by_mpi();
+      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
+                       [options](World& world) { generate(world, *options); });
+    };
+  });
+}
+
+}  // namespace penstock

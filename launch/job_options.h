@@ -1,0 +1,72 @@
+// What a job is asked to be: the flags of `generate` and `plan`, and what follows from them for a given model and world.
+// Flag names are vLLM's where vLLM has one.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "runtime/device/tensor.h"
+#include "runtime/model/config.h"
+#include "runtime/pipeline/partition.h"
+#include "runtime/pipeline/schedule.h"
+
+namespace CLI {
+class App;
+}
+
+namespace penstock {
+
+struct JobOptions {
+  // files
+  std::filesystem::path model;
+  std::filesystem::path tokenizer;  // empty: the model's folder
+  std::filesystem::path input;
+  std::filesystem::path output;
+  bool skip_tokenizer_init = false;
+  std::string served_model_name;  // empty: any name in a row is accepted
+  // model
+  std::string dtype = "auto";
+  std::string load_format = "auto";
+  int64_t max_model_len = 0;  // 0: what the model was made for
+  uint64_t seed = 0;
+  // machine
+  std::string device = "cpu";
+  int threads = 0;             // 0: this rank's share of the cores
+  int pipeline_parallel = 0;   // 0: one stage a rank
+  std::string layer_partition;
+  double memory_utilization = 0;  // 0: 0.5 of a CPU's free memory
+  int64_t kv_cache_bytes = 0;     // 0: by memory_utilization
+  // scheduling; 0: chosen for the machine
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
+  int64_t block_size = 16;
+  int micro_batches = 0;
+  double progress_seconds = 0;  // 0: 1 on a terminal, else 10
+};
+
+void add_model_flags(CLI::App& app, JobOptions& options);
+void add_machine_flags(CLI::App& app, JobOptions& options);
+void add_batch_flags(CLI::App& app, JobOptions& options);
+
+/// Flags and model put together: what every rank must agree on.
+struct JobShape {
+  ModelConfig config;
+  DType dtype = DType::f32;
+  int64_t max_model_len = 0;
+  Partition partition;
+  CutCost cost;
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
+  int64_t max_rows = 0;  ///< most sequences in one micro-batch
+  Schedule schedule;
+};
+
+/// Throws UsageError naming the flag when something cannot be. `oversubscribed`: stages share processors.
+JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed);
+
+/// Bytes of K and V that one block takes on a stage.
+int64_t kv_bytes_per_block(const JobShape& shape, const StageCut& cut, int64_t block_size);
+int64_t weight_bytes(const JobShape& shape, const StageCut& cut);
+
+}  // namespace penstock

@@ -1,0 +1,73 @@
+// `penstock plan`: how a job would be cut, what each rank would hold, and how full the pipeline would be.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include "launch/commands.h"
+#include "launch/job_options.h"
+
+namespace penstock {
+namespace {
+
+double mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+std::vector<double> stage_costs(const Partition& partition, const CutCost& cost) {
+  std::vector<double> costs;
+  for (const StageCut& cut : partition) {
+    const auto first = cost.layers.begin() + static_cast<std::ptrdiff_t>(cut.first_layer);
+    costs.push_back((cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
+                    std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.layers), 0.0));
+  }
+  return costs;
+}
+
+void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
+  const JobShape shape = shape_job(options, stages, oversubscribed);
+  const ModelConfig& config = shape.config;
+  std::printf("%s: %lld layers, hidden %lld, vocabulary %lld, in %s, up to %lld tokens a sequence\n\n",
+              config.architecture.c_str(), static_cast<long long>(config.layer_count()),
+              static_cast<long long>(config.hidden_size), static_cast<long long>(config.vocab_size), name_of(shape.dtype),
+              static_cast<long long>(shape.max_model_len));
+  const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
+  const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
+  int64_t kv_per_token = 0;
+  std::printf("rank  part                       weights MiB   KV MiB / 1000 tokens   share of the products\n");
+  for (size_t s = 0; s < shape.partition.size(); ++s) {
+    const StageCut& cut = shape.partition[s];
+    const int64_t kv = kv_bytes_per_block(shape, cut, options.block_size) / options.block_size;
+    kv_per_token += kv;
+    std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(), mib(weight_bytes(shape, cut)),
+                mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
+  }
+  std::printf("\nKV cache: %lld bytes a token over all ranks\n", static_cast<long long>(kv_per_token));
+
+  const TimingModel timing{costs, 0.05 * all / stages};
+  std::printf("in flight: %d micro-batches of up to %lld tokens; bubble of the busiest stage %.1f %% (a hop taken as 5 %% of a mean forward)\n",
+              shape.schedule.micro_batches, static_cast<long long>(shape.max_num_batched_tokens),
+              100 * predicted_bubble(shape.schedule, timing));
+  const double here = imbalance(shape.partition, shape.cost);
+  const double best = imbalance(partition_by_cost(stages, shape.cost), shape.cost);
+  std::printf("--layer-partition auto would make the dearest stage %.2f times the mean instead of %.2f: %.0f %% more throughput where every stage has processors of its own\n",
+              best, here, 100 * (here / best - 1));
+  std::printf("\nforwards, one column a unit of time, the digit is the micro-batch:\n%s", grid(shape.schedule, 48).c_str());
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Command& chosen) {
+  CLI::App* sub = app.add_subcommand("plan", "Show how a job would be cut over ranks, without running it");
+  auto options = std::make_shared<JobOptions>();
+  auto shared_cores = std::make_shared<bool>(false);
+  add_model_flags(*sub, *options);
+  add_machine_flags(*sub, *options);
+  sub->add_flag("--oversubscribed", *shared_cores, "Plan for ranks that share cores")->group("Machine");
+  sub->callback([options, shared_cores, &chosen] {
+    chosen = [options, shared_cores] {
+      print_plan(*options, options->pipeline_parallel > 0 ? options->pipeline_parallel : 4, *shared_cores);
+      return 0;
+    };
+  });
+}
+
+}  // namespace penstock

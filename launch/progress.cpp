@@ -1,0 +1,146 @@
+#include "launch/progress.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+#include "runtime/base/log.h"
+
+namespace penstock {
+namespace {
+
+template <class... Args>
+std::string printed(const char* format, Args... args) {
+  char text[512];
+  std::snprintf(text, sizeof text, format, args...);
+  return text;
+}
+
+std::string duration(double seconds) {
+  if (seconds < 60) return printed("%.0f s", seconds);
+  if (seconds < 3600) return printed("%.0f m %02.0f s", std::floor(seconds / 60), std::fmod(seconds, 60));
+  return printed("%.0f h %02.0f m", std::floor(seconds / 3600), std::floor(std::fmod(seconds, 3600) / 60));
+}
+
+std::string bytes_text(double bytes) {
+  if (bytes < 1e9) return printed("%.0f MiB", bytes / (1 << 20));
+  return printed("%.1f GiB", bytes / (1 << 30));
+}
+
+std::string fitted(const std::string& text, size_t width) {
+  if (text.size() <= width) return text + std::string(width - text.size(), ' ');
+  return text.substr(0, width - 1) + "~";
+}
+
+double share(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+
+/// The bubble that the schedule itself has with these stages' mean forward times, and the one that was measured:
+/// idle time of the busiest stage between its first forward and its last.
+std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const Schedule& schedule) {
+  TimingModel timing;
+  double measured = 0;
+  double most_busy = -1;
+  for (const proto::StageReport& r : reports) {
+    const auto count = static_cast<double>(std::max<uint64_t>(1, r.micro_batches()));
+    timing.forward.push_back(r.busy_seconds() / count);
+    if (r.busy_seconds() > most_busy) {
+      most_busy = r.busy_seconds();
+      measured = r.span_seconds() > 0 ? std::max(0.0, 1 - r.busy_seconds() / r.span_seconds()) : 0;
+    }
+  }
+  return {measured, predicted_bubble(schedule, timing)};
+}
+
+}  // namespace
+
+std::string progress_line(const JobProgress& now, const JobProgress& before) {
+  const double seconds = std::max(1e-9, now.seconds - before.seconds);
+  const auto rate = [&](int64_t n, int64_t old) { return static_cast<double>(n - old) / seconds; };
+  const auto done = static_cast<double>(now.rows_done);
+  double total = static_cast<double>(now.rows_read);
+  if (!now.input_ended && now.input_share_read > 0) total /= now.input_share_read;
+  const bool known = now.input_ended || now.input_share_read > 0;
+
+  std::string line = printed("rows %lld", static_cast<long long>(now.rows_done));
+  if (known)
+    line += printed(" of %s%.0f (%.0f %%)", now.input_ended ? "" : "about ", total, share(done, total));
+  line += printed(", %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s", rate(now.rows_done, before.rows_done),
+                  rate(now.prompt_tokens, before.prompt_tokens), rate(now.generated_tokens, before.generated_tokens));
+  if (known && now.rows_done > 0 && total > done)
+    line += ", ETA " + duration((total - done) * now.seconds / done);
+  line += printed(", KV %.0f %%, running %lld, waiting %lld", 100 * now.kv_used_share,
+                  static_cast<long long>(now.running), static_cast<long long>(now.waiting));
+  if (now.rows_failed > 0) line += printed(", %lld rows with errors", static_cast<long long>(now.rows_failed));
+  return line;
+}
+
+std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
+                            const std::vector<StageFacts>& facts, const Schedule& schedule,
+                            const std::string& results) {
+  std::string text = printed("%lld rows in %s", static_cast<long long>(end.rows_done), duration(end.seconds).c_str());
+  text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
+                  static_cast<long long>(end.rows_failed), static_cast<double>(end.rows_done) / end.seconds,
+                  static_cast<double>(end.prompt_tokens) / end.seconds,
+                  static_cast<double>(end.generated_tokens) / end.seconds);
+  text += printed("\n%lld prompt tokens, %lld output tokens", static_cast<long long>(end.prompt_tokens),
+                  static_cast<long long>(end.generated_tokens));
+  if (end.first_row_seconds) text += printed(", first row after %.1f s", *end.first_row_seconds);
+  text += printed(", %lld preemptions\n\n", static_cast<long long>(end.preemptions));
+
+  text += "stage  part                 host           busy   input    plan    send  micro-batches  tokens each  weights        KV  peak memory\n";
+  for (size_t s = 0; s < reports.size(); ++s) {
+    const proto::StageReport& r = reports[s];
+    const double whole =
+        r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds();
+    text += printed("%5zu  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n", s,
+                    fitted(facts[s].part, 20).c_str(), fitted(facts[s].host, 12).c_str(),
+                    share(r.busy_seconds(), whole), share(r.wait_input_seconds(), whole),
+                    share(r.wait_plan_seconds(), whole), share(r.send_seconds(), whole),
+                    static_cast<unsigned long long>(r.micro_batches()),
+                    static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
+                    bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
+                    bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
+                    bytes_text(static_cast<double>(r.peak_resident_bytes())).c_str());
+  }
+  if (reports.size() > 1) {
+    const auto [measured, predicted] = bubbles(reports, schedule);
+    text += printed("bubble of the busiest stage: %.1f %% measured, %.1f %% in the schedule (%d micro-batches in flight)\n",
+                    100 * measured, 100 * predicted, schedule.micro_batches);
+  }
+  return text + "results: " + results;
+}
+
+Progress::Progress(const BatchJob& job, double seconds_between_lines)
+    : job_(job), terminal_(isatty(STDERR_FILENO) != 0) {
+  const double seconds = seconds_between_lines > 0 ? seconds_between_lines : terminal_ ? 1 : 10;
+  thread_ = std::thread([this, seconds] { print_until_stopped(seconds); });
+}
+
+Progress::~Progress() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  stop_changed_.notify_all();
+  thread_.join();
+}
+
+void Progress::print_until_stopped(double seconds) {
+  JobProgress before = job_.progress();
+  std::unique_lock lock(mutex_);
+  while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
+    const JobProgress now = job_.progress();
+    const std::string line = progress_line(now, before);
+    if (terminal_)
+      std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    else
+      log::info(line);
+    before = now;
+  }
+  if (terminal_) std::fprintf(stderr, "\r\033[K");
+}
+
+}  // namespace penstock

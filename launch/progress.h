@@ -1,0 +1,43 @@
+// What the user sees while a job runs and when it ends, on standard error. Text is made by pure functions; Progress owns
+// a thread that prints it now and then.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "launch/rank_job.h"
+#include "runtime/requests/batch_job.h"
+
+namespace penstock {
+
+/// "rows 120 of about 1000 (12 %), 8.1 rows/s, prompt 903 tok/s, output 420 tok/s, ETA 1 m 40 s, KV 35 %". Rates are over
+/// the time since `before`.
+std::string progress_line(const JobProgress& now, const JobProgress& before);
+
+/// The closing table. `reports` by stage. `results` names the output file.
+std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
+                            const std::vector<StageFacts>& facts, const Schedule& schedule, const std::string& results);
+
+/// Prints progress lines until destroyed: over one another on a terminal, one below the other elsewhere.
+class Progress {
+ public:
+  Progress(const BatchJob& job, double seconds_between_lines);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+ private:
+  void print_until_stopped(double seconds);
+
+  const BatchJob& job_;
+  bool terminal_;
+  std::mutex mutex_;
+  std::condition_variable stop_changed_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace penstock

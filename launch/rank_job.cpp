@@ -1,0 +1,141 @@
+#include "launch/rank_job.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <array>
+
+#include "launch/agree.h"
+#include "runtime/base/log.h"
+#include "runtime/model/weight_source.h"
+#include "stages/build_stage.h"
+
+namespace penstock {
+namespace {
+
+constexpr double kCpuMemoryUtilization = 0.5;
+
+cpu_set_t allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) CPU_SET(0, &set);
+  return set;
+}
+
+std::string core_mask() {
+  const cpu_set_t set = allowed_cores();
+  std::string mask;
+  for (int c = 0; c < CPU_SETSIZE; ++c)
+    if (CPU_ISSET(c, &set)) mask += std::to_string(c) + ",";
+  return mask;
+}
+
+/// Ranks of this host that may use exactly the cores that this one may use.
+int ranks_on_these_cores(World& world) {
+  const std::string mine = world.info(world.rank()).host + " " + core_mask();
+  const std::vector<std::string> all = world.gather_all(mine);
+  return static_cast<int>(std::count(all.begin(), all.end(), mine));
+}
+
+std::unique_ptr<WeightSource> open_weights(const JobOptions& options) {
+  if (options.load_format == "dummy") return make_dummy_weights(options.seed);
+  return open_checkpoint(options.model);
+}
+
+/// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
+int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape, const Device& device,
+                          const Stage& stage) {
+  const int64_t a_row = (shape.max_model_len + options.block_size - 1) / options.block_size;
+  const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
+  const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
+  if (per_block == 0) return usable;
+  const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
+  const int64_t bytes = options.kv_cache_bytes > 0
+                            ? options.kv_cache_bytes
+                            : static_cast<int64_t>(share * static_cast<double>(device.memory().free) / world.local_size());
+  const int64_t blocks = std::min(usable, bytes / per_block);
+  if (blocks < a_row)
+    throw UsageError("the KV cache: expected room for one sequence of --max-model-len " +
+                     std::to_string(shape.max_model_len) + " tokens (" + std::to_string(a_row * per_block >> 20) +
+                     " MiB on this stage), found " + std::to_string(bytes >> 20) +
+                     " MiB; lower --max-model-len, or raise --kv-cache-memory-bytes or --gpu-memory-utilization");
+  return blocks;
+}
+
+std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const Device& device, int threads) {
+  const std::string mine =
+      world.info(world.rank()).host + '\n' + device.name() + '\n' + std::to_string(threads);
+  std::vector<StageFacts> facts;
+  for (const std::string& text : world.gather_all(mine)) {
+    const size_t first = text.find('\n');
+    const size_t second = text.find('\n', first + 1);
+    facts.push_back({text.substr(0, first), text.substr(first + 1, second - first - 1),
+                     shape.partition[facts.size()].text(), std::stoi(text.substr(second + 1))});
+  }
+  return facts;
+}
+
+}  // namespace
+
+int fair_threads(World& world) {
+  const cpu_set_t set = allowed_cores();
+  return std::max(1, CPU_COUNT(&set) / ranks_on_these_cores(world));
+}
+
+uint64_t peak_resident_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+ReadyRank make_ready(World& world, const JobOptions& options) {
+  ReadyRank ready;
+  const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
+  const cpu_set_t cores = allowed_cores();
+  const int sharers = ranks_on_these_cores(world);
+  const int threads = options.threads > 0 ? options.threads : std::max(1, CPU_COUNT(&cores) / sharers);
+  const bool oversubscribed = options.device == "cpu" && threads * sharers > CPU_COUNT(&cores);
+
+  agree(world, [&]() -> std::string {
+    if (stages != world.size())
+      throw UsageError("--pipeline-parallel-size: expected the number of ranks, " + std::to_string(world.size()) +
+                       ", found " + std::to_string(stages));
+    ready.shape = shape_job(options, stages, oversubscribed);
+    return {};
+  });
+  const JobShape& shape = ready.shape;
+  const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
+
+  // Ranks on other hosts may see other files or other flags: the schedule must be one.
+  check_same(world, "the job",
+             shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
+                 std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
+                 " " + name_of(shape.dtype) + " max-model-len " + std::to_string(shape.max_model_len) +
+                 " max-num-seqs " + std::to_string(shape.max_num_seqs) + " max-num-batched-tokens " +
+                 std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
+                 std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
+
+  const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
+    ready.device = options.device == "cuda" ? make_cuda_device(world.local_rank()) : make_cpu_device();
+    ready.ops = options.device == "cuda" ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
+    const auto weights = open_weights(options);
+    const StageSpec spec{cut.first_layer, cut.layers,         cut.embedding,                cut.head,
+                         shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
+                         shape.max_rows};
+    ready.stage = build_stage(shape.config, *weights, spec, *ready.device, *ready.ops);
+    return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage));
+  });
+  ready.blocks = INT64_MAX;
+  for (const std::string& blocks : affordable) ready.blocks = std::min<int64_t>(ready.blocks, std::stoll(blocks));
+  agree(world, [&]() -> std::string {
+    ready.stage->allocate_cache(ready.blocks);
+    return {};
+  });
+  ready.numerics = std::string(name_of(shape.dtype)) + " " + ready.ops->numerics();
+  check_same(world, "how numbers are computed (ranks on different processors give different bits)", ready.numerics);
+  ready.facts = gather_facts(world, shape, *ready.device, threads);
+  return ready;
+}
+
+}  // namespace penstock

@@ -1,0 +1,44 @@
+// One rank's part of a generation job: device, ops, stage, cache; then its program of the schedule. The same for a
+// process under mpirun and for a thread of a loopback world. This is where concrete types are named.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "launch/job_options.h"
+#include "proto/plan.pb.h"
+#include "runtime/comm/world.h"
+#include "runtime/pipeline/stage.h"
+
+namespace penstock {
+
+/// What rank 0 knows of each stage once it is ready, for the closing table.
+struct StageFacts {
+  std::string host;
+  std::string device;
+  std::string part;
+  int threads = 0;
+};
+
+struct ReadyRank {
+  JobShape shape;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Stage> stage;
+  int64_t blocks = 0;
+  std::string numerics;
+  std::vector<StageFacts> facts;  ///< by stage
+};
+
+/// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or AgreedFailure
+/// on every rank.
+ReadyRank make_ready(World& world, const JobOptions& options);
+
+/// The cores this rank may use, divided among the ranks of its host that may use the same ones.
+int fair_threads(World& world);
+
+/// What the process holds at its peak, in bytes.
+uint64_t peak_resident_bytes();
+
+}  // namespace penstock

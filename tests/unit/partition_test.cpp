@@ -1,0 +1,72 @@
+#include "runtime/pipeline/partition.h"
+
+#include <gtest/gtest.h>
+
+#include "runtime/base/error.h"
+
+namespace penstock {
+namespace {
+
+std::vector<int64_t> counts(const Partition& p) {
+  std::vector<int64_t> c;
+  for (const StageCut& cut : p) c.push_back(cut.layers);
+  return c;
+}
+
+void expect_whole(const Partition& p, int64_t layers) {
+  int64_t next = 0;
+  for (size_t s = 0; s < p.size(); ++s) {
+    EXPECT_EQ(p[s].first_layer, next);
+    next += p[s].layers;
+    EXPECT_EQ(p[s].embedding, s == 0);
+    EXPECT_EQ(p[s].head, s + 1 == p.size());
+  }
+  EXPECT_EQ(next, layers);
+}
+
+TEST(Partition, FourStagesHoldTheEmbeddingAndAThirdOfTheLayersEach) {
+  const Partition p = default_partition(18, 4);
+  EXPECT_EQ(counts(p), (std::vector<int64_t>{0, 6, 6, 6}));
+  EXPECT_EQ(p[0].text(), "embedding");
+  EXPECT_EQ(p[2].text(), "layers 6-11");
+  EXPECT_EQ(p[3].text(), "layers 12-17 + head");
+}
+
+TEST(Partition, EveryLayerHasOneHomeForAnyCountOfStages) {
+  for (int64_t layers : {1, 2, 7, 18, 61})
+    for (int stages = 1; stages <= layers + 2; ++stages) expect_whole(default_partition(layers, stages), layers);
+}
+
+TEST(Partition, TwoStagesShareTheLayers) { EXPECT_EQ(counts(default_partition(7, 2)), (std::vector<int64_t>{4, 3})); }
+
+TEST(Partition, MoreStagesThanLayersAndTwoAreRefusedWithTheNumbers) {
+  EXPECT_NO_THROW(default_partition(18, 20));
+  try {
+    default_partition(18, 21);
+    FAIL();
+  } catch (const UsageError& e) {
+    EXPECT_NE(std::string(e.what()).find("18 layers into 21 stages"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Partition, CutByHandMustAddUp) {
+  const CutCost even{0, std::vector<double>(18, 1.0), 0};
+  EXPECT_EQ(counts(parse_partition("0,6,6,6", 4, even)), (std::vector<int64_t>{0, 6, 6, 6}));
+  for (const char* wrong : {"6,6,6", "0,6,6,7", "a,b", "1,", "-1,7,6,6", "99999999999999999999,0,0,0", ",", "6,,6,6"})
+    EXPECT_THROW(parse_partition(wrong, 4, even), UsageError) << wrong;
+}
+
+TEST(Partition, AutomaticCutIsNoDearerThanAnyOther) {
+  // Every cut of a small model, tried one by one.
+  const CutCost cost{0.4, {1, 3, 1, 1, 2, 5, 1, 1}, 2.5};
+  double best = 1e9;
+  for (int64_t a = 0; a <= 8; ++a)
+    for (int64_t b = 0; a + b <= 8; ++b)
+      best = std::min(best, imbalance(partition_by_counts(8, 3, {a, b, 8 - a - b}), cost));
+  const Partition found = partition_by_cost(3, cost);
+  expect_whole(found, 8);
+  EXPECT_DOUBLE_EQ(imbalance(found, cost), best);
+}
+
+}  // namespace
+}  // namespace penstock

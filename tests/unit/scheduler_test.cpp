@@ -1,0 +1,204 @@
+#include "runtime/requests/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+
+namespace penstock {
+namespace {
+
+SequenceSpec sequence(uint64_t id, int64_t prompt, int64_t max_tokens) {
+  SequenceSpec spec;
+  spec.id = id;
+  spec.prompt.resize(static_cast<size_t>(prompt));
+  std::iota(spec.prompt.begin(), spec.prompt.end(), static_cast<int32_t>(1000 * id));
+  spec.max_tokens = max_tokens;
+  return spec;
+}
+
+/// A model without numbers: the token after a history is a hash of it, and it checks that every position of every
+/// sequence was stored, in order, in blocks of its own, before it is attended to.
+class FakeModel {
+ public:
+  explicit FakeModel(int64_t block_size) : block_size_(block_size) {}
+
+  proto::StepResult run(const proto::Plan& plan) {
+    proto::StepResult result;
+    for (const auto& row : plan.rows()) {
+      for (int i = 0; i < row.tokens_size(); ++i) store(row, static_cast<int64_t>(row.start()) + i, row.tokens(i));
+      if (!row.has_sampling()) continue;
+      uint64_t hash = 17;
+      const int64_t length = static_cast<int64_t>(row.start()) + row.tokens_size();
+      for (int64_t p = 0; p < length; ++p) {
+        const auto& cell = cells_[place(row, p)];
+        EXPECT_EQ(cell.sequence, row.sequence()) << "position " << p << " belongs to another sequence";
+        EXPECT_EQ(cell.position, p);
+        hash = hash * 31 + cell.token;
+      }
+      auto* token = result.add_tokens();
+      token->set_sequence(row.sequence());
+      token->set_token(static_cast<uint32_t>(hash % 997));
+    }
+    return result;
+  }
+
+ private:
+  struct Cell {
+    uint64_t sequence = 0;
+    int64_t position = -1;
+    uint32_t token = 0;
+  };
+  std::pair<uint32_t, int64_t> place(const proto::PlannedRow& row, int64_t position) const {
+    const auto block = static_cast<int>(position / block_size_);
+    if (block >= row.blocks_size()) {
+      ADD_FAILURE() << "no block for position " << position;
+      return {};
+    }
+    return {row.blocks(block), position % block_size_};
+  }
+  void store(const proto::PlannedRow& row, int64_t position, uint32_t token) {
+    cells_[place(row, position)] = {row.sequence(), position, token};
+  }
+  int64_t block_size_;
+  std::map<std::pair<uint32_t, int64_t>, Cell> cells_;
+};
+
+struct Outcome {
+  std::map<uint64_t, std::vector<int32_t>> tokens;
+  int64_t preemptions = 0;
+  int most_rows = 0;
+  int64_t most_tokens = 0;
+};
+
+/// Runs all sequences to their end with every slot in flight as long as it can be.
+Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& specs) {
+  Scheduler scheduler(limits);
+  FakeModel model(limits.block_size);
+  for (const SequenceSpec& s : specs) scheduler.add(s);
+  scheduler.input_ended();
+  Outcome outcome;
+  std::vector<std::pair<bool, proto::StepResult>> slots(static_cast<size_t>(limits.micro_batches));
+  for (int idle = 0; !scheduler.empty() && idle < limits.micro_batches + 1;) {
+    for (int m = 0; m < limits.micro_batches; ++m) {
+      auto& [busy, result] = slots[static_cast<size_t>(m)];
+      if (busy)
+        for (FinishedSequence& f : scheduler.complete(m, result))
+          for (const GeneratedToken& t : f.tokens) outcome.tokens[f.id].push_back(t.id);
+      const proto::Plan plan = scheduler.plan(m);
+      busy = !plan.rows().empty();
+      idle = busy ? 0 : idle + 1;
+      if (!busy) continue;
+      int64_t tokens = 0;
+      for (const auto& row : plan.rows()) tokens += row.tokens_size();
+      outcome.most_tokens = std::max(outcome.most_tokens, tokens);
+      outcome.most_rows = std::max(outcome.most_rows, plan.rows_size());
+      result = model.run(plan);
+    }
+  }
+  EXPECT_TRUE(scheduler.empty()) << "the scheduler stands still with work left";
+  EXPECT_EQ(scheduler.kv_used_share(), 0) << "blocks leaked";
+  outcome.preemptions = scheduler.preemptions();
+  return outcome;
+}
+
+std::vector<SequenceSpec> mixed(int count, unsigned seed) {
+  std::mt19937 rng(seed);
+  std::vector<SequenceSpec> specs;
+  for (int i = 0; i < count; ++i)
+    specs.push_back(sequence(static_cast<uint64_t>(i) + 1, 1 + static_cast<int64_t>(rng() % 50), 1 + static_cast<int64_t>(rng() % 30)));
+  return specs;
+}
+
+TEST(Scheduler, TokensDependOnNoLimit) {
+  const auto specs = mixed(40, 5);
+  const Outcome roomy = run({64, 512, 16, 400, 1}, specs);
+  EXPECT_EQ(roomy.tokens.size(), 40U);
+  EXPECT_EQ(roomy.preemptions, 0);
+  for (const SchedulerLimits limits : {SchedulerLimits{1, 512, 16, 400, 1}, SchedulerLimits{7, 32, 16, 400, 4},
+                                       SchedulerLimits{64, 16, 1, 2000, 5}, SchedulerLimits{64, 512, 16, 400, 8}})
+    EXPECT_EQ(run(limits, specs).tokens, roomy.tokens);
+}
+
+TEST(Scheduler, PreemptedSequencesAreFilledAgainAndEndWithTheSameTokens) {
+  const auto specs = mixed(40, 6);
+  const Outcome roomy = run({64, 512, 4, 4000, 1}, specs);
+  for (int micro_batches : {1, 3, 8}) {
+    const Outcome tight = run({64, 64, 4, 30, micro_batches}, specs);
+    EXPECT_GT(tight.preemptions, 0);
+    EXPECT_EQ(tight.tokens, roomy.tokens);
+  }
+}
+
+TEST(Scheduler, OneSequenceMayTakeTheWholeCache) {
+  const Outcome outcome = run({8, 16, 4, 10, 2}, {sequence(1, 20, 20), sequence(2, 39, 1), sequence(3, 1, 39)});
+  EXPECT_EQ(outcome.tokens.size(), 3U);
+  EXPECT_EQ(outcome.tokens.at(3).size(), 39U);
+}
+
+TEST(Scheduler, NoMicroBatchExceedsItsBudget) {
+  EXPECT_LE(run({64, 32, 16, 400, 4}, mixed(40, 7)).most_tokens, 32);
+  EXPECT_LE(run({5, 512, 16, 400, 1}, mixed(40, 7)).most_rows, 5);
+}
+
+TEST(Scheduler, DecodesAreSpreadEvenlyOverTheMicroBatches) {
+  Scheduler scheduler({64, 512, 16, 400, 4});
+  FakeModel model(16);
+  for (uint64_t id = 1; id <= 32; ++id) scheduler.add(sequence(id, 4, 100));
+  std::vector<proto::Plan> plans(4);
+  for (int m = 0; m < 4; ++m) plans[static_cast<size_t>(m)] = scheduler.plan(m);
+  for (int round = 0; round < 6; ++round)
+    for (int m = 0; m < 4; ++m) {
+      auto& plan = plans[static_cast<size_t>(m)];
+      scheduler.complete(m, model.run(plan));
+      plan = scheduler.plan(m);
+      if (round >= 4) EXPECT_EQ(plan.rows_size(), 8);
+    }
+}
+
+TEST(Scheduler, AStopTokenEndsASequenceAndIsPartOfIt) {
+  SequenceSpec spec = sequence(1, 5, 50);
+  const std::vector<int32_t> all = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  spec.stop_tokens = {all[10]};
+  const auto first = std::find(all.begin(), all.end(), all[10]) - all.begin();
+  const std::vector<int32_t> cut = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  EXPECT_EQ(cut, std::vector<int32_t>(all.begin(), all.begin() + first + 1));
+}
+
+TEST(Scheduler, NearTheEndLongRowsComeFirst) {
+  Scheduler scheduler({1, 512, 16, 400, 1});
+  scheduler.add(sequence(1, 4, 2));
+  scheduler.add(sequence(2, 4, 90));
+  scheduler.input_ended();
+  EXPECT_EQ(scheduler.plan(0).rows(0).sequence(), 2U);
+}
+
+TEST(Scheduler, TokensThatNobodyAskedForAreAnError) {
+  Scheduler scheduler({4, 64, 16, 40, 1});
+  scheduler.add(sequence(1, 5, 5));
+  const proto::Plan plan = scheduler.plan(0);
+  EXPECT_THROW(scheduler.complete(0, proto::StepResult{}), Error);
+}
+
+TEST(BlockPool, HandsOutEachBlockOnce) {
+  BlockPool pool(10);
+  std::vector<uint32_t> a;
+  std::vector<uint32_t> b;
+  ASSERT_TRUE(pool.allocate(6, a));
+  EXPECT_FALSE(pool.allocate(5, b));
+  EXPECT_TRUE(b.empty());
+  ASSERT_TRUE(pool.allocate(4, b));
+  std::set<uint32_t> all(a.begin(), a.end());
+  all.insert(b.begin(), b.end());
+  EXPECT_EQ(all.size(), 10U);
+  EXPECT_EQ(pool.used_share(), 1);
+  pool.release(a);
+  EXPECT_EQ(pool.free(), 6);
+}
+
+}  // namespace
+}  // namespace penstock
