@@ -2,7 +2,11 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <climits>
+#include <csignal>
+#include <fstream>
+#include <vector>
 
 namespace penstock {
 
@@ -12,8 +16,31 @@ RankInfo this_process(int rank) {
   return {rank, name, static_cast<int64_t>(getpid())};
 }
 
+std::string this_place() {
+  std::string boot;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  char pids[64] = {};  // "pid:[4026531836]"
+  if (readlink("/proc/self/ns/pid", pids, sizeof(pids) - 1) < 0) pids[0] = '\0';
+  return boot + " " + pids;
+}
+
+bool process_alive(int64_t pid) {
+  if (kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH) return false;
+  std::string stat;  // "1234 (name) S ...", where the name may hold anything
+  std::getline(std::ifstream("/proc/" + std::to_string(pid) + "/stat"), stat);
+  const size_t name_end = stat.rfind(") ");
+  if (name_end == std::string::npos || name_end + 2 >= stat.size()) return true;
+  return stat[name_end + 2] != 'Z' && stat[name_end + 2] != 'X';
+}
+
 std::string text_of(const RankInfo& info) {
   return "rank " + std::to_string(info.rank) + " (host " + info.host + ", pid " + std::to_string(info.pid) + ")";
+}
+
+std::string text_of_ranks(const std::vector<int>& ranks) {
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < ranks.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(ranks[i]);
+  return text;
 }
 
 }  // namespace penstock

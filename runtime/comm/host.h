@@ -10,7 +10,16 @@ namespace penstock {
 
 RankInfo this_process(int rank);
 
+/// Equal for two processes that see each other's process ids: same boot of the same machine, same pid namespace.
+std::string this_place();
+
+/// False when no such process exists here, or it has ended and only waits to be reaped.
+bool process_alive(int64_t pid);
+
 /// "rank 2 (host node7, pid 1234)"
 std::string text_of(const RankInfo& info);
+
+/// "rank 2" or "ranks 0, 2, 3"
+std::string text_of_ranks(const std::vector<int>& ranks);
 
 }  // namespace penstock

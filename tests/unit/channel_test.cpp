@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "runtime/comm/ucx_world.h"
 #include "runtime/comm/world.h"
 #include "tests/unit/ranks.h"
 
@@ -21,6 +22,24 @@ struct Kind {
   const char* name;
   std::vector<std::unique_ptr<World>> (*make)(int size);
 };
+
+/// Ranks as threads, each with a UCX worker of its own.
+std::vector<std::unique_ptr<World>> make_ucx_threads(int size) {
+  testing_ranks::Exchange exchange(size);
+  std::vector<std::unique_ptr<World>> worlds(static_cast<size_t>(size));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank] {
+      UcxWorldOptions options;
+      options.rank = rank;
+      options.size = size;
+      options.exchange = [&](const std::string& mine) { return exchange(rank, mine); };
+      worlds[static_cast<size_t>(rank)] = make_ucx_world(options);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return worlds;
+}
 
 class Channel : public testing::TestWithParam<Kind> {
  protected:
@@ -271,7 +290,7 @@ TEST_P(Channel, AWorldOfOneRankNeedsNobody) {
   world.finish();
 }
 
-INSTANTIATE_TEST_SUITE_P(Worlds, Channel, testing::Values(Kind{"loopback", make_loopback_world}),
+INSTANTIATE_TEST_SUITE_P(Worlds, Channel, testing::Values(Kind{"loopback", make_loopback_world}, Kind{"ucx", make_ucx_threads}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

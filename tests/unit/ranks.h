@@ -3,10 +3,13 @@
 
 #include <sys/resource.h>
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -49,6 +52,25 @@ void run_ranks(const std::vector<std::unique_ptr<World>>& worlds, const Body& bo
     if (failure) std::rethrow_exception(failure);
   }
 }
+
+/// What MPI's allgather is to processes.
+class Exchange {
+ public:
+  explicit Exchange(int size) : texts_(static_cast<size_t>(size)), missing_(size) {}
+  std::vector<std::string> operator()(int rank, const std::string& mine) {
+    std::unique_lock lock(mutex_);
+    texts_[static_cast<size_t>(rank)] = mine;
+    if (--missing_ == 0) changed_.notify_all();
+    changed_.wait(lock, [this] { return missing_ == 0; });
+    return texts_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> texts_;
+  int missing_;
+};
 
 inline double process_cpu_seconds() {
   rusage usage{};
