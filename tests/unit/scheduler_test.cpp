@@ -9,6 +9,8 @@
 #include <random>
 #include <set>
 
+#include "runtime/base/error.h"
+
 namespace penstock {
 namespace {
 
@@ -156,7 +158,9 @@ TEST(Scheduler, DecodesAreSpreadEvenlyOverTheMicroBatches) {
       auto& plan = plans[static_cast<size_t>(m)];
       scheduler.complete(m, model.run(plan));
       plan = scheduler.plan(m);
-      if (round >= 4) EXPECT_EQ(plan.rows_size(), 8);
+      if (round >= 4) {
+        EXPECT_EQ(plan.rows_size(), 8);
+      }
     }
 }
 
