@@ -1,0 +1,79 @@
+// Tokens that are found in the text itself, before any model sees it: <|im_end|> and the like. Hugging Face's
+// AddedVocabulary. Built once, then read by any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "runtime/requests/text/normalizer.h"
+#include "runtime/requests/text/regex.h"
+#include "runtime/requests/text/vocabulary.h"
+
+namespace penstock {
+
+struct AddedToken {
+  std::string content;
+  uint32_t id = 0;
+  bool single_word = false;  // only where no word character touches it
+  bool lstrip = false;       // takes the white space before it along
+  bool rstrip = false;       // and behind it
+  bool normalized = true;    // looked for in the normalized text
+  bool special = false;      // left out by skip_special_tokens
+};
+
+class AddedTokens {
+ public:
+  /// `array` is tokenizer.json's added_tokens or null. A token that the model knows keeps the model's id; another
+  /// gets the next free one, as in Hugging Face's own loading. Throws UsageError naming an entry that does not fit.
+  static AddedTokens parse(const nlohmann::json& array, const Vocabulary& model, const Normalizer& normalizer);
+
+  /// Nothing when the token is not an added one.
+  std::optional<uint32_t> id_of(std::string_view content) const { return names_.id_of(content); }
+  const std::string* token_of(uint32_t id) const { return names_.token_of(id); }
+  bool is_special(uint32_t id) const { return special_.contains(id); }
+  size_t id_bound() const { return names_.id_bound(); }
+
+  /// One stretch of a text: an added token, or (no id) text between them.
+  struct Stretch {
+    Span span;
+    std::optional<uint32_t> id;
+  };
+  /// Cuts raw text at the tokens that are not `normalized`, normalized text at those that are.
+  std::vector<Stretch> cut_raw(std::string_view text) const { return cut(raw_, text); }
+  std::vector<Stretch> cut_normalized(std::string_view text) const { return cut(normalized_, text); }
+
+ private:
+  // The leftmost, then longest, of a set of strings.
+  struct Trie {
+    struct Node {
+      std::vector<std::pair<uint8_t, uint32_t>> children;  // sorted by byte
+      std::optional<size_t> token;                         // index into tokens_
+    };
+    std::vector<Node> nodes{1};
+    bool first_bytes[256] = {};
+    bool holds_any = false;
+    void add(std::string_view content, size_t token);
+  };
+  struct Match {
+    Span span;
+    size_t token;
+  };
+  std::optional<Match> find(const Trie& trie, std::string_view text, size_t from) const;
+  std::vector<Stretch> cut(const Trie& trie, std::string_view text) const;
+
+  std::vector<AddedToken> tokens_;
+  Vocabulary names_;
+  std::unordered_set<uint32_t> special_;
+  Trie raw_;
+  Trie normalized_;
+  CodePointRanges spaces_;
+  CodePointRanges word_characters_;
+};
+
+}  // namespace penstock

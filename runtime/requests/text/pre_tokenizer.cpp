@@ -1,0 +1,225 @@
+#include "runtime/requests/text/pre_tokenizer.h"
+
+#include <utf8proc.h>
+
+#include <nlohmann/json.hpp>
+
+#include "runtime/base/error.h"
+#include "runtime/requests/text/byte_alphabet.h"
+#include "runtime/requests/text/json_fields.h"
+#include "runtime/requests/text/splitter.h"
+#include "runtime/requests/text/utf8.h"
+
+namespace penstock {
+namespace {
+
+using nlohmann::json;
+using Step = PreTokenizer::Step;
+using Walk = PreTokenizer::Walk;
+using Steps = std::vector<std::unique_ptr<Step>>;
+using json_fields::PrependScheme;
+
+constexpr size_t kMaxSteps = 64;
+// GPT-2's pattern, as Hugging Face's ByteLevel has it built in.
+constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+/// Gives the pieces of `text` on.
+template <typename Cut>
+void cut_with(SplitBehavior behavior, bool invert, Piece text, Walk& next, Cut&& cut) {
+  PieceBuilder pieces(behavior, invert, [&](Span span) {
+    next.give({text.text.substr(span.begin, span.end - span.begin), text.at_start && span.begin == 0});
+  });
+  cut(pieces);
+  pieces.finish(text.text.size());
+}
+
+class SplitStep : public Step {
+ public:
+  SplitStep(Pattern pattern, SplitBehavior behavior, bool invert)
+      : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
+  void run(Piece piece, Walk& next) const override {
+    cut_with(behavior_, invert_, piece, next,
+             [&](auto& pieces) { pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); }); });
+  }
+
+ private:
+  Pattern pattern_;
+  SplitBehavior behavior_;
+  bool invert_;
+};
+
+/// Splits at single characters that a predicate picks.
+template <typename IsDelimiter>
+class CharacterStep : public Step {
+ public:
+  CharacterStep(IsDelimiter is_delimiter, SplitBehavior behavior) : is_delimiter_(is_delimiter), behavior_(behavior) {}
+  void run(Piece piece, Walk& next) const override {
+    cut_with(behavior_, false, piece, next, [&](auto& pieces) {
+      const char* begin = piece.text.data();
+      for (const char* p = begin; p != begin + piece.text.size();) {
+        const auto at = static_cast<size_t>(p - begin);
+        if (is_delimiter_(utf8::next(p))) pieces.match({at, static_cast<size_t>(p - begin)});
+      }
+    });
+  }
+
+ private:
+  IsDelimiter is_delimiter_;
+  SplitBehavior behavior_;
+};
+
+/// \w+ and [^\w\s]+ in the sense of Rust's regex crate; white space goes.
+class WhitespaceStep : public Step {
+ public:
+  WhitespaceStep() : table_({rust_word_code_points(), code_points_named("Space")}) {}
+  void run(Piece piece, Walk& next) const override {
+    const char* begin = piece.text.data();
+    const char* end = begin + piece.text.size();
+    const auto kind = [&](const char* p) {
+      const uint32_t bits = table_[utf8::next(p)];
+      return (bits & 1U) != 0 ? 0 : (bits & 2U) != 0 ? 2 : 1;
+    };
+    for (const char* p = begin; p != end;) {
+      const char* first = p;
+      const int same = kind(p);
+      while (p != end && kind(p) == same) p += utf8::length(*p);
+      if (same == 2) continue;
+      next.give({{first, static_cast<size_t>(p - first)}, piece.at_start && first == begin});
+    }
+  }
+
+ private:
+  ClassTable table_;
+};
+
+class ByteLevelStep : public Step {
+ public:
+  ByteLevelStep(bool add_prefix_space, bool use_regex, bool is_last)
+      : add_prefix_space_(add_prefix_space), is_last_(is_last) {
+    if (use_regex) pattern_ = Pattern::regular_expression(kGpt2);
+  }
+  void run(Piece piece, Walk& next) const override {
+    std::string spaced;
+    if (add_prefix_space_ && piece.text.front() != ' ') {
+      spaced.reserve(piece.text.size() + 1);
+      spaced += ' ';
+      spaced += piece.text;
+      piece.text = spaced;
+    }
+    if (!pattern_) return give(piece, next);
+    PieceBuilder pieces(SplitBehavior::isolated, false, [&](Span span) {
+      give({piece.text.substr(span.begin, span.end - span.begin), piece.at_start && span.begin == 0}, next);
+    });
+    pattern_->for_each_match(piece.text, [&](Span span) { pieces.match(span); });
+    pieces.finish(piece.text.size());
+  }
+
+ private:
+  void give(Piece piece, Walk& next) const {
+    if (is_last_) return next.give(piece);
+    const std::string letters = to_byte_letters(piece.text);
+    next.give({letters, piece.at_start});
+  }
+  bool add_prefix_space_;
+  bool is_last_;
+  std::optional<Pattern> pattern_;
+};
+
+class MetaspaceStep : public Step {
+ public:
+  MetaspaceStep(std::string mark, PrependScheme scheme, bool split)
+      : mark_(std::move(mark)), pattern_(Pattern::literal(mark_)), scheme_(scheme), split_(split) {}
+  void run(Piece piece, Walk& next) const override {
+    std::string marked;
+    marked.reserve(piece.text.size() + piece.text.size() / 2 + mark_.size());
+    for (const char c : piece.text) c == ' ' ? marked += mark_ : marked += c;
+    const bool prepends = scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && piece.at_start);
+    if (prepends && !marked.starts_with(mark_)) marked.insert(0, mark_);
+    const Piece whole{marked, piece.at_start};
+    if (!split_) return next.give(whole);
+    cut_with(SplitBehavior::merged_with_next, false, whole, next,
+             [&](auto& pieces) { pattern_.for_each_match(marked, [&](Span span) { pieces.match(span); }); });
+  }
+
+ private:
+  std::string mark_;
+  Pattern pattern_;
+  PrependScheme scheme_;
+  bool split_;
+};
+
+bool is_rust_numeric(char32_t c) {
+  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
+}
+
+bool is_punctuation(char32_t c) {
+  if (c < 0x80) return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
+  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+template <typename IsDelimiter>
+std::unique_ptr<Step> character_step(IsDelimiter is_delimiter, SplitBehavior behavior) {
+  return std::make_unique<CharacterStep<IsDelimiter>>(is_delimiter, behavior);
+}
+
+/// The object's steps with every Sequence unfolded.
+void flatten(const json& object, std::vector<const json*>& out, int depth) {
+  if (json_fields::type_of(object, "pre_tokenizer") != "Sequence") {
+    out.push_back(&object);
+  } else {
+    if (depth > 8) throw UsageError("tokenizer.json: pre_tokenizer nests more than 8 sequences.");
+    for (const json& inner : json_fields::required_array(object, "pretokenizers")) flatten(inner, out, depth + 1);
+  }
+  if (out.size() > kMaxSteps) {
+    throw UsageError("tokenizer.json: pre_tokenizer has more than " + std::to_string(kMaxSteps) + " steps.");
+  }
+}
+
+std::unique_ptr<Step> make_step(const json& object, bool is_last) {
+  const std::string type = json_fields::type_of(object, "pre_tokenizer");
+  if (type == "Split") {
+    return std::make_unique<SplitStep>(json_fields::pattern(object),
+                                       split_behavior(json_fields::required_text(object, "behavior")),
+                                       json_fields::boolean(object, "invert", false));
+  }
+  if (type == "ByteLevel") {
+    return std::make_unique<ByteLevelStep>(json_fields::boolean(object, "add_prefix_space", true),
+                                           json_fields::boolean(object, "use_regex", true), is_last);
+  }
+  if (type == "Digits") {
+    return character_step(is_rust_numeric, json_fields::boolean(object, "individual_digits", false)
+                                               ? SplitBehavior::isolated
+                                               : SplitBehavior::contiguous);
+  }
+  if (type == "Metaspace") {
+    return std::make_unique<MetaspaceStep>(json_fields::one_character(object, "replacement", "\u2581"),
+                                           json_fields::prepend_scheme(object), json_fields::boolean(object, "split", true));
+  }
+  if (type == "Whitespace") return std::make_unique<WhitespaceStep>();
+  if (type == "WhitespaceSplit") {
+    return character_step([spaces = code_points_named("Space")](char32_t c) { return contains(spaces, c); },
+                          SplitBehavior::removed);
+  }
+  if (type == "Punctuation") {
+    return character_step(is_punctuation, split_behavior(json_fields::text(object, "behavior", "Isolated")));
+  }
+  throw UsageError("tokenizer.json: the pre_tokenizer '" + type +
+                   "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
+                   "Punctuation or Sequence.");
+}
+
+}  // namespace
+
+PreTokenizer PreTokenizer::parse(const json& object) {
+  PreTokenizer made;
+  if (object.is_null()) return made;
+  std::vector<const json*> objects;
+  flatten(object, objects, 0);
+  for (size_t i = 0; i < objects.size(); ++i) made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
+  made.ends_in_bytes_ = !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
+  return made;
+}
+
+}  // namespace penstock

@@ -1,0 +1,71 @@
+// Tokenizer::load: a model's folder into a Tokenizer.
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "runtime/base/error.h"
+#include "runtime/requests/text/json_file.h"
+#include "runtime/requests/text/tokenizer.h"
+#include "runtime/requests/text/tokenizer_parts.h"
+
+namespace penstock {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+/// A token's name: a string, or {"content": string}.
+std::optional<std::string> token_name(const json& file, const char* role) {
+  if (!file.is_object() || !file.contains(role)) return std::nullopt;
+  const json& field = file[role];
+  if (field.is_string()) return field.get<std::string>();
+  if (field.is_object() && field.contains("content") && field["content"].is_string()) {
+    return field["content"].get<std::string>();
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+SpecialTokens read_special_tokens(const fs::path& folder) {
+  SpecialTokens out;
+  // What tokenizer_config.json says wins.
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    if (!fs::exists(folder / name)) continue;
+    const json file = read_json_file(folder / name);
+    const auto set = [&](std::optional<std::string>& token, const char* role) {
+      if (!token) token = token_name(file, role);
+    };
+    set(out.bos, "bos_token");
+    set(out.eos, "eos_token");
+    set(out.pad, "pad_token");
+    set(out.unk, "unk_token");
+  }
+  return out;
+}
+
+std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
+  const bool is_folder = fs::is_directory(path);
+  const fs::path file = is_folder ? path / "tokenizer.json" : path;
+  if (!fs::exists(file)) {
+    throw UsageError(file.string() + " does not exist; a tokenizer is a folder with a tokenizer.json, or such a file.");
+  }
+  const json root = read_json_file(file);
+  if (!root.is_object()) throw UsageError(file.string() + " must hold a JSON object.");
+  const auto part = [&](const char* name) { return root.contains(name) ? root[name] : json(); };
+  try {
+    auto parts = std::make_unique<Parts>();
+    parts->normalizer = Normalizer::parse(part("normalizer"));
+    parts->pre_tokenizer = PreTokenizer::parse(part("pre_tokenizer"));
+    parts->model = Bpe::parse(root.contains("model") ? root["model"] : json(), parts->pre_tokenizer.ends_in_bytes());
+    parts->added = AddedTokens::parse(part("added_tokens"), parts->model.vocabulary(), parts->normalizer);
+    parts->post_processor =
+        PostProcessor::parse(part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));
+    parts->decoder = Decoder::parse(part("decoder"));
+    parts->special_tokens = read_special_tokens(file.parent_path());
+    return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(parts)));
+  } catch (const UsageError& error) {
+    throw UsageError(file.string() + ": " + error.what());
+  }
+}
+
+}  // namespace penstock

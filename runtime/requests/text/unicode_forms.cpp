@@ -1,0 +1,60 @@
+#include "runtime/requests/text/unicode_forms.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "runtime/base/error.h"
+#include "runtime/requests/text/utf8.h"
+
+namespace penstock {
+namespace {
+
+int combining_class(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
+
+// utf8proc sorts marks by swapping neighbours, which takes hours on a megabyte of them; so sort here.
+void put_marks_in_order(std::vector<utf8proc_int32_t>& text) {
+  const auto is_mark = [](utf8proc_int32_t c) { return combining_class(c) != 0; };
+  for (auto at = text.begin(); at != text.end();) {
+    const auto first = std::find_if(at, text.end(), is_mark);
+    at = std::find_if_not(first, text.end(), is_mark);
+    if (at - first > 1) {
+      std::stable_sort(first, at, [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    }
+  }
+}
+
+}  // namespace
+
+std::string to_unicode_form(UnicodeForm form, std::string_view text) {
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; })) {
+    return std::string(text);
+  }
+  const bool compatible = form == UnicodeForm::nfkc || form == UnicodeForm::nfkd;
+  const bool composed = form == UnicodeForm::nfc || form == UnicodeForm::nfkc;
+  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  std::vector<utf8proc_int32_t> code_points;
+  code_points.reserve(text.size());
+  for (const char* p = text.data(); p != text.data() + text.size();) {
+    utf8proc_int32_t parts[32];  // the longest decomposition of Unicode has 18
+    const utf8proc_ssize_t n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(utf8::next(p)), parts, 32, decompose, nullptr);
+    ensure(n >= 0 && n <= 32, "utf8proc could not decompose a valid code point");
+    code_points.insert(code_points.end(), parts, parts + n);
+  }
+  put_marks_in_order(code_points);
+  if (composed) {
+    const utf8proc_ssize_t n =
+        utf8proc_normalize_utf32(code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()),
+                                 static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    ensure(n >= 0, "utf8proc could not compose valid code points");
+    code_points.resize(static_cast<size_t>(n));
+  }
+  std::string out;
+  out.reserve(text.size());
+  for (const utf8proc_int32_t c : code_points) utf8::append(out, static_cast<char32_t>(c));
+  return out;
+}
+
+}  // namespace penstock
