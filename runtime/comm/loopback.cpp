@@ -200,7 +200,7 @@ class LoopbackWorld : public World {
     return std::make_unique<LoopbackReceiver>(hub_, hub_->edge(from, rank_));
   }
   std::vector<std::string> gather_all(const std::string& mine) override { return hub_->gather_all(rank_, mine); }
-  std::optional<RankInfo> lost_peer() const override { return std::nullopt; }
+  bool report_lost_peer() noexcept override { return false; }  // they are all this process
   void abort(const std::string& reason, ExitStatus status) noexcept override { hub_->abort(rank_, reason, status); }
   void finish() override {
     hub_->gather_all(rank_, {});

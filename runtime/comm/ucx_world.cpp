@@ -100,7 +100,7 @@ class UcxWorld : public World, private ControlPlane {
     return std::make_unique<UcxReceiver>(port_, info(from).rank);
   }
   std::vector<std::string> gather_all(const std::string& mine) override;
-  std::optional<RankInfo> lost_peer() const override;
+  bool report_lost_peer() noexcept override;
   void abort(const std::string& reason, ExitStatus status) noexcept override;
   void finish() override;
 
@@ -110,7 +110,8 @@ class UcxWorld : public World, private ControlPlane {
   bool try_receive(ControlMessage& message) override { return inbox_.try_pop(message); }
 
   bool is_judge() const { return options_.rank == 0; }
-  bool shares_my_pids(int rank) const { return places_[static_cast<size_t>(rank)] == places_[static_cast<size_t>(options_.rank)]; }
+  bool process_gone(int rank) const;
+  void end_world(const Fault& fault) noexcept;
   void tell_others(Internal kind, const std::string& payload);
   std::vector<std::string> gather(Gather& gather, Internal part, const std::string& mine);
 
@@ -179,7 +180,7 @@ UcxWorld::UcxWorld(const UcxWorldOptions& options)
   }
   liveness_.emplace(
       watched, milliseconds(static_cast<int64_t>(options.peer_deadline_seconds * 1000)),
-      [this](int r) { return shares_my_pids(r) && !process_alive(infos_[static_cast<size_t>(r)].pid); },
+      [this](int r) { return process_gone(r); },
       Liveness::Clock::now());
   if (options.size > 1) port_.loop().after(milliseconds(0), [this] { tick(); });
   port_.connect(std::move(addresses));
@@ -207,11 +208,19 @@ const RankInfo& UcxWorld::info(int rank) const {
   return infos_[static_cast<size_t>(rank)];
 }
 
-std::optional<RankInfo> UcxWorld::lost_peer() const {
+bool UcxWorld::process_gone(int rank) const {
+  const auto place = [this](int r) -> const std::string& { return places_[static_cast<size_t>(r)]; };
+  return place(rank) == place(options_.rank) && !process_alive(info(rank).pid);
+}
+
+bool UcxWorld::report_lost_peer() noexcept {
   for (const RankInfo& peer : infos_) {
-    if (shares_my_pids(peer.rank) && !process_alive(peer.pid)) return peer;
+    if (process_gone(peer.rank)) {
+      end_world({text_of(peer) + " died: its process is gone.", ExitStatus::runtime_failure, peer.rank});
+      return true;
+    }
   }
-  return std::nullopt;
+  return false;
 }
 
 void UcxWorld::send(int to, ControlKind kind, std::string payload) {
@@ -271,7 +280,10 @@ void UcxWorld::finish() {
 }
 
 void UcxWorld::abort(const std::string& reason, ExitStatus status) noexcept {
-  const Fault fault{size() == 1 ? reason : text_of(info(rank())) + ": " + reason, status, rank()};
+  end_world({size() == 1 ? reason : text_of(info(rank())) + ": " + reason, status, rank()});
+}
+
+void UcxWorld::end_world(const Fault& fault) noexcept {
   port_.loop().post([this, fault] { fail(fault); });
   std::unique_lock lock(mutex_);
   settled_changed_.wait_for(lock, kAbortDeadline, [this] { return settled_; });

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -78,9 +77,9 @@ class World {
   /// names who is missing. Texts are at most 64 MiB.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
 
-  /// A rank of this host whose process is gone although it has not finished. For the handler of SIGTERM: when one
-  /// rank dies, mpirun sends SIGTERM to the others, and this says who it was.
-  virtual std::optional<RankInfo> lost_peer() const = 0;
+  /// When a rank of this host has died, ends the job in its name and returns true. For the handler of SIGTERM: mpirun
+  /// sends that to everyone else when one rank dies, sooner than heartbeats would tell. Any thread.
+  virtual bool report_lost_peer() noexcept = 0;
 
   /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are
   /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns when
@@ -98,11 +97,18 @@ std::vector<std::unique_ptr<World>> make_loopback_world(int size);
 
 struct MpiOptions {
   double init_deadline_seconds = 60;
-  double peer_deadline_seconds = 3;  ///< silence after which a peer counts as dead
+  /// Silence after which a peer counts as dead. A process that is gone or a connection that breaks is noticed within a
+  /// second or two; this is for a host that vanishes, and long enough for a machine that stalls.
+  double peer_deadline_seconds = 10;
+  /// How long the ranks wait for each other where they all meet; weights may load for minutes.
+  double gather_deadline_seconds = 1800;
 };
-/// True when a launcher (mpirun, srun) started this process as part of a world, or the environment says so.
+/// True when a launcher (mpirun, srun) started this process together with others, by what the environment says.
 bool launched_by_mpi();
-/// Starts MPI and UCX. Throws UsageError for a singleton under SLURM_NTASKS > 1 (wrong --mpi).
+/// Starts MPI and UCX, once per process and from its main thread. Throws UsageError when the launcher started several
+/// processes of which MPI sees one (wrong --mpi). A world that does not form before the deadline ends the process with
+/// status 1 and a message that names who is missing. Sets the log's identity. Senders, receivers and the control plane
+/// must not outlive the world.
 std::unique_ptr<World> make_mpi_world(const MpiOptions& options);
 
 }  // namespace penstock

@@ -286,7 +286,7 @@ TEST_P(Channel, AWorldOfOneRankNeedsNobody) {
   EXPECT_EQ(world.size(), 1);
   EXPECT_EQ(world.local_size(), 1);
   EXPECT_EQ(world.gather_all("alone"), std::vector<std::string>{"alone"});
-  EXPECT_FALSE(world.lost_peer());
+  EXPECT_FALSE(world.report_lost_peer());
   world.finish();
 }
 

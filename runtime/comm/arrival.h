@@ -1,0 +1,23 @@
+// Who of this host has arrived, before MPI can say: MPI_Init returns only when everyone has come. Each process binds a
+// socket named after its job and rank in Linux's abstract namespace, which leaves no file behind and ends with the process.
+#pragma once
+
+#include <string>
+
+namespace penstock {
+
+class ArrivalMark {
+ public:
+  ArrivalMark(const std::string& job, int rank);
+  ~ArrivalMark();
+  ArrivalMark(const ArrivalMark&) = delete;
+  ArrivalMark& operator=(const ArrivalMark&) = delete;
+
+  /// Whether that rank has made its mark on this host.
+  static bool seen(const std::string& job, int rank);
+
+ private:
+  int socket_;
+};
+
+}  // namespace penstock
