@@ -1,0 +1,145 @@
+// Whole models in one process, cut into stages as asked and driven without a scheduler: for tests of stages.
+#pragma once
+
+#include <algorithm>
+#include <fstream>
+#include <memory>
+#include <span>
+
+#include "stages/build_stage.h"
+#include "tests/unit/model_fixtures.h"
+
+namespace penstock::test {
+
+/// One stage of a cut.
+struct Cut {
+  int64_t layers = 0;
+  bool embedding = false;
+  bool head = false;
+};
+using Cuts = std::vector<Cut>;
+
+struct Limits {
+  DType dtype = DType::f32;
+  int64_t max_model_len = 256;
+  int64_t block_size = 16;
+  int64_t max_tokens = 512;
+  int64_t max_rows = 16;
+};
+
+/// The stages of one model, chained by hand.
+class Chain {
+ public:
+  Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits, Device& device,
+        Ops& ops)
+      : device_(device), limits_(limits) {
+    int64_t layer = 0;
+    for (const Cut& cut : cuts) {
+      stages_.push_back(build_stage(config, source,
+                                    {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
+                                     limits.block_size, limits.max_tokens, limits.max_rows},
+                                    device, ops));
+      layer += cut.layers;
+    }
+    EXPECT_EQ(layer, config.layer_count());
+    for (const auto& stage : stages_) stage->allocate_cache(blocks());
+  }
+
+  int64_t blocks_a_row() const { return (limits_.max_model_len + limits_.block_size - 1) / limits_.block_size; }
+  int64_t blocks() const { return limits_.max_rows * blocks_a_row(); }
+  const Limits& limits() const { return limits_; }
+  Stage& stage(size_t i) { return *stages_[i]; }
+
+  std::vector<Sampled> forward(const proto::Plan& plan) {
+    int64_t tokens = 0;
+    for (const auto& row : plan.rows()) tokens += row.tokens_size();
+    std::vector<Sampled> sampled;
+    Tensor hidden;
+    for (const auto& stage : stages_) {
+      const TensorView in_TD = hidden;
+      const Tensor out = device_.tensor(DType::f32, {tokens, stage->hidden_size()});
+      sampled = stage->forward(plan, in_TD, out);
+      hidden = out;
+    }
+    return sampled;
+  }
+
+ private:
+  Device& device_;
+  Limits limits_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+};
+
+/// Adds to `plan` the tokens of sequence `row` from position `start` on; its blocks are its own, in a scattered order.
+inline proto::PlannedRow& add_row(proto::Plan& plan, const Chain& chain, uint64_t row, int64_t start,
+                                  std::span<const int32_t> tokens) {
+  proto::PlannedRow& planned = *plan.add_rows();
+  planned.set_sequence(row);
+  planned.set_start(static_cast<uint32_t>(start));
+  for (const int32_t t : tokens) planned.add_tokens(static_cast<uint32_t>(t));
+  const int64_t context = start + static_cast<int64_t>(tokens.size());
+  const int64_t needed = (context + chain.limits().block_size - 1) / chain.limits().block_size;
+  for (int64_t b = 0; b < needed; ++b)
+    planned.add_blocks(static_cast<uint32_t>(chain.blocks() - 1 - (b * chain.limits().max_rows + static_cast<int64_t>(row))));
+  return planned;
+}
+
+inline void want_logits(proto::PlannedRow& row, int32_t logprobs) {
+  row.mutable_sampling()->set_temperature(0);
+  row.mutable_sampling()->set_top_p(1);
+  row.mutable_sampling()->set_logprobs(logprobs);
+}
+
+/// Greedy answers of `steps` tokens to all prompts at once; prefill in chunks of at most `chunk` tokens a sequence.
+inline std::vector<std::vector<Sampled>> generate(Chain& chain, const std::vector<std::vector<int32_t>>& prompts,
+                                                  size_t steps, size_t chunk) {
+  std::vector<std::vector<int32_t>> sequences = prompts;
+  std::vector<size_t> done(prompts.size());
+  std::vector<std::vector<Sampled>> answers(prompts.size());
+  proto::Plan plan;
+  do {
+    plan.Clear();
+    std::vector<size_t> sampled_rows;
+    for (size_t r = 0; r < prompts.size(); ++r) {
+      if (answers[r].size() == steps) continue;
+      const size_t count = std::min(chunk, sequences[r].size() - done[r]);
+      auto& row = add_row(plan, chain, r, static_cast<int64_t>(done[r]), std::span(sequences[r]).subspan(done[r], count));
+      done[r] += count;
+      if (done[r] < sequences[r].size()) continue;
+      want_logits(row, 3);
+      sampled_rows.push_back(r);
+    }
+    const std::vector<Sampled> sampled = chain.forward(plan);
+    EXPECT_EQ(sampled.size(), sampled_rows.size());
+    for (size_t i = 0; i < sampled.size(); ++i) {
+      answers[sampled_rows[i]].push_back(sampled[i]);
+      sequences[sampled_rows[i]].push_back(sampled[i].token);
+    }
+  } while (plan.rows_size() > 0);
+  return answers;
+}
+
+/// NAME.golden.json: greedy steps that another engine took in float32.
+struct GoldenCase {
+  struct Step {
+    int32_t token;
+    double margin;
+    double logprob;
+  };
+  std::vector<int32_t> prompt;
+  std::vector<Step> steps;
+};
+
+inline std::vector<GoldenCase> read_golden(const std::filesystem::path& model_dir) {
+  std::ifstream file(model_dir.string() + ".golden.json");
+  std::vector<GoldenCase> cases;
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  for (const auto& json : golden.at("cases")) {
+    GoldenCase& c = cases.emplace_back();
+    json.at("prompt").get_to(c.prompt);
+    for (const auto& s : json.at("steps")) c.steps.push_back({s.at("id"), s.at("margin"), s.at("logprob")});
+  }
+  return cases;
+}
+
+}  // namespace penstock::test
