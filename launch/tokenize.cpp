@@ -11,7 +11,8 @@ namespace penstock {
 namespace {
 
 int tokenize(const std::filesystem::path& tokenizer, const std::filesystem::path& chat_template) {
-  const TokenizeProtocol protocol(tokenizer, chat_template);
+  const TokenizeProtocol protocol(Tokenizer::load(tokenizer), nullptr);
+  (void)chat_template;
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);)
     if (!line.empty()) std::cout << protocol.answer(line) << '\n' << std::flush;

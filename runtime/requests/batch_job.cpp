@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "runtime/base/error.h"
 #include "runtime/base/rng.h"
 #include "runtime/requests/id_set.h"
 #include "runtime/requests/text/tokenizer.h"
