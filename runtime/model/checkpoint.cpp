@@ -51,7 +51,8 @@ class Checkpoint final : public WeightSource {
     else if (fs::exists(index, ignored))
       open_shards(index);
     else
-      throw UsageError(dir.string() + ": expected model.safetensors or model.safetensors.index.json, found neither");
+      throw UsageError(dir.string() +
+                       ": expected model.safetensors or model.safetensors.index.json, found neither");
     for (const SafetensorsFile& file : files_)
       for (const auto& [name, entry] : file.entries()) tensors_.emplace(name, Located{&file, &entry});
   }
@@ -68,7 +69,8 @@ class Checkpoint final : public WeightSource {
     const int64_t rows = expected[0];
     const int64_t columns = expected.rank() == 2 ? expected[1] : 1;
     const uint64_t row_bytes = static_cast<uint64_t>(columns) * bytes_of(*dtype);
-    const auto step = static_cast<int64_t>(std::max<uint64_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes)));
+    const auto step =
+        static_cast<int64_t>(std::max<uint64_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes)));
     const uint64_t end = found.entry->offset + found.entry->bytes;
     for (int64_t first = 0; first < rows; first += step) {
       const int64_t count = std::min(step, rows - first);
@@ -100,20 +102,22 @@ class Checkpoint final : public WeightSource {
     for (const auto& [name, file] : map->items()) {
       // A file name only: an index may not lead out of its folder.
       if (!file.is_string() || fs::path(file.get<std::string>()).filename() != file.get<std::string>())
-        throw UsageError(index.string() + ": " + name + ": expected the name of a file beside the index, found " +
-                         file.dump());
+        throw UsageError(index.string() + ": " + name +
+                         ": expected the name of a file beside the index, found " + file.dump());
       names_of[file.get<std::string>()].push_back(name);
     }
     std::string missing;
     std::error_code ignored;
     for (const auto& [file, names] : names_of)
       if (!fs::exists(dir_ / file, ignored)) missing += (missing.empty() ? "" : ", ") + file;
-    if (!missing.empty()) throw UsageError(dir_.string() + ": shards named in the index are missing: " + missing);
+    if (!missing.empty())
+      throw UsageError(dir_.string() + ": shards named in the index are missing: " + missing);
     for (const auto& [file, names] : names_of) {
       files_.emplace_back(dir_ / file);
       for (const std::string& name : names)
         if (!files_.back().entries().contains(name))
-          throw UsageError((dir_ / file).string() + ": expected tensor " + name + " (so the index says), found none");
+          throw UsageError((dir_ / file).string() + ": expected tensor " + name +
+                           " (so the index says), found none");
     }
   }
 
@@ -121,7 +125,8 @@ class Checkpoint final : public WeightSource {
   Located locate(const std::string& name) const {
     auto it = tensors_.find(name);
     if (it == tensors_.end() && name.starts_with("model.")) it = tensors_.find(name.substr(6));
-    if (it == tensors_.end()) throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
+    if (it == tensors_.end())
+      throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
     return it->second;
   }
 

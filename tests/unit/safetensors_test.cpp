@@ -101,7 +101,8 @@ TEST(Checkpoint, TheDecoderMayStandWithoutItsPrefix) {
 
 TEST(Checkpoint, AWrongTensorIsNamedWithBothShapes) {
   const TempDir dir;
-  dir.write("model.safetensors", safetensors_bytes({kSmall, {"i", "I64", {1}, raw(std::vector<int64_t>{1})}}));
+  dir.write("model.safetensors",
+            safetensors_bytes({kSmall, {"i", "I64", {1}, raw(std::vector<int64_t>{1})}}));
   const auto source = open_checkpoint(dir.path());
   const auto error = [&](const std::string& name, const Shape& shape) {
     return usage_error([&] { source->read(name, shape, [](int64_t, const TensorView&) {}); });
@@ -121,16 +122,23 @@ TEST(Checkpoint, ATruncatedFileIsNamedWithExpectedAndFoundBytes) {
 }
 
 TEST(Checkpoint, AHeaderIsNotBelieved) {
-  const auto entry = [](const std::string& fields) { return safetensors_bytes("{\"t\":{" + fields + "}}", "12345678"); };
-  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])")), "expected 12 bytes");
+  const auto entry = [](const std::string& fields) {
+    return safetensors_bytes("{\"t\":{" + fields + "}}", "12345678");
+  };
+  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[3],"data_offsets":[0,8])")),
+                  "expected 12 bytes");
   EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[2],"data_offsets":[8,0])")), "in order");
   EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])")), "whole numbers");
-  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[4294967296,4294967296,4294967297],"data_offsets":[0,8])")),
-                  "2^64 or more");
-  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8,9])")), "two data_offsets");
+  EXPECT_CONTAINS(
+      open_error(entry(R"("dtype":"F32","shape":[4294967296,4294967296,4294967297],"data_offsets":[0,8])")),
+      "2^64 or more");
+  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[2],"data_offsets":[0,8,9])")),
+                  "two data_offsets");
   EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","data_offsets":[0,8])")), "shape");
-  EXPECT_CONTAINS(open_error(entry(R"("dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615])")),
-                  "truncated");
+  EXPECT_CONTAINS(
+      open_error(
+          entry(R"("dtype":"F32","shape":[2],"data_offsets":[18446744073709551608,18446744073709551615])")),
+      "truncated");
   EXPECT_CONTAINS(open_error(safetensors_bytes("[1,2]", "")), "a JSON object");
   EXPECT_CONTAINS(open_error(safetensors_bytes("{\"t\":", "")), "expected JSON");
   EXPECT_CONTAINS(open_error(raw(std::vector<uint64_t>{~0ULL, 0})), "is this a safetensors file?");
