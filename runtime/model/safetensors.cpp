@@ -130,9 +130,4 @@ void SafetensorsFile::read(uint64_t offset, void* to, uint64_t bytes) const {
   }
 }
 
-void SafetensorsFile::read_ahead(uint64_t offset, uint64_t bytes) const {
-  // Advice only: a file system that cannot follow it is not an error.
-  (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
-}
-
 }  // namespace penstock

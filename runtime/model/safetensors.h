@@ -33,10 +33,9 @@ class SafetensorsFile {
   const std::filesystem::path& path() const { return path_; }
   const std::unordered_map<std::string, Entry>& entries() const { return entries_; }
 
-  /// Reads exactly `bytes` at `offset` of the file.
+  /// Reads exactly `bytes` at `offset` of the file. Thread-safe. Throws Error when the file has become
+  /// shorter.
   void read(uint64_t offset, void* to, uint64_t bytes) const;
-  /// Asks the kernel to start reading a range that will be wanted soon.
-  void read_ahead(uint64_t offset, uint64_t bytes) const;
 
  private:
   void parse_header(uint64_t file_bytes);
