@@ -1,4 +1,5 @@
-// Makes one rank's share of a model: any run of layers, with or without the embedding before and the head behind.
+// Makes one rank's share of a model: any run of layers, with or without the embedding before and the head
+// behind.
 #pragma once
 
 #include <cstdint>
@@ -23,12 +24,13 @@ struct StageSpec {
   int64_t max_rows = 0;    // most sequences in one
 };
 
-/// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates no device
-/// memory. `device` and `ops` must outlive the stage; `config` and `source` are needed during the call only. Throws UsageError for
-/// a weight that is missing or misshapen, and from Stage::forward Error for a plan that does not fit the spec.
+/// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates
+/// no device memory. `device` and `ops` must outlive the stage; `config` and `source` are needed during the
+/// call only. Throws UsageError for a weight that is missing or misshapen, and from Stage::forward Error for
+/// a plan that does not fit the spec.
 ///
-/// With tied embeddings the table is read for the embedding and again for the head: the two are kept in different
-/// layouts, also where one stage has both.
+/// With tied embeddings the table is read for the embedding and again for the head: the two are kept in
+/// different layouts, also where one stage has both.
 std::unique_ptr<Stage> build_stage(const ModelConfig& config, WeightSource& source, const StageSpec& spec,
                                    Device& device, Ops& ops);
 

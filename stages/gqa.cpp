@@ -8,7 +8,8 @@ namespace {
 
 class Gqa final : public Attention {
  public:
-  Gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix, const Tensor& cos_sin_P2r)
+  Gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix,
+      const Tensor& cos_sin_P2r)
       : device_(context.device),
         ops_(context.ops),
         config_(config),
@@ -31,7 +32,8 @@ class Gqa final : public Attention {
       q_norm_d_ = load_vector(context, {{prefix + "q_norm.weight", config.head_dim}});
       k_norm_d_ = load_vector(context, {{prefix + "k_norm.weight", config.head_dim}});
     }
-    rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_, context.config.rms_norm_eps};
+    rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_,
+               context.config.rms_norm_eps};
     cache_ = {nullptr, dtype_, 0, config.kv_heads, config.head_dim, context.spec.block_size};
   }
 
@@ -90,8 +92,8 @@ class Gqa final : public Attention {
 
 }  // namespace
 
-std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix,
-                                    const Tensor& cos_sin_P2r) {
+std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config,
+                                    const std::string& prefix, const Tensor& cos_sin_P2r) {
   return std::make_unique<Gqa>(context, config, prefix, cos_sin_P2r);
 }
 
