@@ -78,9 +78,9 @@ std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const 
 
 }  // namespace
 
-int fair_threads(World& world) {
+int usable_cores() {
   const cpu_set_t set = allowed_cores();
-  return std::max(1, CPU_COUNT(&set) / ranks_on_these_cores(world));
+  return std::max(1, CPU_COUNT(&set));
 }
 
 uint64_t peak_resident_bytes() {
@@ -92,10 +92,9 @@ uint64_t peak_resident_bytes() {
 ReadyRank make_ready(World& world, const JobOptions& options) {
   ReadyRank ready;
   const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
-  const cpu_set_t cores = allowed_cores();
   const int sharers = ranks_on_these_cores(world);
-  const int threads = options.threads > 0 ? options.threads : std::max(1, CPU_COUNT(&cores) / sharers);
-  const bool oversubscribed = options.device == "cpu" && threads * sharers > CPU_COUNT(&cores);
+  const int threads = options.threads > 0 ? options.threads : std::max(1, usable_cores() / sharers);
+  const bool oversubscribed = options.device == "cpu" && threads * sharers > usable_cores();
 
   agree(world, [&]() -> std::string {
     if (stages != world.size())
