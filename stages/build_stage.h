@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kernels/ops.h"
 #include "runtime/model/config.h"
@@ -17,11 +18,12 @@ struct StageSpec {
   int64_t layer_count = 0;
   bool embedding = false;
   bool head = false;
-  DType dtype = DType::f32;  // of weights, matrix product inputs and KV cache: f32 or bf16
+  DType dtype = DType::f32;  // of weights and matrix product inputs: f32 or bf16
   int64_t max_model_len = 0;
   int64_t block_size = 16;
-  int64_t max_tokens = 0;  // largest micro-batch
-  int64_t max_rows = 0;    // most sequences in one
+  int64_t max_tokens = 0;         // largest micro-batch
+  int64_t max_rows = 0;           // most sequences in one
+  std::optional<DType> kv_dtype;  // of the KV cache; as `dtype` if not given
 };
 
 /// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates

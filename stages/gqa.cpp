@@ -34,7 +34,12 @@ class Gqa final : public Attention {
     }
     rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_,
                context.config.rms_norm_eps};
-    cache_ = {nullptr, dtype_, 0, config.kv_heads, config.head_dim, context.spec.block_size};
+    cache_ = {nullptr,
+              context.spec.kv_dtype.value_or(dtype_),
+              0,
+              config.kv_heads,
+              config.head_dim,
+              context.spec.block_size};
   }
 
   size_t weight_bytes() const override {
@@ -45,7 +50,8 @@ class Gqa final : public Attention {
   }
 
   size_t kv_bytes_per_block() const override {
-    return static_cast<size_t>(2 * cache_.kv_heads * cache_.head_dim * cache_.block_size) * bytes_of(dtype_);
+    return static_cast<size_t>(2 * cache_.kv_heads * cache_.head_dim * cache_.block_size) *
+           bytes_of(cache_.dtype);
   }
 
   size_t scratch_bytes(int64_t tokens) const override {
