@@ -1,5 +1,7 @@
 #include "kernels/cpu/matmul.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "kernels/cpu/contract.h"
