@@ -83,7 +83,7 @@ TEST_P(RowOps, RopeNormalisesAndRotatesLikeTheReference) {
         const Tensor norm = values_.random(DType::f32, {d});
         const TensorView weight = norms ? norm.view : TensorView{};
         const RotaryView rotary{angles, rotary_dim, weight, weight, 1e-6F};
-        const auto run = [&](Ops& ops) {
+        const auto run = [&, d = d](Ops& ops) {
           const Tensor cache = values_.poisoned(dtype, {2, 2 * g * d * 16});
           const Tensor q = values_.poisoned(dtype, {tokens, h, d});
           const Tensor out = values_.poisoned(DType::f32, {tokens, h, d});
