@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#include "runtime/model/json_file.h"
+#include "runtime/base/json_file.h"
 
 namespace penstock {
 namespace {
