@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/base/error.h"
 #include "runtime/base/json_file.h"
 
 namespace penstock {
