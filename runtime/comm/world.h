@@ -74,7 +74,7 @@ class World {
   virtual std::unique_ptr<Receiver> receiver(int from) = 0;
 
   /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline and
-  /// names who is missing. Texts are at most 64 MiB.
+  /// names who is missing. A text has at most 32 MiB / size() bytes.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
 
   /// When a rank of this host has died, ends the job in its name and returns true. For the handler of SIGTERM: mpirun
