@@ -83,12 +83,12 @@ class World {
 
   /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are
   /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns when
-  /// the others have been told, or could not be within two seconds. Any thread. Under MPI every process of the world
+  /// the others have been told, or could not be within some three seconds. Any thread. Under MPI every process of the world
   /// ends by itself within two seconds more, even if its threads never wait.
   virtual void abort(const std::string& reason, ExitStatus status = ExitStatus::runtime_failure) noexcept = 0;
 
-  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world, never after
-  /// a failure. A world destroyed without it counts as failed.
+  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world,
+  /// never after a failure. A world destroyed without it counts as failed.
   virtual void finish() = 0;
 };
 
