@@ -12,6 +12,7 @@ namespace {
 // a 48 KiB L1 cache. Decides no bits.
 constexpr int64_t kBlockSteps = 128;
 constexpr int64_t kRowsAtOnce = 512;       // input rows multiplied in one pass over the weight
+constexpr int64_t kPackedAtOnce = 8;       // blocks of a tile; less is not worth waking a thread
 constexpr int64_t kStreamDistance = 4096;  // bytes ahead when a weight is only streamed through
 
 uint16_t to_bf16(const TensorView& t, int64_t i) {
@@ -86,29 +87,31 @@ void Multiplier::multiply_rows(const Rows& rows) {
   // Panels are what threads share; with few panels the rows of one are shared as well.
   const int64_t panels = rows.w.panels();
   const int64_t parts = std::clamp<int64_t>(4 * team_.size() / panels, 1, rows.tiles);
-  team_.share(panels * parts, team_.chunk_for(panels * parts, 8),
-              [&](int thread, int64_t begin, int64_t end) {
-                for (int64_t unit = begin; unit < end; ++unit)
-                  multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
-                                 tile_start(rows.tiles, parts, unit % parts + 1),
-                                 sums_[static_cast<size_t>(thread)].data());
-              });
+  team_.share(panels * parts, 1, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit)
+      multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
+                     tile_start(rows.tiles, parts, unit % parts + 1),
+                     sums_[static_cast<size_t>(thread)].data());
+  });
 }
 
 void Multiplier::pack(const Rows& rows) {
   const int64_t steps = rows.w.steps();
   const int64_t k = rows.w.k();
   const bool pairs = rows.w.dtype() == DType::bf16;
-  team_.share(rows.tiles, 1, [&](int, int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = rows.start(tile);
-      const int64_t m = rows.start(tile + 1) - first;
+  const int64_t whole = pairs ? k / 2 : k;  // steps before a last one that is half of a pair
+  const int64_t blocks = tiles_for(steps, kBlockSteps);
+  team_.share(rows.tiles * blocks, kPackedAtOnce, [&](int, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t first = rows.start(unit / blocks);
+      const int64_t m = rows.start(unit / blocks + 1) - first;
+      const int64_t s0 = unit % blocks * kBlockSteps;
+      const int64_t s1 = std::min(s0 + kBlockSteps, steps);
       for (int64_t row = 0; row < m; ++row) {
         const auto* from = rows.x_TK.as<const char>() + (rows.first + first + row) * k * (pairs ? 2 : 4);
         uint32_t* to = packed_.data() + first * steps + row;
-        const int64_t whole = pairs ? k / 2 : k;
-        for (int64_t s = 0; s < whole; ++s) std::memcpy(to + s * m, from + s * 4, 4);
-        if (whole < steps) {
+        for (int64_t s = s0; s < std::min(s1, whole); ++s) std::memcpy(to + s * m, from + s * 4, 4);
+        if (s1 > whole) {
           uint16_t last;
           std::memcpy(&last, from + whole * 4, 2);
           to[whole * m] = last;
