@@ -107,7 +107,7 @@ void Attention::operator()(const TensorView& out_THd, const TensorView& q_THd, c
   const size_t copied = call.layout.tiled ? 0 : 2 * kGroups * call.layout.tile_bytes() / sizeof(uint32_t);
   for (Scratch& s : scratch_) s.fit(rows, static_cast<size_t>(d), static_cast<size_t>(call.padded), copied);
   const auto units = static_cast<int64_t>(units_.size());
-  team_.share(units, team_.chunk_for(units, 16), [&](int thread, int64_t begin, int64_t end) {
+  team_.share(units, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       const auto at = static_cast<size_t>(u);
       attend_unit(call, units_[at], units_[u + 1 < units ? at + 1 : at],

@@ -78,35 +78,32 @@ void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vec
   const CacheWriter writer(kernels, cache, batch);
   for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(2 * d)));
 
-  team.share(batch.tokens, team.chunk_for(batch.tokens, 2),
-             [&, h = h, g = g, d = d](int thread, int64_t begin, int64_t end) {
-               float* head_d = scratch[static_cast<size_t>(thread)].data();
-               auto* narrow_d = reinterpret_cast<uint16_t*>(head_d + d);
-               for (int64_t t = begin; t < end; ++t)
-                 for (int64_t j = 0; j < all; ++j) {
-                   const int64_t from = (t * all + j) * d;
-                   if (qkv_TN.dtype == DType::bf16)
-                     kernels.widen(head_d, qkv_TN.as<const uint16_t>() + from, d);
-                   else
-                     std::memcpy(head_d, qkv_TN.as<const float>() + from,
-                                 static_cast<size_t>(d) * sizeof(float));
-                   if (j < h + g) {
-                     const TensorView& norm = j < h ? rotary.q_norm_d : rotary.k_norm_d;
-                     if (norm.data != nullptr)
-                       kernels.rms_norm_f32(head_d, head_d, norm.as<const float>(), d, rotary.norm_eps);
-                     const float* angles =
-                         rotary.cos_sin_P2r.as<const float>() + batch.positions_T[t] * rotary.rotary_dim;
-                     kernels.rotate(head_d, angles, rotary.rotary_dim / 2);
-                   }
-                   if (j >= h)
-                     writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d);
-                   else if (q_THd.dtype == DType::bf16)
-                     kernels.narrow(q_THd.as<uint16_t>() + (t * h + j) * d, head_d, d);
-                   else
-                     std::memcpy(q_THd.as<float>() + (t * h + j) * d, head_d,
-                                 static_cast<size_t>(d) * sizeof(float));
-                 }
-             });
+  team.share(batch.tokens, 1, [&, h = h, g = g, d = d](int thread, int64_t begin, int64_t end) {
+    float* head_d = scratch[static_cast<size_t>(thread)].data();
+    auto* narrow_d = reinterpret_cast<uint16_t*>(head_d + d);
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t j = 0; j < all; ++j) {
+        const int64_t from = (t * all + j) * d;
+        if (qkv_TN.dtype == DType::bf16)
+          kernels.widen(head_d, qkv_TN.as<const uint16_t>() + from, d);
+        else
+          std::memcpy(head_d, qkv_TN.as<const float>() + from, static_cast<size_t>(d) * sizeof(float));
+        if (j < h + g) {
+          const TensorView& norm = j < h ? rotary.q_norm_d : rotary.k_norm_d;
+          if (norm.data != nullptr)
+            kernels.rms_norm_f32(head_d, head_d, norm.as<const float>(), d, rotary.norm_eps);
+          const float* angles =
+              rotary.cos_sin_P2r.as<const float>() + batch.positions_T[t] * rotary.rotary_dim;
+          kernels.rotate(head_d, angles, rotary.rotary_dim / 2);
+        }
+        if (j >= h)
+          writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d);
+        else if (q_THd.dtype == DType::bf16)
+          kernels.narrow(q_THd.as<uint16_t>() + (t * h + j) * d, head_d, d);
+        else
+          std::memcpy(q_THd.as<float>() + (t * h + j) * d, head_d, static_cast<size_t>(d) * sizeof(float));
+      }
+  });
 }
 
 }  // namespace penstock::cpu
