@@ -60,10 +60,9 @@ void copy_tile(const KvLayout& layout, const BatchView& batch, int64_t row, int6
         layout.part(block, kv_head, value) + static_cast<size_t>(p % layout.cache.block_size * d) * bytes;
     const int64_t i = p - first;
     for (int64_t j = 0; j < d; ++j) {
-      const int64_t word = value ? i / per_word * d + j : j / per_word * kTilePositions + i;
-      const int64_t half = value ? i % per_word : j % per_word;
-      std::memcpy(to + static_cast<size_t>(word * per_word + half) * bytes,
-                  from + static_cast<size_t>(j) * bytes, bytes);
+      const int64_t element =
+          value ? (i / per_word * d + j) * per_word + i % per_word : j * kTilePositions + i;
+      std::memcpy(to + static_cast<size_t>(element) * bytes, from + static_cast<size_t>(j) * bytes, bytes);
     }
   }
 }
@@ -139,25 +138,20 @@ void Attention::attend_unit(const Call& call, const Unit& unit, const Unit& next
     return (token * call.heads + unit.kv_head * call.group + row % call.group) * call.dim;
   };
 
-  // Queries into tiles, in the cache's dtype.
-  const int64_t steps = call.dim / layout.per_word();
+  // Queries into tiles, as floats.
   const int64_t tiles = tiles_for(rows, kQueryRows);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = tile_start(rows, tiles, t);
     const int64_t m = tile_start(rows, tiles, t + 1) - first;
     for (int64_t row = 0; row < m; ++row) {
       const int64_t at = query_at(static_cast<int>(first + row));
-      const char* words = call.q_THd.as<const char>() + static_cast<size_t>(at) * bytes_of(call.q_THd.dtype);
-      if (call.q_THd.dtype != layout.cache.dtype) {
-        words = reinterpret_cast<const char*>(scratch.row.data());
-        if (layout.pairs)
-          kernels_.narrow(reinterpret_cast<uint16_t*>(scratch.row.data()), call.q_THd.as<const float>() + at,
-                          call.dim);
-        else
-          kernels_.widen(scratch.row.data(), call.q_THd.as<const uint16_t>() + at, call.dim);
-      }
-      uint32_t* to = scratch.q.data() + first * steps + row;
-      for (int64_t s = 0; s < steps; ++s) std::memcpy(to + s * m, words + s * 4, 4);
+      const float* q_d = scratch.row.data();
+      if (call.q_THd.dtype == DType::bf16)
+        kernels_.widen(scratch.row.data(), call.q_THd.as<const uint16_t>() + at, call.dim);
+      else
+        q_d = call.q_THd.as<const float>() + at;
+      float* to = scratch.q.data() + first * call.dim + row;
+      for (int64_t i = 0; i < call.dim; ++i) to[i * m] = q_d[i];
     }
   }
 

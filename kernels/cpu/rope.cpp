@@ -20,7 +20,7 @@ class CacheWriter {
     char* part = layout_.part(block, kv_head, value);
     const int64_t in_block = position % size;
     if (!layout_.tiled) {
-      store_plain(part + static_cast<size_t>(in_block * d_) * layout_.element_bytes(), head_d);
+      store_plain(part + static_cast<size_t>(in_block * d_) * layout_.element_bytes(), value, head_d);
       return;
     }
     char* tile = part + static_cast<size_t>(in_block / kTilePositions) * layout_.tile_bytes();
@@ -32,21 +32,22 @@ class CacheWriter {
   }
 
  private:
-  void store_plain(char* to, const float* head_d) const {
+  void store_plain(char* to, bool value, const float* head_d) const {
     if (layout_.pairs)
-      kernels_.narrow(reinterpret_cast<uint16_t*>(to), head_d, d_);
+      (value ? kernels_.narrow : kernels_.to_half)(reinterpret_cast<uint16_t*>(to), head_d, d_);
     else
       std::memcpy(to, head_d, static_cast<size_t>(d_) * sizeof(float));
   }
 
   void store_key(char* tile, int64_t i, const float* head_d, uint16_t* narrow_d) const {
-    const void* words = head_d;
     if (layout_.pairs) {
-      kernels_.narrow(narrow_d, head_d, d_);
-      words = narrow_d;
+      kernels_.to_half(narrow_d, head_d, d_);
+      auto* to = reinterpret_cast<uint16_t*>(tile) + i;
+      for (int64_t j = 0; j < d_; ++j) to[j * kTilePositions] = narrow_d[j];
+    } else {
+      auto* to = reinterpret_cast<float*>(tile) + i;
+      for (int64_t j = 0; j < d_; ++j) to[j * kTilePositions] = head_d[j];
     }
-    for (int64_t s = 0; s < d_ / layout_.per_word(); ++s)
-      std::memcpy(tile + (s * kTilePositions + i) * 4, static_cast<const char*>(words) + s * 4, 4);
   }
 
   /// The last position of a row also clears its unwritten partner: attention multiplies pairs, and 0 times
