@@ -76,9 +76,11 @@ void find_tiles(const KvLayout& layout, const BatchView& batch, int64_t row, int
       k[g] = k[0];
       v[g] = v[0];
     } else if (layout.tiled) {
-      const int64_t size = layout.cache.block_size;
-      const int64_t block = batch.block_table_RB[row * batch.table_stride + first / size];
-      const size_t tile = static_cast<size_t>(first % size / kTilePositions) * layout.tile_bytes();
+      // In 32 bits, because divisions of 64 are several times slower and there are eight of them an extent.
+      const auto size = static_cast<uint32_t>(layout.cache.block_size);
+      const auto position = static_cast<uint32_t>(first);
+      const int64_t block = batch.block_table_RB[row * batch.table_stride + position / size];
+      const size_t tile = position % size / static_cast<uint32_t>(kTilePositions) * layout.tile_bytes();
       k[g] = layout.part(block, kv_head, false) + tile;
       v[g] = layout.part(block, kv_head, true) + tile;
     } else {
@@ -174,22 +176,25 @@ void Attention::attend_unit(const Call& call, const Unit& unit, const Unit& next
   const int64_t extents = tiles_for(end, kExtent);
   auto* copies = reinterpret_cast<char*>(scratch.tiles.data());
   Extent extent{};
-  find_tiles(layout, call.batch, unit.row, unit.kv_head, 0, end, copies, extent.next_k, extent.next_v);
+  const void* next_v[kGroups];
+  find_tiles(layout, call.batch, unit.row, unit.kv_head, 0, end, copies, extent.next_k, next_v);
   for (int64_t e = 0; e < extents; ++e) {
     std::copy_n(extent.next_k, kGroups, extent.k);
-    std::copy_n(extent.next_v, kGroups, extent.v);
+    std::copy_n(next_v, kGroups, extent.v);
     // Copied tiles have no next ones to fetch: they are copied when their turn comes.
     if (layout.tiled) {
       const bool last = e + 1 == extents;
       const Unit& then = last ? next : unit;
       find_tiles(layout, call.batch, then.row, then.kv_head, last ? 0 : e + 1,
-                 last ? call.visible_to(next) : end, copies, extent.next_k, extent.next_v);
+                 last ? call.visible_to(next) : end, copies, extent.next_k, next_v);
     } else if (e > 0) {
       find_tiles(layout, call.batch, unit.row, unit.kv_head, e, end, copies, extent.k, extent.v);
     }
-    for (int row = 0; row < rows; ++row) {
-      const int64_t seen = call.batch.positions_T[unit.first_token + row / call.group] + 1 - e * kExtent;
-      scratch.visible[static_cast<size_t>(row)] = static_cast<int32_t>(std::clamp<int64_t>(seen, 0, kExtent));
+    auto visible = scratch.visible.begin();
+    for (int64_t token = unit.first_token; token < unit.first_token + unit.tokens;
+         ++token, visible += call.group) {
+      const int64_t seen = call.batch.positions_T[token] + 1 - e * kExtent;
+      std::fill_n(visible, call.group, static_cast<int32_t>(std::clamp<int64_t>(seen, 0, kExtent)));
     }
     (layout.pairs ? kernels_.attend_pairs : kernels_.attend_floats)(extent, queries);
   }

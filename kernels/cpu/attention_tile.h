@@ -14,7 +14,7 @@
 namespace penstock::cpu {
 
 template <class V, class Step, int M>
-void score_tile(const float* q, const Extent& e, const void* const* next_k, int64_t dim, float* scores) {
+void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int64_t dim, float* scores) {
   using F = typename V::F;
   using Key = typename Step::Key;
   constexpr int kLines = kGroups * kGroup * static_cast<int>(sizeof(Key)) / 64;  // of the next tile, each step
@@ -24,11 +24,12 @@ void score_tile(const float* q, const Extent& e, const void* const* next_k, int6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) sums[m][g] = V::zero();
-  // Meanwhile the next extent's tiles come in, one after the other: runs of 4 KiB are read from memory half as
-  // fast again as lines here and there.
+  // Meanwhile this extent's V comes in, tile after tile: runs of 4 KiB are read from memory half as fast again as
+  // lines here and there. The next K comes in while V is multiplied. No further ahead: all tiles start at the
+  // same sets of the L1 cache, and three times four of them are all it holds.
   int64_t i = 0;
   for (int next = 0; next < kGroups; ++next) {
-    const auto* ahead = static_cast<const char*>(next_k[next]);
+    const auto* ahead = static_cast<const char*>(ahead_g[next]);
     for (const int64_t end = dim * (next + 1) / kGroups; i < end; ++i) {
       const F k0 = Step::key(at(e.k[0], i));
       const F k1 = Step::key(at(e.k[1], i));
@@ -86,7 +87,7 @@ void softmax_row(const Queries& queries, int row) {
 }
 
 template <class V, class Step, int M, int kColumns>
-void value_tile(const Queries& queries, const Extent& e, const void* const* next_v, int row, int64_t column,
+void value_tile(const Queries& queries, const Extent& e, const void* const* ahead_g, int row, int64_t column,
                 int last_lanes, int positions) {
   using F = typename V::F;
   F sums[M][kColumns];
@@ -98,9 +99,14 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
                           V::set(queries.factors[row + m]));
   const auto* weights = reinterpret_cast<const uint32_t*>(queries.scores + row * kExtent);
   const int64_t row_bytes = queries.dim * 4;
-  for (int first = 0, g = 0; first < positions; first += kGroup, ++g) {
+  constexpr int kRowsOfTile = kGroup / Step::kPositions;
+  const auto ahead_of = [&](int g) {
+    return static_cast<const char*>(ahead_g[g]) + column * kRowsOfTile * 4;
+  };
+  int g = 0;
+  for (int first = 0; first < positions; first += kGroup, ++g) {
     const char* v = static_cast<const char*>(e.v[g]) + column * 4;
-    const char* ahead = static_cast<const char*>(next_v[g]) + column * (kGroup / Step::kPositions) * 4;
+    const char* ahead = ahead_of(g);
     const int here = positions - first < kGroup ? positions - first : kGroup;
     for (int i = 0; i < here; i += Step::kPositions) {
       typename V::W v_c[kColumns];
@@ -119,6 +125,8 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
       ahead += kColumns * 64;
     }
   }
+  for (; g < kGroups; ++g)
+    for (int line = 0; line < kRowsOfTile * kColumns; ++line) V::prefetch(ahead_of(g) + line * 64);
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -146,32 +154,32 @@ struct FloatAttention : Step {
 };
 
 template <class V, class Step, int M>
-void value_columns(const Queries& queries, const Extent& e, const void* const* next_v, int row,
+void value_columns(const Queries& queries, const Extent& e, const void* const* ahead_g, int row,
                    int positions) {
   for (int64_t column = 0; column < queries.dim; column += 64) {
     const int64_t left = queries.dim - column;
     const int lanes = left % 16 == 0 ? 16 : static_cast<int>(left % 16);
     if (left > 48)
-      value_tile<V, Step, M, 4>(queries, e, next_v, row, column, left >= 64 ? 16 : lanes, positions);
+      value_tile<V, Step, M, 4>(queries, e, ahead_g, row, column, left >= 64 ? 16 : lanes, positions);
     else if (left > 32)
-      value_tile<V, Step, M, 3>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 3>(queries, e, ahead_g, row, column, lanes, positions);
     else if (left > 16)
-      value_tile<V, Step, M, 2>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 2>(queries, e, ahead_g, row, column, lanes, positions);
     else
-      value_tile<V, Step, M, 1>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 1>(queries, e, ahead_g, row, column, lanes, positions);
   }
 }
 
 template <class V, class Step, int M>
 void attend_tile(const Extent& e, const Queries& queries, int row, bool prefetch) {
-  score_tile<V, Step, M>(queries.q + row * queries.dim, e, prefetch ? e.next_k : e.k, queries.dim,
+  score_tile<V, Step, M>(queries.q + row * queries.dim, e, prefetch ? e.v : e.k, queries.dim,
                          queries.scores + row * kExtent);
   int positions = 0;
   for (int m = row; m < row + M; ++m) {
     softmax_row<V, Step>(queries, m);
     if (queries.visible[m] > positions) positions = queries.visible[m];
   }
-  value_columns<V, Step, M>(queries, e, prefetch ? e.next_v : e.v, row, positions);
+  value_columns<V, Step, M>(queries, e, prefetch ? e.next_k : e.v, row, positions);
 }
 
 template <class V, class Step>

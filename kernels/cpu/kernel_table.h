@@ -30,13 +30,12 @@ struct TileTable {
   MultiplyTile rows[kTileRows];
 };
 
-/// One extent of the KV of one KV head, and where the next one lies. A K tile is [d][16 positions] of float16 or
+/// One extent of the KV of one KV head, and where the next one begins. A K tile is [d][16 positions] of float16 or
 /// float, a V tile [16 positions' words][d] words; a word is a pair of bf16 (two positions) or a float.
 struct Extent {
   const void* k[kGroups];
   const void* v[kGroups];
-  const void* next_k[kGroups];
-  const void* next_v[kGroups];
+  const void* next_k[kGroups];  // to be fetched meanwhile
 };
 
 /// The query rows that share that head, and what they have gathered so far. Owned by one thread at a time.

@@ -8,11 +8,12 @@
 namespace penstock::cpu {
 namespace {
 
-// 128 steps of a panel are 16 KiB: a block of the weight, the next one on its way and a tile's input fit into
-// a 48 KiB L1 cache. Decides no bits.
-constexpr int64_t kBlockSteps = 128;
-constexpr int64_t kRowsAtOnce = 256;       // input rows multiplied in one pass over the weight
-constexpr int64_t kRowsAhead = 12;          // rows of y fetched before they are written
+// 512 steps of a panel are 64 KiB: a block of the weight stays in the L2 cache for all tiles of rows, and
+// laying the sums aside between blocks costs a hundredth of the block's multiplications. Decides no bits.
+constexpr int64_t kBlockSteps = 512;
+constexpr int64_t kRowsAtOnce =
+    256;  // input rows multiplied in one pass over the weight: more do not stay in the L2 cache
+constexpr int64_t kRowsAhead = 12;         // rows of y fetched before they are written
 constexpr int64_t kPackedAtOnce = 8;       // blocks of a tile; less is not worth waking a thread
 constexpr int64_t kStreamDistance = 4096;  // bytes ahead when a weight is only streamed through
 
@@ -65,9 +66,9 @@ struct Multiplier::Rows {
   int64_t tiles;
 
   int64_t start(int64_t tile) const { return tile_start(count, tiles, tile); }
-  /// Where the tile that starts at row `first` stands, for steps [s0, s1) of one block: the tiles of a block follow
-  /// each other, so that going through them is reading one stream.
-  int64_t packed_at(int64_t first, int64_t s0, int64_t s1) const { return s0 * count + first * (s1 - s0); }
+  /// Where the tile that starts at `row` stands, for steps [s0, s1) of one block: the tiles of a block
+  /// follow each other, so that going through them is reading one stream.
+  int64_t packed_at(int64_t row, int64_t s0, int64_t s1) const { return s0 * count + row * (s1 - s0); }
 };
 
 Multiplier::Multiplier(const KernelTable& kernels, Team& team)
