@@ -288,7 +288,8 @@ ExpressionPtr ExpressionParser::target(const char* end, bool with_members) {
         if (e->name == taken) fail_at(e->line, "'" + e->name + "' cannot be assigned to.");
       }
       if (with_members && tokens_.take_op(".")) {
-        ExpressionPtr member = with(Kind::member, e->line, std::move(e));
+        const int member_line = e->line;
+        ExpressionPtr member = with(Kind::member, member_line, std::move(e));
         member->name = tokens_.expect_any_name();
         e = std::move(member);
       }
