@@ -34,8 +34,7 @@ int64_t Bound::integer(size_t i, int64_t otherwise) const {
   return values_[i]->integer();
 }
 
-const std::string& Bound::text(size_t i, const std::string& otherwise) const {
-  if (!has(i)) return otherwise;
+const std::string& Bound::text(size_t i) const {
   if (!values_[i]->is_text()) wrong(i, "a string");
   return values_[i]->text();
 }

@@ -23,7 +23,8 @@ class Bound {
 
   /// Each fails when the argument is given and of another type.
   int64_t integer(size_t i, int64_t otherwise) const;
-  const std::string& text(size_t i, const std::string& otherwise) const;
+  const std::string& text(size_t i) const;  // of one that was required
+  std::string text(size_t i, const std::string& otherwise) const { return has(i) ? text(i) : otherwise; }
   bool truth(size_t i, bool otherwise) const { return has(i) ? values_[i]->truth() : otherwise; }
   /// Also absent when it is None.
   const Value* unless_none(size_t i) const { return has(i) && !values_[i]->is_none() ? values_[i] : nullptr; }

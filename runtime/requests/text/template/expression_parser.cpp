@@ -1,4 +1,5 @@
 #include <charconv>
+#include <cstdlib>
 
 #include "runtime/requests/text/template/parser.h"
 
@@ -170,9 +171,7 @@ ExpressionPtr ExpressionParser::number() {
   const char* begin = token.text.data();
   const char* end = begin + token.text.size();
   if (token.kind == Token::Kind::real) {
-    double value = 0;
-    std::from_chars(begin, end, value);
-    e->value = Value(value);
+    e->value = Value(std::strtod(token.text.c_str(), nullptr));  // too large is infinity, as in Python
     return e;
   }
   int base = 10;
@@ -288,7 +287,8 @@ ExpressionPtr ExpressionParser::target(const char* end, bool with_members) {
         if (e->name == taken) fail_at(e->line, "'" + e->name + "' cannot be assigned to.");
       }
       if (with_members && tokens_.take_op(".")) {
-        ExpressionPtr member = with(Kind::member, e->line, std::move(e));
+        const int member_line = e->line;
+        ExpressionPtr member = with(Kind::member, member_line, std::move(e));
         member->name = tokens_.expect_any_name();
         e = std::move(member);
       }

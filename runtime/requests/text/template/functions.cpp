@@ -58,7 +58,7 @@ Value make_namespace(Interpreter& run, const Arguments& arguments) {
 
 Value strftime_now(Interpreter& run, const Arguments& arguments) {
   const Bound a(run, "strftime_now", arguments, {"format"}, 1);
-  const std::string& format = a.text(0, "");
+  const std::string& format = a.text(0);
   if (format.empty()) return Value("");
   const std::time_t now = std::time(nullptr);
   std::tm local{};

@@ -121,6 +121,7 @@ class Lexer {
   void comment(size_t tag) {
     const size_t inner = behind_sign(tag);
     const size_t end = s_.find("#}", inner);
+    if (inner == s_.size()) return skip_to(inner);  // Jinja lets a template end in an opening mark
     if (end == std::string::npos) fail_at(line_, "the comment that begins here has no '#}'.");
     const bool signed_end = end > inner && (s_[end - 1] == '-' || s_[end - 1] == '+');
     leave_tag(behind_close(signed_end ? end - 1 : end, true));

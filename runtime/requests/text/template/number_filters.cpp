@@ -105,7 +105,7 @@ double round_to(double value, int digits) {
 
 Value round(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "round", arguments, {"precision", "method"});
-  const std::string& method = a.text(1, "common");
+  const std::string method = a.text(1, "common");
   const auto digits = static_cast<int>(std::clamp<int64_t>(a.integer(0, 0), -1000, 1000));
   require_defined(run, subject);
   if (!subject.is_number()) run.fail("type " + std::string(subject.type_name()) + " doesn't define round.");

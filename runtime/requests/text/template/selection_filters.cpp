@@ -42,7 +42,7 @@ Value select(Interpreter& run, const Value& subject, const Arguments& arguments,
 /// Like a dot, but without falling back to items.
 Value attr(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "attr", arguments, {"name"}, 1);
-  const std::string& name = a.text(0, "");
+  const std::string& name = a.text(0);
   if (subject.object() == nullptr && !has_method(subject, name)) {
     return Value::undefined("'" + std::string(subject.type_name()) + " object' has no attribute '" + name + "'");
   }

@@ -51,7 +51,7 @@ Value sort(Interpreter& run, const Value& subject, const Arguments& arguments) {
 
 Value dictsort(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "dictsort", arguments, {"case_sensitive", "by", "reverse"});
-  const std::string& by = a.text(1, "key");
+  const std::string by = a.text(1, "key");
   if (by != "key" && by != "value") run.fail("You can only sort by either \"key\" or \"value\".");
   const Dict* dict = subject.dict();
   if (dict == nullptr) run.fail("dictsort expects a dict, found " + std::string(subject.type_name()) + ".");

@@ -23,7 +23,7 @@ Value mapped(Interpreter& run, const Value& subject, const Arguments& arguments)
 Value trim(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "trim", arguments, {"chars"});
   const std::string s = run.to_text(subject);
-  const python::Strip characters = a.unless_none(0) != nullptr ? python::Strip(a.text(0, "")) : std::nullopt;
+  const python::Strip characters = a.unless_none(0) != nullptr ? python::Strip(a.text(0)) : std::nullopt;
   if (characters) run.work(s.size() * std::min<size_t>(characters->size(), 64));
   return run.text(std::string(python::strip(s, characters)));
 }
@@ -128,7 +128,7 @@ Value title(Interpreter& run, const Value& subject, const Arguments& arguments) 
 Value truncate(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "truncate", arguments, {"length", "killwords", "end", "leeway"});
   const std::string& s = required_text(run, "truncate", subject);
-  const std::string& end = a.text(2, "...");
+  const std::string end = a.text(2, "...");
   const int64_t length = a.integer(0, 255);
   const int64_t leeway = a.unless_none(3) != nullptr ? a.integer(3, 5) : 5;
   const auto end_length = static_cast<int64_t>(python::length(end));

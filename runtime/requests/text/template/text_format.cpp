@@ -219,6 +219,9 @@ class BraceFormatter {
   Value first(std::string_view name) {
     const std::string key(name);
     if (name.empty() || is_number(key)) {
+      const Numbering now = name.empty() ? Numbering::automatic : Numbering::manual;
+      if (numbering_ != Numbering::unknown && numbering_ != now) run_.fail("cannot switch between automatic and manual field numbering.");
+      numbering_ = now;
       const size_t i = name.empty() ? next_++ : static_cast<size_t>(std::stoll(key));
       if (i >= arguments_.positional.size()) run_.fail("Replacement index " + std::to_string(i) + " out of range for positional args tuple.");
       return arguments_.positional[i];
@@ -231,6 +234,8 @@ class BraceFormatter {
 
   Interpreter& run_;
   const Arguments& arguments_;
+  enum class Numbering { unknown, automatic, manual };
+  Numbering numbering_ = Numbering::unknown;
   size_t next_ = 0;
 };
 
@@ -292,6 +297,12 @@ std::string percent_format(Interpreter& run, const std::string& format, const st
       spec.fill = " ";
       spec.type = 's';
       out += format_value(run, run.text(type == 'r' ? repr(run, *value) : run.to_text(*value)), spec);
+    } else if (type == 'c') {
+      std::string one = value->is_text() ? value->text() : "";
+      if (value->is_integer() && value->integer() >= 0 && value->integer() < 0xD800) utf8::append(one, static_cast<char32_t>(value->integer()));
+      if (python::length(one) != 1) run.fail("%c requires an int in the range of characters or a single character.");
+      if (spec.align == 0) spec.align = '>';
+      out += format_value(run, run.text(one), spec);
     } else if (std::string_view("diuxXoeEfFgG").find(type) != std::string_view::npos) {
       if (!value->is_number()) run.fail(std::string("%") + type + " format: a real number is required, not " + std::string(value->type_name()) + ".");
       if (type == 'i' || type == 'u') type = 'd';

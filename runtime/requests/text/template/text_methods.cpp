@@ -52,7 +52,7 @@ Window window(const std::string& s, const Bound& a, size_t start_argument) {
 
 Value search(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, bool from_right, bool must) {
   const Bound a(run, name, arguments, {"sub", "start", "end"}, 1);
-  const std::string& what = a.text(0, "");
+  const std::string& what = a.text(0);
   const Window w = window(s, a, 1);
   const size_t at = !w.valid ? std::string_view::npos : from_right ? python::rfind(w.text, what) : python::find(w.text, what);
   if (at != std::string_view::npos) return static_cast<int64_t>(python::length(std::string_view(s).substr(0, w.offset + at)));
@@ -77,7 +77,7 @@ Value affix(Interpreter& run, const std::string& s, const Arguments& arguments, 
 template <typename F>
 Value stripped(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, F&& strip) {
   const Bound a(run, name, arguments, {"chars"});
-  const python::Strip characters = a.unless_none(0) != nullptr ? python::Strip(a.text(0, "")) : std::nullopt;
+  const python::Strip characters = a.unless_none(0) != nullptr ? python::Strip(a.text(0)) : std::nullopt;
   if (characters) run.work(s.size() * std::min<size_t>(characters->size(), 64));
   return run.text(std::string(strip(s, characters)));
 }
@@ -85,14 +85,14 @@ Value stripped(Interpreter& run, const std::string& s, const Arguments& argument
 template <typename F>
 Value cut(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, F&& split) {
   const Bound a(run, name, arguments, {"sep", "maxsplit"});
-  const python::Strip separator = a.unless_none(0) != nullptr ? python::Strip(a.text(0, "")) : std::nullopt;
+  const python::Strip separator = a.unless_none(0) != nullptr ? python::Strip(a.text(0)) : std::nullopt;
   if (separator && separator->empty()) run.fail("empty separator.");
   return texts(run, split(s, separator, a.integer(1, -1)));
 }
 
 Value partition(Interpreter& run, const std::string& s, const Arguments& arguments, bool from_right) {
   const Bound a(run, "partition", arguments, {"sep"}, 1);
-  const std::string& separator = a.text(0, "");
+  const std::string& separator = a.text(0);
   if (separator.empty()) run.fail("empty separator.");
   const size_t at = from_right ? python::rfind(s, separator) : python::find(s, separator);
   std::vector<std::string> parts{s, "", ""};
@@ -159,7 +159,7 @@ Value join(Interpreter& run, const std::string& s, const Arguments& arguments) {
 
 Value replace(Interpreter& run, const std::string& s, const Arguments& arguments) {
   const Bound a(run, "replace", arguments, {"old", "new", "count"}, 2);
-  std::optional<std::string> out = python::replace(s, a.text(0, ""), a.text(1, ""), a.integer(2, -1), run.memory_left());
+  std::optional<std::string> out = python::replace(s, a.text(0), a.text(1), a.integer(2, -1), run.memory_left());
   if (!out) run.fail("the template makes too much data.");
   return run.text(*std::move(out));
 }
@@ -198,7 +198,7 @@ Value expandtabs(Interpreter& run, const std::string& s, const Arguments& argume
 
 Value remove_affix(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, bool front) {
   const Bound a(run, name, arguments, {"affix"}, 1);
-  const std::string& affix = a.text(0, "");
+  const std::string& affix = a.text(0);
   if (front) return run.text(s.starts_with(affix) ? s.substr(affix.size()) : s);
   return run.text(s.ends_with(affix) ? s.substr(0, s.size() - affix.size()) : s);
 }
@@ -211,7 +211,7 @@ Value splitlines(Interpreter& run, const std::string& s, const Arguments& argume
 Value count(Interpreter& run, const std::string& s, const Arguments& arguments) {
   const Bound a(run, "count", arguments, {"sub", "start", "end"}, 1);
   const Window w = window(s, a, 1);
-  return w.valid ? static_cast<int64_t>(python::count(w.text, a.text(0, ""))) : int64_t{0};
+  return w.valid ? static_cast<int64_t>(python::count(w.text, a.text(0))) : int64_t{0};
 }
 
 template <std::string (*F)(std::string_view)>
