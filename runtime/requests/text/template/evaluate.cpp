@@ -14,7 +14,7 @@ namespace {
 
 using Kind = Expression::Kind;
 
-constexpr size_t kStepWork = 40;
+constexpr size_t kStepWork = 200;
 
 /// How Jinja names the owner in "... has no attribute".
 std::string owner_name(const Value& value) {

@@ -47,7 +47,7 @@ class JsonWriter {
   JsonWriter(Interpreter& run, const JsonStyle& style) : run_(run), style_(style) {}
 
   void write(const Value& value, size_t level) {
-    run_.work(16);
+    run_.work(100);
     if (value.is_text()) {
       append_json_text(out, value.text(), style_.ensure_ascii);
     } else if (const Sequence* s = value.sequence(); s != nullptr && (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
@@ -116,7 +116,7 @@ class JsonWriter {
 };
 
 void append_repr(Interpreter& run, const Value& value, std::string& out) {
-  run.work(16);
+  run.work(100);
   const auto items = [&](const std::vector<Value>& values) {
     for (size_t i = 0; i < values.size(); ++i) {
       if (i > 0) out += ", ";

@@ -14,9 +14,9 @@ namespace penstock::jinja {
 namespace {
 
 constexpr size_t kMaxWork = size_t{1} << 30;
-constexpr size_t kMaxMemory = size_t{512} << 20;
+constexpr size_t kMaxMemory = size_t{256} << 20;
 constexpr size_t kMaxOutput = size_t{64} << 20;
-constexpr size_t kStepWork = 40;      // what evaluating one node costs next to touching one byte
+constexpr size_t kStepWork = 200;     // what evaluating one node costs next to touching one byte
 constexpr size_t kScopeBytes = 256;
 
 }  // namespace
@@ -53,7 +53,7 @@ void Interpreter::work(size_t units) {
 }
 
 void Interpreter::charge(size_t bytes) {
-  if (bytes > kMaxMemory - memory_) fail("the template makes too much data (more than 512 MiB in all).");
+  if (bytes > kMaxMemory - memory_) fail("the template makes too much data (more than 256 MiB in all).");
   memory_ += bytes;
   work(bytes);
 }

@@ -19,7 +19,7 @@ void require_defined(const Interpreter& run, const Value& v) {
 }  // namespace
 
 bool Interpreter::equal(const Value& a, const Value& b) {
-  work(16);
+  work(100);
   if (a.is_number() && b.is_number()) {
     return a.is_integer() && b.is_integer() ? a.integer() == b.integer() : a.number() == b.number();
   }
@@ -45,7 +45,7 @@ bool Interpreter::equal(const Value& a, const Value& b) {
 }
 
 bool Interpreter::less(const Value& a, const Value& b) {
-  work(16);
+  work(100);
   require_defined(*this, a);
   require_defined(*this, b);
   if (a.is_number() && b.is_number()) {

@@ -80,7 +80,7 @@ const std::unordered_map<std::string_view, Test>& tests() {
 }  // namespace
 
 bool Interpreter::apply_test(const std::string& name, const Value& subject, const Arguments& arguments) {
-  work(40);
+  work(200);
   const auto found = tests().find(name);
   if (found == tests().end()) fail("No test named '" + name + "'.");
   return found->second(*this, subject, arguments);
