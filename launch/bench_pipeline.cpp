@@ -105,6 +105,13 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + cost.head), peak);
 }
 
+/// The multiply-add peak of all of this host's cores, while the other ranks wait.
+double measured_peak(const World& world, const ReadyRank& ready) {
+  const int threads = ready.facts[0].threads * (world.size() > 1 ? world.local_size() : 1);
+  const MachineBounds bounds = bench_bounds(std::min(threads, usable_cores()));
+  return ready.shape.dtype == DType::bf16 ? bounds.bf16_flops : bounds.f32_flops;
+}
+
 void bench_on_rank(World& world, const BenchFlags& flags) {
   ReadyRank ready = make_ready(world, flags.job);
   agree(world, [&]() -> std::string {
@@ -113,13 +120,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
                        " together, found " + std::to_string(flags.input_len + flags.output_len));
     return {};
   });
-  // The peak of all of this host's cores, while the other ranks wait.
-  double peak = 0;
-  if (world.rank() == 0) {
-    const int threads = ready.facts[0].threads * (world.size() > 1 ? world.local_size() : 1);
-    const MachineBounds bounds = bench_bounds(std::min(threads, usable_cores()));
-    peak = ready.shape.dtype == DType::bf16 ? bounds.bf16_flops : bounds.f32_flops;
-  }
+  double peak = world.rank() == 0 ? measured_peak(world, ready) : 0;
   agree(world, [] { return std::string(); });
 
   std::optional<BenchPlans> plans;
@@ -127,7 +128,10 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule,
                 {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
   runner.run();
+  agree(world, [] { return std::string(); });
   if (world.rank() > 0) return;
+  // Before and after, and the higher one counts: on a shared machine the speed changes between them.
+  peak = std::max(peak, measured_peak(world, ready));
   std::printf("%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches in flight, %lld preemptions\n",
               world.size(), world.size() == 1 ? "stage" : "stages", ready.numerics.c_str(),
               static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
