@@ -11,7 +11,8 @@ endfunction()
 # kernels that want a fused multiply-add say so. -Wno-restrict: g++ 12 warns of std::string's own code (GCC bug 105651).
 add_library(penstock_flags INTERFACE)
 target_compile_options(penstock_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off>
+  $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xcompiler=-Wall>)
 if(PENSTOCK_SANITIZER STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)

@@ -1,0 +1,287 @@
+// Tensor-core attention. A row's queries, packed with the heads that share a KV head, are cut into tiles of query
+// rows; keys are walked in tiles of 64, four tiles make an extent of 256 keys. An extent starts from nothing and is
+// folded into the extents before it, in order. Three launches share that arithmetic:
+//   - long rows (prefill): four warps a block, 64 query rows, all extents in order;
+//   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
+//   - short rows again when there are too few of them to fill the device: one warp for each extent, then a second
+//     kernel folds the extents in order.
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_tile.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+constexpr int kLongWarps = 4;
+constexpr float kLog2E = 1.4426950408889634F;
+
+struct Problem {
+  __nv_bfloat16* out_THd;
+  const __nv_bfloat16* q_THd;
+  const __nv_bfloat16* cache;
+  BatchView batch;
+  int heads;
+  int kv_heads;
+  int group;  // H / G
+  int block_size;
+  float scale_log2;
+  float* partial_acc;      // [token][head][extent][d]
+  float2* partial_max_sum; // [token][head][extent]
+  int extents;             // stride of the two
+};
+
+/// The query rows of one block: rows i of [0, items) are query i / group of the sequence, head i % group of the group.
+struct QueryTile {
+  int row = 0;
+  int first_token = 0;
+  int count = 0;
+  int first_item = 0;
+  bool mine = false;
+
+  /// Block x stands for token x. Of a sequence's tokens, the first few serve its tiles, the rest have nothing to do.
+  __device__ QueryTile(const Problem& p, int token, int warps) {
+    row = p.batch.row_of_T[token];
+    first_token = p.batch.row_start_R1[row];
+    count = p.batch.row_start_R1[row + 1] - first_token;
+    const int items = count * p.group;
+    const bool is_short = items <= kWarpRows;
+    const int tiles = (items + warps * kWarpRows - 1) / (warps * kWarpRows);
+    const int tile = tiles - 1 - (token - first_token);  // the last tile sees most keys: begin with it
+    mine = is_short == (warps == 1) && tile >= 0;
+    first_item = tile * warps * kWarpRows;
+  }
+  __device__ int items(const Problem& p) const { return count * p.group; }
+  __device__ int token_of(const Problem& p, int item) const { return first_token + item / p.group; }
+};
+
+/// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
+template <int kDim, int kThreads>
+__device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache, const int64_t (&offsets)[kTileKeys],
+                           int64_t value_offset) {
+  constexpr int kChunks = kDim / 8;
+#pragma unroll 4
+  for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
+    const int chunk = i * kThreads + static_cast<int>(threadIdx.x);
+    const int key = chunk / kChunks;
+    const int64_t offset = offsets[key];
+    const __nv_bfloat16* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                     shared_address(shared + key * kTileStride<kDim> + chunk % kChunks * 8)),
+                 "l"(from), "r"(offset < 0 ? 0 : 16));
+  }
+  asm volatile("cp.async.commit_group;");
+}
+
+__device__ inline void wait_for_all_but_the_last_tile() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+
+/// Where the keys of a tile lie in the cache; -1 past the context.
+template <int kDim, int kThreads>
+__device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int row, int kv_head, int tile,
+                          int context) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTileKeys; i += kThreads) {
+    const int position = tile * kTileKeys + i;
+    int64_t offset = -1;
+    if (position < context) {
+      const int64_t block = p.batch.block_table_RB[row * p.batch.table_stride + position / p.block_size];
+      offset = ((block * 2 * p.kv_heads + kv_head) * p.block_size + position % p.block_size) * kDim;
+    }
+    offsets[i] = offset;
+  }
+}
+
+template <int kDim>
+__device__ void write_row(const Problem& p, int token, int head, const Partial<kDim>& total, int r, int lane) {
+  const float inverse = 1.0F / total.sum[r];
+  __nv_bfloat16* out_d = p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+    *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
+        __floats2bfloat162_rn(total.acc[n][2 * r] * inverse, total.acc[n][2 * r + 1] * inverse);
+}
+
+template <int kDim>
+__device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part, int r,
+                              int lane) {
+  const int64_t at = (static_cast<int64_t>(token) * p.heads + head) * p.extents + extent;
+  if (lane % 4 == 0) p.partial_max_sum[at] = {part.max[r], part.sum[r]};
+  float* acc_d = p.partial_acc + at * kDim + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+    *reinterpret_cast<float2*>(acc_d + n * 8) = {part.acc[n][2 * r], part.acc[n][2 * r + 1]};
+}
+
+/// Grid (T, G), or (T, G, extents) with kSplit.
+template <int kDim, int kWarps, bool kSplit>
+__global__ void __launch_bounds__(kWarps* kWarp) attend(const __grid_constant__ Problem p) {
+  constexpr int kThreads = kWarps * kWarp;
+  extern __shared__ __align__(128) unsigned char raw[];
+  auto* k_shared = reinterpret_cast<__nv_bfloat16*>(raw);
+  __nv_bfloat16* v_shared = k_shared + kTileKeys * kTileStride<kDim>;
+  __shared__ int64_t offsets[2][kTileKeys];
+
+  const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
+  if (!queries.mine) return;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int context = p.batch.context_R[queries.row];
+  const int last_item = min(queries.items(p), queries.first_item + kWarps * kWarpRows) - 1;
+  const int keys = p.batch.positions_T[queries.token_of(p, last_item)] + 1;  // that any of these queries sees
+  const int first_tile = kSplit ? static_cast<int>(blockIdx.z) * kTilesPerExtent : 0;
+  const int end_tile = min((keys + kTileKeys - 1) / kTileKeys, kSplit ? first_tile + kTilesPerExtent : INT32_MAX);
+  if (first_tile >= end_tile) return;
+
+  // This lane's two query rows; rows past the end see nothing and are not written.
+  int token[2], head[2], seen[2];
+  bool real[2];
+  uint32_t q[kDim / 16][4];
+  for (int r = 0; r < 2; ++r) {
+    const int item = queries.first_item + static_cast<int>(threadIdx.x) / kWarp * kWarpRows + lane / 4 + 8 * r;
+    real[r] = item <= last_item;
+    token[r] = real[r] ? queries.token_of(p, item) : queries.first_token;
+    head[r] = kv_head * p.group + (real[r] ? item % p.group : 0);
+    seen[r] = real[r] ? p.batch.positions_T[token[r]] + 1 : 0;
+    const __nv_bfloat16* q_d = p.q_THd + (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim + lane % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      q[k][r] = *reinterpret_cast<const uint32_t*>(q_d + k * 16);
+      q[k][r + 2] = *reinterpret_cast<const uint32_t*>(q_d + k * 16 + 8);
+    }
+  }
+
+  const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
+  find_tile<kDim, kThreads>(offsets[first_tile % 2], p, queries.row, kv_head, first_tile, context);
+  __syncthreads();
+  start_tile<kDim, kThreads>(k_shared, p.cache, offsets[first_tile % 2], 0);
+  start_tile<kDim, kThreads>(v_shared, p.cache, offsets[first_tile % 2], value_offset);
+
+  Partial<kDim> total, part;
+  total.clear();
+  part.clear();
+  for (int tile = first_tile; tile < end_tile; ++tile) {
+    // Past the last tile there is nothing to copy, but the groups go on being counted.
+    int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 2];
+    find_tile<kDim, kThreads>(next, p, queries.row, kv_head, tile + 1, tile + 1 < end_tile ? context : 0);
+    wait_for_all_but_the_last_tile();
+    __syncthreads();
+    float s[kTileKeys / 8][4];
+    score_tile<kDim>(s, q, k_shared, lane);
+    __syncthreads();
+    start_tile<kDim, kThreads>(k_shared, p.cache, next, 0);
+
+    const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
+    weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+    wait_for_all_but_the_last_tile();
+    __syncthreads();
+    add_values<kDim>(part, s, v_shared, lane);
+    __syncthreads();
+    start_tile<kDim, kThreads>(v_shared, p.cache, next, value_offset);
+
+    if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {
+      close_extent(part);
+      if constexpr (!kSplit) {
+        fold_extent(total, part);
+        part.clear();
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (!real[r]) continue;
+    if constexpr (kSplit)
+      write_partial(p, token[r], head[r], static_cast<int>(blockIdx.z), part, r, lane);
+    else
+      write_row(p, token[r], head[r], total, r, lane);
+  }
+}
+
+/// The extents of split rows, in order: the same arithmetic as fold_extent, one output element a thread.
+template <int kDim>
+__global__ void fold_split_rows(const __grid_constant__ Problem p) {
+  const QueryTile queries(p, static_cast<int>(blockIdx.x), 1);
+  const int items = queries.items(p);
+  if (items > kWarpRows) return;
+  const int token = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y);
+  const int keys = p.batch.positions_T[token] + 1;
+  const int i = static_cast<int>(threadIdx.x);
+  const int64_t first = (static_cast<int64_t>(token) * p.heads + head) * p.extents;
+  float max = kNothing, sum = 0, acc = 0;
+  for (int extent = 0; extent * kExtentKeys < keys; ++extent) {
+    const float2 max_sum = p.partial_max_sum[first + extent];
+    if (max_sum.x == kNothing) continue;
+    const Fold fold(max, max_sum.x);
+    max = fold.max;
+    sum = fold(sum, max_sum.y);
+    acc = fold(acc, p.partial_acc[(first + extent) * kDim + i]);
+  }
+  const float inverse = 1.0F / sum;
+  p.out_THd[(static_cast<int64_t>(token) * p.heads + head) * kDim + i] = __float2bfloat16_rn(acc * inverse);
+}
+
+template <int kDim, int kWarps, bool kSplit>
+void launch_attend(cudaStream_t stream, const Problem& p) {
+  constexpr int kBytes = 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16));
+  const auto kernel = attend<kDim, kWarps, kSplit>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "attention: prefer shared memory");
+  const dim3 grid(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.kv_heads),
+                  kSplit ? static_cast<unsigned>(p.extents) : 1);
+  kernel<<<grid, kWarps * kWarp, kBytes, stream>>>(p);
+  check_launch("attention");
+}
+
+template <int kDim>
+void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiprocessors) {
+  // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very many.
+  const bool some_short = p.group <= kWarpRows;
+  const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
+  if (some_long) launch_attend<kDim, kLongWarps, false>(stream, p);
+  if (!some_short) return;
+  const int64_t parts = p.batch.tokens * p.heads * p.extents;
+  const size_t needed = static_cast<size_t>(parts) * (kDim * sizeof(float) + sizeof(float2));
+  constexpr int kEnoughWarps = 16;  // on a multiprocessor: more hide no more latency
+  const bool split = p.extents > 1 && needed <= workspace.bytes &&
+                     p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * multiprocessors;
+  if (!split) {
+    launch_attend<kDim, 1, false>(stream, p);
+    return;
+  }
+  p.partial_max_sum = static_cast<float2*>(workspace.data);
+  p.partial_acc = reinterpret_cast<float*>(p.partial_max_sum + parts);
+  launch_attend<kDim, 1, true>(stream, p);
+  fold_split_rows<kDim><<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
+  check_launch("attention: fold");
+}
+
+}  // namespace
+
+bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache) {
+  const bool known = shape.dim == 16 || shape.dim == 32 || shape.dim == 64 || shape.dim == 128;
+  // A long row has at least as many tokens as tiles, which is how its blocks find their tiles.
+  const bool tiles_fit = shape.heads / shape.kv_heads <= kLongWarps * kWarpRows;
+  return known && tiles_fit && query == DType::bf16 && out == DType::bf16 && cache == DType::bf16;
+}
+
+void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
+                            const BatchView& batch, const AttentionShape& shape, float scale, Workspace workspace,
+                            int multiprocessors) {
+  if (batch.tokens == 0) return;
+  Problem p{};
+  p.out_THd = out_THd.as<__nv_bfloat16>();
+  p.q_THd = q_THd.as<const __nv_bfloat16>();
+  p.cache = static_cast<const __nv_bfloat16*>(cache.data);
+  p.batch = batch;
+  p.heads = static_cast<int>(shape.heads);
+  p.kv_heads = static_cast<int>(shape.kv_heads);
+  p.group = p.heads / p.kv_heads;
+  p.block_size = static_cast<int>(cache.block_size);
+  p.scale_log2 = scale * kLog2E;
+  p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
+  switch (shape.dim) {
+    case 16: return launch<16>(stream, p, workspace, multiprocessors);
+    case 32: return launch<32>(stream, p, workspace, multiprocessors);
+    case 64: return launch<64>(stream, p, workspace, multiprocessors);
+    default: return launch<128>(stream, p, workspace, multiprocessors);
+  }
+}
+
+}  // namespace penstock::cuda
