@@ -1,10 +1,10 @@
 // Every operation a decoder needs, once, with its shapes. kernels/cpu/ and kernels/cuda/ implement it;
-// no_cuda.cpp stands in for the second. All tensors live on the Device that the Ops was made for; calls run in
-// order on the one thread that drives it.
+// no_cuda.cpp stands in for the second. All tensors live on the Device that the Ops was made for; calls run
+// in order on the one thread that drives it.
 //
-// Contract (docs/architecture.md, "Numbers"): each row of a result depends on that row's inputs only, never on
-// how many rows share the call. Sums over K run in one fixed order; attention walks the KV in fixed extents and
-// combines them in order, the same for prefill and decode.
+// Contract (docs/architecture.md, "Numbers"): each row of a result depends on that row's inputs only, never
+// on how many rows share the call. Sums over K run in one fixed order; attention walks the KV in fixed
+// extents and combines them in order, the same for prefill and decode.
 //
 // Legend: T tokens of the micro-batch, R sequences in it, D hidden size, F intermediate size, V vocabulary,
 // H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions.
@@ -29,8 +29,8 @@ class Matrix {
   virtual size_t bytes() const = 0;
 };
 
-/// One layer's share of the paged KV cache. The back end chooses the arrangement inside a block; a block holds
-/// `block_size` positions of K and V for every KV head of the layer.
+/// One layer's share of the paged KV cache. The back end chooses the arrangement inside a block; a block
+/// holds `block_size` positions of K and V for every KV head of the layer.
 struct KvCacheView {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -41,7 +41,8 @@ struct KvCacheView {
 };
 
 /// Where the tokens of a micro-batch belong. Arrays are device memory. Row r owns tokens
-/// [row_start[r], row_start[r + 1]); its new tokens stand at positions context_R[r] - count ... context_R[r] - 1.
+/// [row_start[r], row_start[r + 1]); its new tokens stand at positions context_R[r] - count ... context_R[r]
+/// - 1.
 struct BatchView {
   int64_t tokens = 0;                       // T
   int64_t rows = 0;                         // R
@@ -56,7 +57,8 @@ struct BatchView {
 
 /// How q and k are turned into what attention sees.
 struct RotaryView {
-  TensorView cos_sin_P2r;  // f32: for each position the r cosines, then the r sines (r = rotary_dim / 2), scaled
+  TensorView
+      cos_sin_P2r;  // f32: for each position the r cosines, then the r sines (r = rotary_dim / 2), scaled
   int64_t rotary_dim = 0;  // leading part of each head that is rotated (rotate-half pairing: i with i + r)
   TensorView q_norm_d;     // optional per-head RMS norm weights (Qwen3), applied before rotation; f32
   TensorView k_norm_d;
@@ -98,8 +100,8 @@ class Ops {
 
   /// An N x K weight that will be multiplied in `dtype` (f32 or bf16).
   virtual std::unique_ptr<Matrix> make_matrix(int64_t n, int64_t k, DType dtype) = 0;
-  /// Puts `rows_rK` (host memory, row-major, f32/f16/bf16) at rows [first_row, first_row + r) of `w`, rounding to
-  /// nearest even.
+  /// Puts `rows_rK` (host memory, row-major, f32/f16/bf16) at rows [first_row, first_row + r) of `w`,
+  /// rounding to nearest even.
   virtual void load_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK) = 0;
 
   /// x_TD (f32) = table_VD[ids_T]. `ids_T` is device memory; ids lie in [0, V).
@@ -109,10 +111,10 @@ class Ops {
   /// y_TN = x_TK w_NK^T + bias_N, or y_TN += the same. x has the weight's dtype, y is f32 or bf16, bias (f32,
   /// may be empty) is added last.
   virtual void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) = 0;
-  /// From the projection qkv_TN (N = (H + 2G) d: all q heads, then k, then v): normalises and rotates q into q_THd,
-  /// and k into the cache; stores v. Su et al. 2021 (RoFormer), in Hugging Face's rotate-half pairing.
-  virtual void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
-                              const BatchView& batch) = 0;
+  /// From the projection qkv_TN (N = (H + 2G) d: all q heads, then k, then v): normalises and rotates q into
+  /// q_THd, and k into the cache; stores v. Su et al. 2021 (RoFormer), in Hugging Face's rotate-half pairing.
+  virtual void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN,
+                              const RotaryView& rotary, const BatchView& batch) = 0;
   /// out_THd = softmax(scale q k^T, causal) v over each row's cached positions. Query head h reads KV head
   /// h / (H / G). Fixed KV extents, online softmax (Milakov and Gimelshein 2018) in f32.
   virtual void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
@@ -122,7 +124,8 @@ class Ops {
   /// y_RD = x_TD[rows_R]: only rows whose logits are wanted go on to the head. `rows_R` is device memory.
   virtual void gather_rows(TensorView y_RD, TensorView x_TD, const int32_t* rows_R) = 0;
   /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, then top-k, then
-  /// top-p, then min-p... see kernels/sampling.h for the exact order. Results are on the host when it returns.
+  /// top-p, then min-p... see kernels/sampling.h for the exact order. Results are on the host when it
+  /// returns.
   virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
 };
 

@@ -6,7 +6,7 @@
 //   2. temperature < 1e-5 is greedy: the largest logit, the lowest id among equals;
 //   3. scores = (logit - largest logit) / temperature, weights = exp(scores);
 //   4. min-p: a token stays if its probability is at least min_p times the largest one;
-//   5. top-k: a token stays if its score is at least the k-th largest one (equals of the k-th all stay);
+//   5. top-k: a token stays if its logit is at least the k-th largest one (equals of the k-th all stay);
 //   6. top-p, on the probabilities of what is left: the smallest set of most likely tokens whose sum reaches
 //   p, the
 //      lower id first among equals; never empty. p >= 1 keeps everything, p <= 0 the most likely token;
@@ -20,7 +20,7 @@
 // chunks, then one chunk.
 //
 // A NaN logit counts as -inf, +inf as the largest finite float. If no logit is above -inf the answer is
-// token 0 with log-probability NaN.
+// token 0 with log-probability NaN. NaN parameters switch their filter off; a NaN temperature is greedy.
 #pragma once
 
 #include <span>

@@ -15,6 +15,7 @@ namespace penstock {
 namespace {
 
 constexpr double kCpuMemoryUtilization = 0.5;
+constexpr double kGpuMemoryUtilization = 0.92;
 
 cpu_set_t allowed_cores() {
   cpu_set_t set;
@@ -43,6 +44,19 @@ std::unique_ptr<WeightSource> open_weights(const JobOptions& options) {
   return open_checkpoint(options.model);
 }
 
+/// What is left for KV once the weights are in: of a GPU, its share of the whole memory less what is used already; of
+/// a CPU, whose memory others use too, a share of what is free.
+int64_t kv_share(const World& world, const JobOptions& options, const Device& device) {
+  const MemoryInfo memory = device.memory();
+  const auto free = static_cast<double>(memory.free);
+  if (device.kind() == DeviceKind::cuda) {
+    const double share = options.memory_utilization > 0 ? options.memory_utilization : kGpuMemoryUtilization;
+    return static_cast<int64_t>(std::max(0.0, free - (1 - share) * static_cast<double>(memory.total)));
+  }
+  const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
+  return static_cast<int64_t>(share * free / world.local_size());
+}
+
 /// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
 int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape, const Device& device,
                           const Stage& stage) {
@@ -50,10 +64,7 @@ int64_t affordable_blocks(const World& world, const JobOptions& options, const J
   const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
   const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
   if (per_block == 0) return usable;
-  const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
-  const int64_t bytes = options.kv_cache_bytes > 0
-                            ? options.kv_cache_bytes
-                            : static_cast<int64_t>(share * static_cast<double>(device.memory().free) / world.local_size());
+  const int64_t bytes = options.kv_cache_bytes > 0 ? options.kv_cache_bytes : kv_share(world, options, device);
   const int64_t blocks = std::min(usable, bytes / per_block);
   if (blocks < a_row)
     throw UsageError("the KV cache: expected room for one sequence of --max-model-len " +
@@ -78,9 +89,9 @@ std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const 
 
 }  // namespace
 
-int fair_threads(World& world) {
+int usable_cores() {
   const cpu_set_t set = allowed_cores();
-  return std::max(1, CPU_COUNT(&set) / ranks_on_these_cores(world));
+  return std::max(1, CPU_COUNT(&set));
 }
 
 uint64_t peak_resident_bytes() {
@@ -92,15 +103,17 @@ uint64_t peak_resident_bytes() {
 ReadyRank make_ready(World& world, const JobOptions& options) {
   ReadyRank ready;
   const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
-  const cpu_set_t cores = allowed_cores();
   const int sharers = ranks_on_these_cores(world);
-  const int threads = options.threads > 0 ? options.threads : std::max(1, CPU_COUNT(&cores) / sharers);
-  const bool oversubscribed = options.device == "cpu" && threads * sharers > CPU_COUNT(&cores);
+  const int threads = options.threads > 0 ? options.threads : std::max(1, usable_cores() / sharers);
+  const bool oversubscribed = options.device == "cpu" && threads * sharers > usable_cores();
 
   agree(world, [&]() -> std::string {
     if (stages != world.size())
       throw UsageError("--pipeline-parallel-size: expected the number of ranks, " + std::to_string(world.size()) +
                        ", found " + std::to_string(stages));
+    if (stages > 1 && options.device == "cuda")
+      throw UsageError("--device cuda: expected one rank, found " + std::to_string(stages) +
+                       "; GPUs of several ranks cannot exchange hidden states yet");
     ready.shape = shape_job(options, stages, oversubscribed);
     return {};
   });

@@ -35,8 +35,8 @@ struct ReadyRank {
 /// on every rank.
 ReadyRank make_ready(World& world, const JobOptions& options);
 
-/// The cores this rank may use, divided among the ranks of its host that may use the same ones.
-int fair_threads(World& world);
+/// Cores that this process may use.
+int usable_cores();
 
 /// What the process holds at its peak, in bytes.
 uint64_t peak_resident_bytes();

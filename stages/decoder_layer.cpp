@@ -18,7 +18,9 @@ struct MakeAttention {
 struct MakeMlp {
   const BuildContext& context;
   std::string prefix;
-  std::unique_ptr<Mlp> operator()(const DenseMlpConfig& dense) const { return make_dense_mlp(context, dense, prefix); }
+  std::unique_ptr<Mlp> operator()(const DenseMlpConfig& dense) const {
+    return make_dense_mlp(context, dense, prefix);
+  }
 };
 
 }  // namespace
@@ -35,7 +37,8 @@ DecoderLayer::DecoderLayer(const BuildContext& context, int64_t layer, const Ten
 }
 
 size_t DecoderLayer::weight_bytes() const {
-  return attention_norm_D_.view.bytes() + attention_->weight_bytes() + mlp_norm_D_.view.bytes() + mlp_->weight_bytes();
+  return attention_norm_D_.view.bytes() + attention_->weight_bytes() + mlp_norm_D_.view.bytes() +
+         mlp_->weight_bytes();
 }
 
 size_t DecoderLayer::scratch_bytes(int64_t tokens) const {

@@ -11,7 +11,8 @@ namespace penstock {
 namespace {
 
 void check_spec(const ModelConfig& config, const StageSpec& spec) {
-  ensure(spec.first_layer >= 0 && spec.layer_count >= 0 && spec.first_layer + spec.layer_count <= config.layer_count(),
+  ensure(spec.first_layer >= 0 && spec.layer_count >= 0 &&
+             spec.first_layer + spec.layer_count <= config.layer_count(),
          "a stage's layers lie within the model");
   ensure(spec.dtype == DType::f32 || spec.dtype == DType::bf16, "a stage computes in float32 or bfloat16");
   ensure(spec.max_model_len > 0 && spec.block_size > 0 && spec.max_tokens > 0 && spec.max_rows > 0,
@@ -20,7 +21,8 @@ void check_spec(const ModelConfig& config, const StageSpec& spec) {
 
 Tensor rope_tensor(const BuildContext& context) {
   const std::vector<float> table = rope_table(context.config.rope, context.spec.max_model_len);
-  Tensor tensor = context.device.tensor(DType::f32, {context.spec.max_model_len, context.config.rope.rotary_dim});
+  Tensor tensor =
+      context.device.tensor(DType::f32, {context.spec.max_model_len, context.config.rope.rotary_dim});
   context.device.upload(tensor.view.data, table.data(), tensor.view.bytes());
   return tensor;
 }
@@ -47,14 +49,16 @@ class DecoderStage final : public Stage {
     if (spec.layer_count > 0) {
       const Tensor cos_sin_P2r = rope_tensor(context);
       layers_.reserve(static_cast<size_t>(spec.layer_count));
-      for (int64_t i = 0; i < spec.layer_count; ++i) layers_.emplace_back(context, spec.first_layer + i, cos_sin_P2r);
+      for (int64_t i = 0; i < spec.layer_count; ++i)
+        layers_.emplace_back(context, spec.first_layer + i, cos_sin_P2r);
     }
     if (spec.head) {
       head_.emplace(context);
       residual_TD_ = context.device.tensor(DType::f32, {spec.max_tokens, hidden_size_});
     }
     size_t scratch = 0;
-    for (const DecoderLayer& layer : layers_) scratch = std::max(scratch, layer.scratch_bytes(spec.max_tokens));
+    for (const DecoderLayer& layer : layers_)
+      scratch = std::max(scratch, layer.scratch_bytes(spec.max_tokens));
     scratch_.emplace(context.device, scratch);
   }
 
@@ -85,7 +89,8 @@ class DecoderStage final : public Stage {
     const BatchView& batch = batch_.view();
     if (batch.tokens == 0) return {};
 
-    // The residual stream is worked on in place: in the caller's output, or in memory of the last stage's own.
+    // The residual stream is worked on in place: in the caller's output, or in memory of the last stage's
+    // own.
     const Shape shape{batch.tokens, hidden_size_};
     const TensorView x_TD = head_ ? residual_TD_.view.first(batch.tokens) : out_TD;
     ensure(x_TD.dtype == DType::f32 && x_TD.shape == shape, "out_TD is float32 [tokens, hidden_size]");

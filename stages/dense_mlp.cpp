@@ -13,7 +13,8 @@ class DenseMlp final : public Mlp {
         projection_dtype_(context.ops.projection_dtype(context.spec.dtype)) {
     const int64_t hidden = context.config.hidden_size;
     const auto gate_up = [&](const char* what) {
-      return std::vector<WeightPart>{{prefix + "gate_proj." + what, width_}, {prefix + "up_proj." + what, width_}};
+      return std::vector<WeightPart>{{prefix + "gate_proj." + what, width_},
+                                     {prefix + "up_proj." + what, width_}};
     };
     gate_up_2FD_ = load_matrix(context, gate_up("weight"), hidden);
     down_DF_ = load_matrix(context, {{prefix + "down_proj.weight", hidden}}, width_);
@@ -30,7 +31,8 @@ class DenseMlp final : public Mlp {
   }
 
   size_t scratch_bytes(int64_t tokens) const override {
-    return Scratch::bytes_for(projection_dtype_, {tokens, 2 * width_}) + Scratch::bytes_for(dtype_, {tokens, width_});
+    return Scratch::bytes_for(projection_dtype_, {tokens, 2 * width_}) +
+           Scratch::bytes_for(dtype_, {tokens, width_});
   }
 
   void forward(TensorView x_TD, TensorView h_TD, Scratch& scratch) override {

@@ -8,7 +8,8 @@ namespace {
 
 class Gqa final : public Attention {
  public:
-  Gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix, const Tensor& cos_sin_P2r)
+  Gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix,
+      const Tensor& cos_sin_P2r)
       : device_(context.device),
         ops_(context.ops),
         config_(config),
@@ -31,8 +32,14 @@ class Gqa final : public Attention {
       q_norm_d_ = load_vector(context, {{prefix + "q_norm.weight", config.head_dim}});
       k_norm_d_ = load_vector(context, {{prefix + "k_norm.weight", config.head_dim}});
     }
-    rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_, context.config.rms_norm_eps};
-    cache_ = {nullptr, dtype_, 0, config.kv_heads, config.head_dim, context.spec.block_size};
+    rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_,
+               context.config.rms_norm_eps};
+    cache_ = {nullptr,
+              context.spec.kv_dtype.value_or(dtype_),
+              0,
+              config.kv_heads,
+              config.head_dim,
+              context.spec.block_size};
   }
 
   size_t weight_bytes() const override {
@@ -43,7 +50,8 @@ class Gqa final : public Attention {
   }
 
   size_t kv_bytes_per_block() const override {
-    return static_cast<size_t>(2 * cache_.kv_heads * cache_.head_dim * cache_.block_size) * bytes_of(dtype_);
+    return static_cast<size_t>(2 * cache_.kv_heads * cache_.head_dim * cache_.block_size) *
+           bytes_of(cache_.dtype);
   }
 
   size_t scratch_bytes(int64_t tokens) const override {
@@ -90,8 +98,8 @@ class Gqa final : public Attention {
 
 }  // namespace
 
-std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix,
-                                    const Tensor& cos_sin_P2r) {
+std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config,
+                                    const std::string& prefix, const Tensor& cos_sin_P2r) {
   return std::make_unique<Gqa>(context, config, prefix, cos_sin_P2r);
 }
 

@@ -14,9 +14,12 @@ Head::Head(const BuildContext& context) : ops_(context.ops), eps_(context.config
   logits_RV_ = context.device.tensor(DType::f32, {rows, vocabulary});
 }
 
-size_t Head::weight_bytes() const { return norm_D_.view.bytes() + output_VD_->bytes(); }
+size_t Head::weight_bytes() const {
+  return norm_D_.view.bytes() + output_VD_->bytes();
+}
 
-std::vector<Sampled> Head::forward(TensorView x_TD, const int32_t* rows_R, std::span<const SampleParams> params_R) {
+std::vector<Sampled> Head::forward(TensorView x_TD, const int32_t* rows_R,
+                                   std::span<const SampleParams> params_R) {
   const auto rows = static_cast<int64_t>(params_R.size());
   if (rows == 0) return {};
   const TensorView gathered_RD = gathered_RD_.view.first(rows);

@@ -23,7 +23,8 @@ void load_into(const BuildContext& context, const std::string& name, const Shape
 
 }  // namespace
 
-std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts, int64_t k) {
+std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts,
+                                    int64_t k) {
   int64_t n = 0;
   for (const WeightPart& part : parts) n += part.rows;
   auto matrix = context.ops.make_matrix(n, k, context.spec.dtype);

@@ -25,7 +25,8 @@ struct WeightPart {
 };
 
 /// One matrix of all the parts' rows, one below the other, each part [rows, k].
-std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts, int64_t k);
+std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts,
+                                    int64_t k);
 
 /// One f32 vector of all the parts' elements: a norm weight, or a bias for a fused projection.
 Tensor load_vector(const BuildContext& context, const std::vector<WeightPart>& parts);

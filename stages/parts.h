@@ -1,5 +1,6 @@
-// The parts of a decoder stage. Each owns its weights, works on the residual stream x_TD (f32, in place) and is driven by the
-// stage's one thread. Another kind of attention or MLP implements Attention or Mlp and is chosen in decoder_layer.cpp.
+// The parts of a decoder stage. Each owns its weights, works on the residual stream x_TD (f32, in place) and
+// is driven by the stage's one thread. Another kind of attention or MLP implements Attention or Mlp and is
+// chosen in decoder_layer.cpp.
 //
 // Legend as in kernels/ops.h: T tokens, R rows, D hidden size, V vocabulary.
 #pragma once
@@ -21,7 +22,8 @@ class Attention {
   virtual size_t weight_bytes() const = 0;
   virtual size_t kv_bytes_per_block() const = 0;
   virtual size_t scratch_bytes(int64_t tokens) const = 0;
-  /// Once, before the first forward. Memory is reserved here, but a CPU touches its pages when they are first written.
+  /// Once, before the first forward. Memory is reserved here, but a CPU touches its pages when they are first
+  /// written.
   virtual void allocate_cache(int64_t blocks) = 0;
   /// x_TD += output(attend(h_TD)). `h_TD` is the normed input, in the stage's dtype.
   virtual void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) = 0;
@@ -37,8 +39,8 @@ class Mlp {
 };
 
 /// `prefix` is "model.layers.7.self_attn."; `cos_sin_P2r` is shared by all layers of the stage.
-std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config, const std::string& prefix,
-                                    const Tensor& cos_sin_P2r);
+std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config,
+                                    const std::string& prefix, const Tensor& cos_sin_P2r);
 /// `prefix` is "model.layers.7.mlp.".
 std::unique_ptr<Mlp> make_dense_mlp(const BuildContext& context, const DenseMlpConfig& config,
                                     const std::string& prefix);
@@ -82,7 +84,8 @@ class Head {
   size_t weight_bytes() const;
   /// One token for each of params_R, from the hidden state at x_TD[rows_R]; rows_R in device memory, at most
   /// spec.max_rows of them.
-  std::vector<Sampled> forward(TensorView x_TD, const int32_t* rows_R, std::span<const SampleParams> params_R);
+  std::vector<Sampled> forward(TensorView x_TD, const int32_t* rows_R,
+                               std::span<const SampleParams> params_R);
 
  private:
   Ops& ops_;

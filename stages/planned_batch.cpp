@@ -7,7 +7,9 @@
 namespace penstock {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 int64_t most_indices(const StageSpec& spec) {
   const int64_t blocks_a_row = ceil_div(spec.max_model_len, spec.block_size);
@@ -15,7 +17,9 @@ int64_t most_indices(const StageSpec& spec) {
   return 3 * spec.max_tokens + 3 * spec.max_rows + 1 + spec.max_rows * blocks_a_row;
 }
 
-int64_t context_of(const proto::PlannedRow& row) { return int64_t{row.start()} + row.tokens_size(); }
+int64_t context_of(const proto::PlannedRow& row) {
+  return int64_t{row.start()} + row.tokens_size();
+}
 
 [[noreturn]] void refuse(const proto::Plan& plan, const std::string& what) {
   throw Error("the plan of micro-batch " + std::to_string(plan.step()) + " cannot be run: " + what);
@@ -52,7 +56,8 @@ int64_t PlannedBatch::check(const proto::Plan& plan, int64_t blocks) const {
     tokens += row.tokens_size();
     if (row.tokens_size() == 0) refuse(plan, row, "at least one token", 0);
     if (context_of(row) > spec_.max_model_len)
-      refuse(plan, row, "at most max_model_len " + std::to_string(spec_.max_model_len) + " positions", context_of(row));
+      refuse(plan, row, "at most max_model_len " + std::to_string(spec_.max_model_len) + " positions",
+             context_of(row));
     for (const uint32_t id : row.tokens())
       if (id >= vocab_size_) refuse(plan, row, "token ids below " + std::to_string(vocab_size_), id);
     const int64_t needed = ceil_div(context_of(row), spec_.block_size);
@@ -63,12 +68,14 @@ int64_t PlannedBatch::check(const proto::Plan& plan, int64_t blocks) const {
              row.blocks_size());
     for (const uint32_t block : row.blocks())
       if (block >= blocks) refuse(plan, row, "block numbers below " + std::to_string(blocks), block);
-    if (row.has_sampling() && !(row.sampling().temperature() >= 0 && std::isfinite(row.sampling().temperature())))
+    if (row.has_sampling() &&
+        !(row.sampling().temperature() >= 0 && std::isfinite(row.sampling().temperature())))
       refuse(plan, "sequence " + std::to_string(row.sequence()) + ": expected a temperature from 0, found " +
                        std::to_string(row.sampling().temperature()));
   }
   if (tokens > spec_.max_tokens)
-    refuse(plan, "expected at most " + std::to_string(spec_.max_tokens) + " tokens, found " + std::to_string(tokens));
+    refuse(plan, "expected at most " + std::to_string(spec_.max_tokens) + " tokens, found " +
+                     std::to_string(tokens));
   return tokens;
 }
 
@@ -113,7 +120,8 @@ void PlannedBatch::prepare(const proto::Plan& plan, int64_t blocks) {
   const auto* d = device_indices_.view.as<const int32_t>();
   ids_T_ = d;
   sampled_rows_R_ = d + sampled;
-  view_ = {tokens, rows, d + positions, d + row_of, d + row_start, d + context, d + table, stride, max_context};
+  view_ = {tokens,      rows,      d + positions, d + row_of, d + row_start,
+           d + context, d + table, stride,        max_context};
 }
 
 }  // namespace penstock

@@ -1,5 +1,5 @@
-// A plan as the ops want it: checked, flattened into index arrays, and uploaded in one piece. Plans come over the
-// network, so everything that would index memory is checked here, once.
+// A plan as the ops want it: checked, flattened into index arrays, and uploaded in one piece. Plans come over
+// the network, so everything that would index memory is checked here, once.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,9 @@ class PlannedBatch {
   /// Allocates host and device arrays for the largest plan of `spec`.
   PlannedBatch(Device& device, const StageSpec& spec, int64_t vocab_size);
 
-  /// Checks and uploads. `blocks` is how many KV blocks the stage holds; a stage without a cache passes the largest
-  /// number there is. Throws Error naming the micro-batch, the sequence, what was expected and what was found.
+  /// Checks and uploads. `blocks` is how many KV blocks the stage holds; a stage without a cache passes the
+  /// largest number there is. Throws Error naming the micro-batch, the sequence, what was expected and what
+  /// was found.
   void prepare(const proto::Plan& plan, int64_t blocks);
 
   /// Of the plan prepared last. Pointers are device memory, valid until the next prepare.

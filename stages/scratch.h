@@ -1,5 +1,5 @@
-// Device memory for what lives only within one block of a layer (projections, activations). Allocated once, handed
-// out front to back, taken back all at once: layers run one after another and share it.
+// Device memory for what lives only within one block of a layer (projections, activations). Allocated once,
+// handed out front to back, taken back all at once: layers run one after another and share it.
 #pragma once
 
 #include "runtime/device/device.h"

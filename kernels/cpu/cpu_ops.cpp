@@ -1,10 +1,98 @@
-#include "kernels/ops.h"
+// The fast CPU back end: checks what is asked, then hands it to the file of that operation.
+#include "kernels/cpu/cpu_ops.h"
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/contract.h"
+#include "kernels/cpu/matmul.h"
+#include "kernels/cpu/rows.h"
+#include "kernels/cpu/sample.h"
 
 namespace penstock {
+namespace {
 
-// The fast path arrives with the next commit; until then every CPU runs the reference.
-std::unique_ptr<Ops> make_cpu_ops(Device& device, int) {
-  return make_reference_ops(device);
+using namespace cpu;
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(Device& device, int threads, const KernelTable& kernels)
+      : device_(device),
+        kernels_(kernels),
+        team_(threads),
+        multiply_(kernels_, team_),
+        attend_(kernels_, team_),
+        samplers_(static_cast<size_t>(team_.size()), RowSampler(kernels_)),
+        heads_(static_cast<size_t>(team_.size())) {}
+
+  /// The number grows whenever a kernel changes bits; the extent is part of attention's arithmetic.
+  std::string numerics() const override {
+    return std::string("cpu-") + kernels_.name + "-1-extent" + std::to_string(kExtent);
+  }
+  DType projection_dtype(DType) const override { return DType::f32; }
+
+  std::unique_ptr<Matrix> make_matrix(int64_t n, int64_t k, DType dtype) override {
+    return std::make_unique<PackedMatrix>(device_, n, k, dtype);
+  }
+  void load_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK) override {
+    dynamic_cast<PackedMatrix&>(w).load_rows(team_, first_row, rows_rK);
+  }
+  void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) override {
+    check_embed(x_TD, table_VD);
+    cpu::embed(kernels_, team_, x_TD, ids_T, table_VD);
+  }
+  void rms_norm(TensorView y_TD, TensorView x_TD, TensorView weight_D, float eps) override {
+    check_rms_norm(y_TD, x_TD, weight_D);
+    cpu::rms_norm(kernels_, team_, y_TD, x_TD, weight_D, eps);
+  }
+  void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) override {
+    multiply_(y_TN, x_TK, dynamic_cast<const PackedMatrix&>(w_NK), bias_N, into);
+  }
+  void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
+                      const BatchView& batch) override {
+    const HeadShape shape = check_rope(q_THd, cache, qkv_TN, rotary, batch);
+    cpu::rope_and_store(kernels_, team_, heads_, shape, q_THd, cache, qkv_TN, rotary, batch);
+  }
+  void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
+                 float scale) override {
+    attend_(out_THd, q_THd, cache, batch, scale);
+  }
+  void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
+    check_swiglu(y_TF, gate_up_T2F);
+    cpu::swiglu(kernels_, team_, y_TF, gate_up_T2F);
+  }
+  void gather_rows(TensorView y_RD, TensorView x_TD, const int32_t* rows_R) override {
+    check_gather_rows(y_RD, x_TD);
+    cpu::gather_rows(team_, y_RD, x_TD, rows_R);
+  }
+  std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
+    check_sample(logits_RV, params_R.size());
+    const auto v = static_cast<size_t>(logits_RV.dim(1));
+    std::vector<Sampled> sampled_R(params_R.size());
+    team_.share(logits_RV.dim(0), 1, [&](int thread, int64_t begin, int64_t end) {
+      for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r)
+        sampled_R[r] =
+            samplers_[static_cast<size_t>(thread)]({logits_RV.as<const float>() + r * v, v}, params_R[r]);
+    });
+    return sampled_R;
+  }
+
+ private:
+  Device& device_;
+  const KernelTable& kernels_;
+  Team team_;
+  Multiplier multiply_;
+  Attention attend_;
+  std::vector<RowSampler> samplers_;       // one a thread
+  std::vector<std::vector<float>> heads_;  // rope's scratch, one a thread
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> cpu::make_ops(Device& device, int threads, const KernelTable& kernels) {
+  return std::make_unique<CpuOps>(device, threads, kernels);
+}
+
+std::unique_ptr<Ops> make_cpu_ops(Device& device, int threads) {
+  return cpu::make_ops(device, threads, *cpu::available_kernels().front());
 }
 
 }  // namespace penstock

@@ -40,12 +40,13 @@ std::vector<double> filtered_weights(const std::vector<float>& logits_V, const s
   std::vector<double> weight_V(logits_V.size());
   for (const int32_t id : ranked) {
     const double weight = std::exp(static_cast<double>(score(id)));
-    weight_V[static_cast<size_t>(id)] = weight >= static_cast<double>(params.min_p) ? weight : 0;
+    weight_V[static_cast<size_t>(id)] =
+        weight < static_cast<double>(std::min(params.min_p, 1.0F)) ? 0 : weight;
   }
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < ranked.size()) {
-    const float kth = score(ranked[static_cast<size_t>(params.top_k) - 1]);
-    for (const int32_t id : ranked)
-      if (score(id) < kth) weight_V[static_cast<size_t>(id)] = 0;
+    const float kth = logits_V[static_cast<size_t>(ranked[static_cast<size_t>(params.top_k) - 1])];
+    for (size_t id = 0; id < logits_V.size(); ++id)
+      if (logits_V[id] < kth) weight_V[id] = 0;
   }
   if (params.top_p < 1) {
     const double whole = std::accumulate(weight_V.begin(), weight_V.end(), 0.0);

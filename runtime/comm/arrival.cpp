@@ -13,6 +13,7 @@ namespace {
 struct Address {
   sockaddr_un name{};
   socklen_t length = 0;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&name); }
 };
 
 Address address_of(const std::string& job, int rank) {
@@ -31,9 +32,9 @@ int open_socket() { return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
 }  // namespace
 
 // A mark that cannot be made only makes a later message less precise, so failures are not errors here.
-ArrivalMark::ArrivalMark(const std::string& job, int rank) : socket_(open_socket()) {
+ArrivalMark::ArrivalMark(const std::string& job, int rank) : job_(job), rank_(rank), socket_(open_socket()) {
   const Address address = address_of(job, rank);
-  if (socket_ >= 0 && bind(socket_, reinterpret_cast<const sockaddr*>(&address.name), address.length) != 0) {
+  if (socket_ >= 0 && bind(socket_, address.get(), address.length) != 0) {
     close(socket_);
     socket_ = -1;
   }
@@ -43,13 +44,23 @@ ArrivalMark::~ArrivalMark() {
   if (socket_ >= 0) close(socket_);
 }
 
-bool ArrivalMark::seen(const std::string& job, int rank) {
+bool ArrivalMark::seen(int rank) const {
   const int probe = open_socket();
   if (probe < 0) return false;
-  const Address address = address_of(job, rank);
-  const bool there = connect(probe, reinterpret_cast<const sockaddr*>(&address.name), address.length) == 0;
+  const Address address = address_of(job_, rank);
+  const bool there = connect(probe, address.get(), address.length) == 0;
   close(probe);
   return there;
+}
+
+bool ArrivalMark::speak_for_all(int size) const {
+  char heard = 0;
+  if (recv(socket_, &heard, 1, MSG_DONTWAIT) == 1) return false;
+  for (int r = 0; r < size; ++r) {
+    const Address address = address_of(job_, r);
+    if (r != rank_) sendto(socket_, "!", 1, MSG_DONTWAIT, address.get(), address.length);
+  }
+  return true;
 }
 
 }  // namespace penstock

@@ -14,9 +14,14 @@ class ArrivalMark {
   ArrivalMark& operator=(const ArrivalMark&) = delete;
 
   /// Whether that rank has made its mark on this host.
-  static bool seen(const std::string& job, int rank);
+  bool seen(int rank) const;
+  /// Tells those of the first `size` ranks that are seen that what is wrong has been said; true if nobody has told
+  /// this rank so before.
+  bool speak_for_all(int size) const;
 
  private:
+  std::string job_;
+  int rank_;
   int socket_;
 };
 

@@ -19,9 +19,12 @@ RankInfo this_process(int rank) {
 std::string this_place() {
   std::string boot;
   std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
-  char pids[64] = {};  // "pid:[4026531836]"
-  if (readlink("/proc/self/ns/pid", pids, sizeof(pids) - 1) < 0) pids[0] = '\0';
-  return boot + " " + pids;
+  std::string place = boot;
+  for (const char* space : {"/proc/self/ns/pid", "/proc/self/ns/ipc", "/proc/self/ns/mnt"}) {
+    char name[64] = {};  // "pid:[4026531836]"
+    if (readlink(space, name, sizeof(name) - 1) > 0) place += std::string(" ") + name;
+  }
+  return place;
 }
 
 bool process_alive(int64_t pid) {

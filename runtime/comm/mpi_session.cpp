@@ -28,16 +28,18 @@ constexpr int kMostStaggers = 8;
 
 std::string seconds(milliseconds time) { return std::to_string((time.count() + 999) / 1000) + " s"; }
 
-std::string not_formed(const LaunchEnvironment& environment, milliseconds deadline) {
+/// Empty when another rank of this host has said it.
+std::string not_formed(const LaunchEnvironment& environment, const ArrivalMark& mark, milliseconds deadline) {
+  if (!mark.speak_for_all(environment.size)) return {};
   std::vector<int> here;
   std::vector<int> missing;
-  for (int r = 0; r < environment.size; ++r) (ArrivalMark::seen(environment.job, r) ? here : missing).push_back(r);
+  for (int r = 0; r < environment.size; ++r) (r == environment.rank || mark.seen(r) ? here : missing).push_back(r);
   const RankInfo me = this_process(environment.rank);
   std::string text = "The world of " + std::to_string(environment.size) + " ranks has not formed within " + seconds(deadline);
   if (missing.empty()) {
     text += ", although all of them have started on " + me.host + ". MPI itself is stuck.";
   } else if (environment.local_size == environment.size) {
-    text += ": " + text_of_ranks(missing) + " has not arrived (started on host " + me.host + ", never reached MPI_Init).";
+    text += ": " + text_of_ranks(missing) + " of host " + me.host + " never reached MPI_Init.";
   } else {
     text += ". On host " + me.host + ", which runs " + std::to_string(environment.local_size) + " of them, " +
             text_of_ranks(here) + " arrived; not seen here: " + text_of_ranks(missing) + ".";
@@ -87,7 +89,7 @@ MpiSession::MpiSession(const LaunchEnvironment& environment, milliseconds init_d
   int provided = MPI_THREAD_SINGLE;
   {
     const Watchdog watchdog(init_deadline + kStagger * std::min(environment.rank, kMostStaggers),
-                            [&] { return not_formed(environment, init_deadline); });
+                            [&] { return not_formed(environment, mark, init_deadline); });
     // Funneled: UCX has a thread of its own, MPI stays with the one that calls this.
     if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
       throw Error("MPI_Init_thread failed. Start with mpirun or `srun --mpi=pmix`.");

@@ -12,8 +12,9 @@ void check_ucx(ucs_status_t status, const char* what);
 
 class UcxContext {
  public:
-  /// Active messages with wake-up. Leaves the choice of transports to the environment variable UCX_TLS where that is set.
-  UcxContext();
+  /// Active messages with wake-up. `one_machine`: all ranks share this one. Leaves the choice of transports to the
+  /// environment variable UCX_TLS where that is set.
+  explicit UcxContext(bool one_machine);
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;
   UcxContext& operator=(const UcxContext&) = delete;

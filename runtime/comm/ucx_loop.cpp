@@ -74,7 +74,7 @@ void UcxLoop::run() {
   auto timers_seen = idle_since;
   while (!stopped_) {
     bool busy = run_tasks();
-    for (int i = 0; i < kProgressBurst && worker_.progress(); ++i) busy = true;
+    for (int i = 0; !resting_ && i < kProgressBurst && worker_.progress(); ++i) busy = true;
     const auto now = Clock::now();
     if (now - timers_seen > kTimers) {
       io_.poll();
@@ -82,9 +82,12 @@ void UcxLoop::run() {
     }
     if (busy) {
       idle_since = now;
-    } else if (now - idle_since > kPoll && worker_.arm()) {
+    } else if (now - idle_since > kPoll && (resting_ || worker_.arm())) {
       sleep();
       idle_since = timers_seen = Clock::now();
+    } else {
+      // Whom this loop waits for may want this core: a full shared-memory queue keeps the sender from sleeping.
+      std::this_thread::yield();
     }
   }
 }
@@ -105,7 +108,7 @@ void UcxLoop::sleep() {
     if (!tasks_.empty()) return;
     sleeping_ = true;
   }
-  if (!watching_events_) {
+  if (!watching_events_ && !resting_) {
     watching_events_ = true;
     events_.async_wait(boost::asio::posix::descriptor_base::wait_read,
                        [this](const boost::system::error_code&) { watching_events_ = false; });

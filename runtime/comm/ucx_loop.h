@@ -32,6 +32,8 @@ class UcxLoop {
 
   /// Runs the task on the loop's thread, in order of posting. Any thread. Never inside a UCX callback.
   void post(Task task);
+  /// From now on only tasks and timers run: UCX is left alone. Loop's thread, or any when the loop has stopped.
+  void rest() { resting_ = true; }
   /// Runs the task on the loop's thread after the delay. Only from the loop's thread, or before start().
   void after(std::chrono::milliseconds delay, Task task);
 
@@ -46,6 +48,7 @@ class UcxLoop {
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   boost::asio::posix::stream_descriptor events_;
   bool watching_events_ = false;
+  bool resting_ = false;
   bool stopped_ = false;
 
   std::mutex mutex_;  // guards what follows

@@ -27,10 +27,11 @@ struct UcxPort::Operation {
   std::function<void()> received;
 };
 
-UcxPort::UcxPort(int rank, int size, Events events)
+UcxPort::UcxPort(int rank, int size, bool one_machine, Events events)
     : rank_(rank),
       events_(std::move(events)),
       peers_(static_cast<size_t>(size)),
+      context_(one_machine),
       worker_(context_),
       loop_(worker_, [this](const std::string& why) { events_.broken(why); }) {
   for (int r = 0; r < size; ++r) {
@@ -57,9 +58,9 @@ void UcxPort::handle(unsigned id, ucp_am_recv_callback_t callback) {
   check_ucx(ucp_worker_set_am_recv_handler(worker_.get(), &params), "setting a message handler");
 }
 
-void UcxPort::connect(std::vector<std::string> addresses) {
-  ensure(addresses.size() == peers_.size(), "an address per rank");
-  addresses_ = std::move(addresses);
+void UcxPort::connect(std::vector<Place> places) {
+  ensure(places.size() == peers_.size(), "a place per rank");
+  places_ = std::move(places);
   loop_.start();
 }
 
@@ -75,8 +76,11 @@ bool UcxPort::connected(Peer& peer) {
   ucp_ep_params_t params{};
   params.field_mask =
       UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(addresses_[static_cast<size_t>(peer.rank)].data());
-  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  const Place& place = places_[static_cast<size_t>(peer.rank)];
+  params.address = reinterpret_cast<const ucp_address_t*>(place.address.data());
+  // With error handling UCX leaves shared memory out and takes TCP even between neighbours; the death of a
+  // neighbour is seen by its pid.
+  params.err_mode = place.near ? UCP_ERR_HANDLING_MODE_NONE : UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = &UcxPort::on_endpoint_error;
   params.err_handler.arg = &peer;
   const ucs_status_t status = ucp_ep_create(worker_.get(), &params, &peer.endpoint);
@@ -307,10 +311,11 @@ void UcxPort::shut(const Fault& fault) {
     }
     peer.arrived.clear();
   }
-  // Without the peer's consent: it may be gone. Ends every operation on the endpoint.
+  // Without the peer's consent: it may be gone. Ends every operation on the endpoint. UCX refuses this for
+  // endpoints without error handling; those end with the worker.
   std::vector<ucs_status_ptr_t> closing;
   for (Peer& peer : peers_) {
-    if (peer.endpoint == nullptr) continue;
+    if (peer.endpoint == nullptr || places_[static_cast<size_t>(peer.rank)].near) continue;
     ucp_request_param_t params{};
     params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     params.flags = UCP_EP_CLOSE_FLAG_FORCE;
@@ -324,6 +329,7 @@ void UcxPort::shut(const Fault& fault) {
     }
     ucp_request_free(request);
   }
+  loop_.rest();
   for (const Operation& operation : operations_) {
     if (operation.completion) operation.completion->fail(fault);
   }

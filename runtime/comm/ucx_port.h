@@ -33,15 +33,20 @@ class UcxPort {
     std::function<void(const std::string& why)> broken;          ///< UCX itself failed on this rank
   };
 
-  UcxPort(int rank, int size, Events events);
+  UcxPort(int rank, int size, bool one_machine, Events events);
   ~UcxPort();
   UcxPort(const UcxPort&) = delete;
   UcxPort& operator=(const UcxPort&) = delete;
 
   std::string address() const { return worker_.address(); }
   UcxLoop& loop() { return loop_; }
-  /// Everyone's address, by rank; then start the loop.
-  void connect(std::vector<std::string> addresses);
+  struct Place {
+    std::string address;
+    /// On this machine: reached through shared memory, whose end UCX does not notice. Both sides must say the same.
+    bool near = false;
+  };
+  /// Where everyone is, by rank; then start the loop.
+  void connect(std::vector<Place> places);
 
   // Any thread. The bytes stay alive until the completion ends.
   void send(int to, ConstBytes message, CompletionPtr sent);
@@ -49,8 +54,8 @@ class UcxPort {
   /// Throws Error for a payload above kControlLimit.
   void send_control(int to, uint32_t kind, std::string payload);
 
-  /// Closes every connection at once and fails what was under way; after it no buffer is touched. Loop's thread,
-  /// or any when the loop has stopped.
+  /// Ends every connection at once and fails what was under way; after it no buffer is touched, because UCX is not called
+  /// again before the destructor. Loop's thread, or any when the loop has stopped.
   void shut(const Fault& fault);
 
  private:
@@ -110,7 +115,7 @@ class UcxPort {
   const int rank_;
   Events events_;
   std::vector<Peer> peers_;
-  std::vector<std::string> addresses_;
+  std::vector<Place> places_;
   std::list<Operation> operations_;        // handed to UCX; ends in on_sent or on_received
   std::vector<CompletionPtr> broken_off_;  // UCX gave up on them; they end when the world does
   std::optional<Fault> shut_;

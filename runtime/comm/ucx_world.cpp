@@ -1,5 +1,6 @@
 #include "runtime/comm/ucx_world.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -86,7 +87,7 @@ class UcxReceiver : public Receiver {
 /// Members with the comment "loop" belong to the loop's thread.
 class UcxWorld : public World, private ControlPlane {
  public:
-  explicit UcxWorld(const UcxWorldOptions& options);
+  UcxWorld(const UcxWorldOptions& options, std::vector<RankInfo> infos, std::vector<std::string> places);
   ~UcxWorld() override;
 
   int rank() const override { return options_.rank; }
@@ -127,8 +128,8 @@ class UcxWorld : public World, private ControlPlane {
   void loop_broke(const std::string& why);
 
   const UcxWorldOptions options_;
-  std::vector<RankInfo> infos_;      // constant after the constructor
-  std::vector<std::string> places_;  // constant after the constructor
+  const std::vector<RankInfo> infos_;
+  const std::vector<std::string> places_;  // this_place() of each
   Inbox inbox_;
   Gather gather_;
   Gather farewell_;
@@ -150,30 +151,23 @@ class UcxWorld : public World, private ControlPlane {
   UcxPort port_;  // last: its thread uses everything above
 };
 
-UcxWorld::UcxWorld(const UcxWorldOptions& options)
+UcxWorld::UcxWorld(const UcxWorldOptions& options, std::vector<RankInfo> infos, std::vector<std::string> places)
     : options_(options),
+      infos_(std::move(infos)),
+      places_(std::move(places)),
       gather_(options.size),
       farewell_(options.size),
-      port_(options.rank, options.size,
+      port_(options.rank, options.size, std::all_of(places_.begin(), places_.end(), [this](const auto& p) { return p == places_[0]; }),
             {[this](int from, uint32_t kind, std::string payload) { heard(from, kind, std::move(payload)); },
              [this](int peer, const std::string& why) { lost(peer, why); },
              [this](const std::string& why) { loop_broke(why); }}) {
-  proto::Hello mine;
-  const RankInfo me = this_process(options.rank);
-  mine.set_host(me.host);
-  mine.set_pid(me.pid);
-  mine.set_place(this_place());
-  mine.set_address(port_.address());
-  const std::vector<std::string> hellos = options.exchange(mine.SerializeAsString());
-  ensure(hellos.size() == static_cast<size_t>(options.size), "a hello per rank");
-  std::vector<std::string> addresses;
+  const std::vector<std::string> addresses = options.exchange(port_.address());
+  ensure(addresses.size() == places_.size(), "an address per rank");
+  std::vector<UcxPort::Place> where;
   std::vector<int> watched;
   for (int r = 0; r < options.size; ++r) {
-    proto::Hello hello;
-    ensure(hello.ParseFromString(hellos[static_cast<size_t>(r)]), "a readable hello");
-    infos_.push_back({r, hello.host(), hello.pid()});
-    places_.push_back(hello.place());
-    addresses.push_back(hello.address());
+    const auto i = static_cast<size_t>(r);
+    where.push_back({addresses[i], places_[i] == places_[static_cast<size_t>(options.rank)]});
     // Rank 0 watches all and all watch rank 0: that a neighbour died is learnt from rank 0.
     if (r != options.rank && (r == 0 || is_judge())) watched.push_back(r);
     if (r != options.rank) staying_.insert(r);
@@ -183,7 +177,7 @@ UcxWorld::UcxWorld(const UcxWorldOptions& options)
       [this](int r) { return process_gone(r); },
       Liveness::Clock::now());
   if (options.size > 1) port_.loop().after(milliseconds(0), [this] { tick(); });
-  port_.connect(std::move(addresses));
+  port_.connect(std::move(where));
 }
 
 UcxWorld::~UcxWorld() {
@@ -248,13 +242,15 @@ std::vector<std::string> UcxWorld::gather(Gather& gather, Internal part, const s
     port_.send_control(0, part, mine);
   }
   const auto start = std::chrono::steady_clock::now();
+  // The others give rank 0 the time to name the culprit.
+  const milliseconds deadline = milliseconds(static_cast<int64_t>(options_.gather_deadline_seconds * 1000)) +
+                                (is_judge() ? milliseconds(0) : kJudgeDeadline);
   for (;;) {
-    if (auto texts = gather.wait(kGatherNote)) return *std::move(texts);
+    if (auto texts = gather.wait(std::min(kGatherNote, deadline))) return *std::move(texts);
     const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
     const std::string seconds = std::to_string(static_cast<int>(waited.count())) + " s";
     const std::string whom = is_judge() ? text_of_ranks(gather.missing()) : "rank 0";
-    // The others give rank 0 the time to name the culprit.
-    if (waited.count() > options_.gather_deadline_seconds + (is_judge() ? 0 : 10)) {
+    if (waited >= deadline) {
       abort("waited " + seconds + " for " + whom + " to come to where every rank meets", ExitStatus::runtime_failure);
     } else if (is_judge()) {
       log::info("waiting for " + whom + ", " + seconds + " so far");
@@ -373,7 +369,9 @@ void UcxWorld::fail(const Fault& fault) {
 void UcxWorld::judge(const Fault& fault) {
   if (verdict_) return;
   verdict_ = fault;
-  log::error(fault.message);
+  // The log's lines begin with rank and host already.
+  const std::string own = text_of(info(rank())) + ": ";
+  log::error(fault.message.rfind(own, 0) == 0 ? fault.message.substr(own.size()) : fault.message);
   for (int r = 0; r < size(); ++r) {
     if (r != rank() && lost_.count(r) == 0) unaware_.insert(r);
   }
@@ -424,7 +422,21 @@ void UcxWorld::loop_broke(const std::string& why) {
 }  // namespace
 
 std::unique_ptr<World> make_ucx_world(const UcxWorldOptions& options) {
-  return std::make_unique<UcxWorld>(options);
+  const RankInfo me = this_process(options.rank);
+  proto::Hello mine;
+  mine.set_host(me.host);
+  mine.set_pid(me.pid);
+  mine.set_place(this_place());
+  std::vector<RankInfo> infos;
+  std::vector<std::string> places;
+  for (const std::string& text : options.exchange(mine.SerializeAsString())) {
+    proto::Hello hello;
+    ensure(hello.ParseFromString(text), "a readable hello");
+    infos.push_back({static_cast<int>(infos.size()), hello.host(), hello.pid()});
+    places.push_back(hello.place());
+  }
+  ensure(infos.size() == static_cast<size_t>(options.size), "a hello per rank");
+  return std::make_unique<UcxWorld>(options, std::move(infos), std::move(places));
 }
 
 }  // namespace penstock

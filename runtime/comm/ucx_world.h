@@ -14,7 +14,7 @@ namespace penstock {
 struct UcxWorldOptions {
   int rank = 0;
   int size = 1;
-  /// Everyone's text, by rank; called once, by the constructor's thread.
+  /// Everyone's text, by rank; called twice, by the constructor's thread.
   std::function<std::vector<std::string>(const std::string& mine)> exchange;
   /// What finish() does last, when every rank has finished.
   std::function<void()> at_finish = [] {};

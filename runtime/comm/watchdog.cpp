@@ -12,7 +12,7 @@ Watchdog::Watchdog(std::chrono::milliseconds deadline, std::function<std::string
     : thread_([this, deadline, message = std::move(message)] {
         std::unique_lock lock(mutex_);
         if (changed_.wait_for(lock, deadline, [this] { return over_; })) return;
-        log::error(message());
+        if (const std::string text = message(); !text.empty()) log::error(text);
         std::_Exit(static_cast<int>(ExitStatus::runtime_failure));
       }) {}
 

@@ -13,7 +13,7 @@ namespace penstock {
 
 class Watchdog {
  public:
-  /// Unless destroyed before the deadline, logs what `message` returns and ends the process.
+  /// Unless destroyed before the deadline, logs what `message` returns, if anything, and ends the process.
   Watchdog(std::chrono::milliseconds deadline, std::function<std::string()> message);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;

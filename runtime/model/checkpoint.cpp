@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,9 +18,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Enough for one disk request to be efficient; while one chunk is put to use the kernel reads the next ones.
+// Large enough for one request to be efficient; several under way keep a disk or a network file system busy
+// while the chunk that has come is put to use.
 constexpr uint64_t kChunkBytes = 4U << 20;
-constexpr uint64_t kReadAheadBytes = 4 * kChunkBytes;
+constexpr size_t kReadsInFlight = 4;
 
 std::optional<DType> weight_dtype(const std::string& name) {
   if (name == "F32") return DType::f32;
@@ -51,7 +54,8 @@ class Checkpoint final : public WeightSource {
     else if (fs::exists(index, ignored))
       open_shards(index);
     else
-      throw UsageError(dir.string() + ": expected model.safetensors or model.safetensors.index.json, found neither");
+      throw UsageError(dir.string() +
+                       ": expected model.safetensors or model.safetensors.index.json, found neither");
     for (const SafetensorsFile& file : files_)
       for (const auto& [name, entry] : file.entries()) tensors_.emplace(name, Located{&file, &entry});
   }
@@ -68,18 +72,32 @@ class Checkpoint final : public WeightSource {
     const int64_t rows = expected[0];
     const int64_t columns = expected.rank() == 2 ? expected[1] : 1;
     const uint64_t row_bytes = static_cast<uint64_t>(columns) * bytes_of(*dtype);
-    const auto step = static_cast<int64_t>(std::max<uint64_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes)));
-    const uint64_t end = found.entry->offset + found.entry->bytes;
-    for (int64_t first = 0; first < rows; first += step) {
-      const int64_t count = std::min(step, rows - first);
-      const uint64_t bytes = static_cast<uint64_t>(count) * row_bytes;
-      const uint64_t offset = found.entry->offset + static_cast<uint64_t>(first) * row_bytes;
-      buffer_.resize(bytes / sizeof(uint32_t) + 1);
-      found.file->read(offset, buffer_.data(), bytes);
-      if (offset + bytes < end)
-        found.file->read_ahead(offset + bytes, std::min(kReadAheadBytes, end - offset - bytes));
-      bytes_read_ += static_cast<int64_t>(bytes);
-      take(first, {buffer_.data(), *dtype, expected.rank() == 2 ? Shape{count, columns} : Shape{count}});
+    const auto step =
+        static_cast<int64_t>(std::max<uint64_t>(1, kChunkBytes / std::max<uint64_t>(1, row_bytes)));
+    const auto chunks = static_cast<size_t>((rows + step - 1) / step);
+    const auto rows_of = [&](size_t chunk) {
+      return std::min(step, rows - static_cast<int64_t>(chunk) * step);
+    };
+
+    // A ring of reads under way; the destructor of an unfinished one waits, so no buffer is left in use.
+    std::array<std::future<void>, kReadsInFlight> reads;
+    const auto start = [&](size_t chunk) {
+      std::vector<uint32_t>& buffer = buffers_[chunk % kReadsInFlight];
+      const uint64_t bytes = static_cast<uint64_t>(rows_of(chunk)) * row_bytes;
+      buffer.resize(bytes / sizeof(uint32_t) + 1);
+      const uint64_t offset = found.entry->offset + chunk * static_cast<uint64_t>(step) * row_bytes;
+      reads[chunk % kReadsInFlight] = std::async(
+          chunks == 1 ? std::launch::deferred : std::launch::async,
+          [file = found.file, offset, to = buffer.data(), bytes] { file->read(offset, to, bytes); });
+    };
+    for (size_t chunk = 0; chunk < std::min(chunks, kReadsInFlight); ++chunk) start(chunk);
+    for (size_t chunk = 0; chunk < chunks; ++chunk) {
+      reads[chunk % kReadsInFlight].get();
+      const int64_t count = rows_of(chunk);
+      bytes_read_ += count * static_cast<int64_t>(row_bytes);
+      take(static_cast<int64_t>(chunk) * step, {buffers_[chunk % kReadsInFlight].data(), *dtype,
+                                                expected.rank() == 2 ? Shape{count, columns} : Shape{count}});
+      if (chunk + kReadsInFlight < chunks) start(chunk + kReadsInFlight);
     }
   }
 
@@ -100,20 +118,22 @@ class Checkpoint final : public WeightSource {
     for (const auto& [name, file] : map->items()) {
       // A file name only: an index may not lead out of its folder.
       if (!file.is_string() || fs::path(file.get<std::string>()).filename() != file.get<std::string>())
-        throw UsageError(index.string() + ": " + name + ": expected the name of a file beside the index, found " +
-                         file.dump());
+        throw UsageError(index.string() + ": " + name +
+                         ": expected the name of a file beside the index, found " + file.dump());
       names_of[file.get<std::string>()].push_back(name);
     }
     std::string missing;
     std::error_code ignored;
     for (const auto& [file, names] : names_of)
       if (!fs::exists(dir_ / file, ignored)) missing += (missing.empty() ? "" : ", ") + file;
-    if (!missing.empty()) throw UsageError(dir_.string() + ": shards named in the index are missing: " + missing);
+    if (!missing.empty())
+      throw UsageError(dir_.string() + ": shards named in the index are missing: " + missing);
     for (const auto& [file, names] : names_of) {
       files_.emplace_back(dir_ / file);
       for (const std::string& name : names)
         if (!files_.back().entries().contains(name))
-          throw UsageError((dir_ / file).string() + ": expected tensor " + name + " (so the index says), found none");
+          throw UsageError((dir_ / file).string() + ": expected tensor " + name +
+                           " (so the index says), found none");
     }
   }
 
@@ -121,14 +141,15 @@ class Checkpoint final : public WeightSource {
   Located locate(const std::string& name) const {
     auto it = tensors_.find(name);
     if (it == tensors_.end() && name.starts_with("model.")) it = tensors_.find(name.substr(6));
-    if (it == tensors_.end()) throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
+    if (it == tensors_.end())
+      throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
     return it->second;
   }
 
   fs::path dir_;
   std::vector<SafetensorsFile> files_;
   std::unordered_map<std::string, Located> tensors_;
-  std::vector<uint32_t> buffer_;  // words, so that float32 rows are aligned
+  std::array<std::vector<uint32_t>, kReadsInFlight> buffers_;  // words, so that float32 rows are aligned
   int64_t bytes_read_ = 0;
 };
 

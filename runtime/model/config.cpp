@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 class Fields {
  public:
   Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) throw UsageError(where_ + ": expected a JSON object, found " + object.type_name());
+    if (!object.is_object())
+      throw UsageError(where_ + ": expected a JSON object, found " + object.type_name());
   }
 
   bool has(const char* name) const { return find(name) != nullptr; }
@@ -37,7 +38,8 @@ class Fields {
   int64_t integer(const char* name, int64_t low, int64_t high, std::optional<int64_t> otherwise = {}) const {
     const Json* value = find(name);
     if (value == nullptr && otherwise) return *otherwise;
-    // A count written as 4.0 is not accepted; a count above int64 fails get<> and is caught by the type check.
+    // A count written as 4.0 is not accepted; a count above int64 fails get<> and is caught by the type
+    // check.
     if (value == nullptr || !value->is_number_integer() || !fits(*value) || value->get<int64_t>() < low ||
         value->get<int64_t>() > high)
       wrong(name, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
@@ -48,7 +50,8 @@ class Fields {
   double number(const char* name, double above, double up_to, std::optional<double> otherwise = {}) const {
     const Json* value = find(name);
     if (value == nullptr && otherwise) return *otherwise;
-    if (value == nullptr || !value->is_number() || !(value->get<double>() > above) || !(value->get<double>() <= up_to))
+    if (value == nullptr || !value->is_number() || !(value->get<double>() > above) ||
+        !(value->get<double>() <= up_to))
       wrong(name, "a number above " + Json(above).dump() + ", at most " + Json(up_to).dump());
     return value->get<double>();
   }
@@ -123,9 +126,11 @@ const Family& family_of(const Fields& config) {
     if (architecture.empty() ? model_type == f.model_type : architecture == f.architecture) return f;
     supported += std::string(supported.empty() ? "" : ", ") + f.architecture;
   }
-  const std::string found = architecture.empty() ? "model_type '" + model_type + "'" : "'" + architecture + "'";
-  const bool deepseek = architecture == "DeepseekV2ForCausalLM" || architecture == "DeepseekV3ForCausalLM" ||
-                        (architecture.empty() && (model_type == "deepseek_v2" || model_type == "deepseek_v3"));
+  const std::string found =
+      architecture.empty() ? "model_type '" + model_type + "'" : "'" + architecture + "'";
+  const bool deepseek =
+      architecture == "DeepseekV2ForCausalLM" || architecture == "DeepseekV3ForCausalLM" ||
+      (architecture.empty() && (model_type == "deepseek_v2" || model_type == "deepseek_v3"));
   throw UsageError(config.where() + ": architecture " + found + " is not " + (deepseek ? "yet " : "") +
                    "supported; supported are " + supported);
 }
@@ -149,8 +154,9 @@ void refuse_sliding_window(const Fields& config, Family::Window kind, int64_t la
   if (window >= max_positions) return;
   if (kind == Family::Window::switched) {
     const Json* types = config.find("layer_types");
-    const bool any = types != nullptr ? std::find(types->begin(), types->end(), "sliding_attention") != types->end()
-                                      : config.integer("max_window_layers", 0, kWidest, 28) < layers;
+    const bool any = types != nullptr
+                         ? std::find(types->begin(), types->end(), "sliding_attention") != types->end()
+                         : config.integer("max_window_layers", 0, kWidest, 28) < layers;
     if (!any) return;
   }
   throw UsageError(config.where() + ": sliding window attention (sliding_window " + std::to_string(window) +
@@ -161,15 +167,17 @@ RopeConfig rope_of(const Fields& config, int64_t head_dim, int64_t max_positions
   static const Json kNone = Json::object();
   const Json* object = config.find("rope_scaling");
   if (object == nullptr || object->empty()) object = config.find("rope_parameters");
-  const Fields rope(object == nullptr ? kNone : *object,
-                    config.where() + ": " + (config.has("rope_parameters") ? "rope_parameters" : "rope_scaling"));
+  const Fields rope(
+      object == nullptr ? kNone : *object,
+      config.where() + ": " + (config.has("rope_parameters") ? "rope_parameters" : "rope_scaling"));
   for (const auto& [key, value] : rope.json().items())
     if (value.is_object())
-      throw UsageError(rope.where() + ": one set of parameters for every layer is supported, found one for '" + key +
-                       "'");
+      throw UsageError(rope.where() +
+                       ": one set of parameters for every layer is supported, found one for '" + key + "'");
 
   RopeConfig out;
-  out.theta = rope.number("rope_theta", 1, kLargestNumber, config.number("rope_theta", 1, kLargestNumber, 10000.0));
+  out.theta =
+      rope.number("rope_theta", 1, kLargestNumber, config.number("rope_theta", 1, kLargestNumber, 10000.0));
   const double part =
       rope.number("partial_rotary_factor", 0, 1, config.number("partial_rotary_factor", 0, 1, 1.0));
   out.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * part);
@@ -182,14 +190,16 @@ RopeConfig rope_of(const Fields& config, int64_t head_dim, int64_t max_positions
   const int64_t original =
       config.integer("original_max_position_embeddings", 1, kMostTokens,
                      rope.integer("original_max_position_embeddings", 1, kMostTokens, max_positions));
-  const auto factor = [&](std::optional<double> otherwise = {}) { return rope.number("factor", 0, 1e6, otherwise); };
+  const auto factor = [&](std::optional<double> otherwise = {}) {
+    return rope.number("factor", 0, 1e6, otherwise);
+  };
   if (type == "default") {
     out.scaling = RopeDefault{};
   } else if (type == "linear") {
     out.scaling = RopeLinear{factor()};
   } else if (type == "llama3") {
-    const RopeLlama3 llama3{factor(), rope.number("low_freq_factor", 0, 1e6), rope.number("high_freq_factor", 0, 1e6),
-                            original};
+    const RopeLlama3 llama3{factor(), rope.number("low_freq_factor", 0, 1e6),
+                            rope.number("high_freq_factor", 0, 1e6), original};
     if (llama3.high_freq_factor <= llama3.low_freq_factor)
       rope.wrong("high_freq_factor", "more than low_freq_factor");
     out.scaling = llama3;
@@ -244,7 +254,8 @@ ModelConfig load_model_config(const fs::path& model_dir) {
   const Fields config(json, path.string());
 
   if (const Json* quantization = config.find("quantization_config")) {
-    const std::string method = quantization->is_object() ? Fields(*quantization, path.string()).text("quant_method", "?") : "?";
+    const std::string method =
+        quantization->is_object() ? Fields(*quantization, path.string()).text("quant_method", "?") : "?";
     throw UsageError(path.string() + ": quantization_config (" + method +
                      ") is not supported; expected a checkpoint in float32, bfloat16 or float16");
   }
@@ -269,14 +280,16 @@ ModelConfig load_model_config(const fs::path& model_dir) {
                                                                                     : family.default_kv_heads;
   attention.kv_heads = config.integer("num_key_value_heads", 1, attention.heads, default_kv_heads);
   if (attention.heads % attention.kv_heads != 0)
-    config.wrong("num_key_value_heads", "a divisor of num_attention_heads (" + std::to_string(attention.heads) + ")");
+    config.wrong("num_key_value_heads",
+                 "a divisor of num_attention_heads (" + std::to_string(attention.heads) + ")");
   constexpr int64_t kWidestHead = 4096;
   attention.head_dim = config.integer(
       "head_dim", 1, kWidestHead,
       family.default_head_dim != 0 ? family.default_head_dim : out.hidden_size / attention.heads);
   if (attention.head_dim < 1 || attention.heads * attention.head_dim > kWidest)
-    throw UsageError(path.string() + ": expected num_attention_heads x head_dim from 1 to " + std::to_string(kWidest) +
-                     ", found " + std::to_string(attention.heads) + " x " + std::to_string(attention.head_dim));
+    throw UsageError(path.string() + ": expected num_attention_heads x head_dim from 1 to " +
+                     std::to_string(kWidest) + ", found " + std::to_string(attention.heads) + " x " +
+                     std::to_string(attention.head_dim));
   const bool bias = family.reads_attention_bias && config.flag("attention_bias", false);
   attention.qkv_bias = bias || family.always_qkv_bias;
   attention.output_bias = bias;

@@ -1,5 +1,5 @@
-// What a Hugging Face model folder says of itself: config.json and generation_config.json, read once, checked, and
-// brought into one spelling. Plain values; copy and share freely.
+// What a Hugging Face model folder says of itself: config.json and generation_config.json, read once,
+// checked, and brought into one spelling. Plain values; copy and share freely.
 //
 // Attention and MLP are variants so that another kind (latent attention, mixture of experts) is one more
 // alternative here, one more file in stages/, and nothing else.
@@ -57,16 +57,16 @@ struct ModelConfig {
   int64_t layer_count() const { return static_cast<int64_t>(layers.size()); }
 };
 
-/// Reads MODEL_DIR/config.json and, if present, generation_config.json. Throws UsageError naming the file, the field, what was
-/// expected and what was found; also for what is understood but not supported.
+/// Reads MODEL_DIR/config.json and, if present, generation_config.json. Throws UsageError naming the file,
+/// the field, what was expected and what was found; also for what is understood but not supported.
 ModelConfig load_model_config(const std::filesystem::path& model_dir);
 
 /// Longest sequence the model was made for: max_position_embeddings, times the factor under linear scaling
 /// (position interpolation), and at least original_max_position_embeddings x factor under yarn.
 int64_t default_max_model_len(const ModelConfig& config);
 
-/// --dtype auto|float32|bfloat16. auto: bfloat16 for a bfloat16 checkpoint, else float32 (a float16 checkpoint keeps
-/// every bit in float32; ask for bfloat16 to halve the memory).
+/// --dtype auto|float32|bfloat16. auto: bfloat16 for a bfloat16 checkpoint, else float32 (a float16
+/// checkpoint keeps every bit in float32; ask for bfloat16 to halve the memory).
 DType resolve_dtype(const std::string& flag, const ModelConfig& config);
 
 }  // namespace penstock

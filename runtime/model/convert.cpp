@@ -30,10 +30,17 @@ void convert(void* to, DType to_dtype, const TensorView& from) {
       for (size_t i = 0; i < n; ++i) static_cast<uint16_t*>(to)[i] = bf16_from_f32(value_at(i));
   };
   switch (from.dtype) {
-    case DType::f32: each([p = from.as<const float>()](size_t i) { return p[i]; }); break;
-    case DType::bf16: each([p = from.as<const uint16_t>()](size_t i) { return f32_from_bf16(p[i]); }); break;
-    case DType::f16: each([p = from.as<const uint16_t>()](size_t i) { return f32_from_f16(p[i]); }); break;
-    case DType::i32: throw Error("internal error: an integer tensor is no weight");
+    case DType::f32:
+      each([p = from.as<const float>()](size_t i) { return p[i]; });
+      break;
+    case DType::bf16:
+      each([p = from.as<const uint16_t>()](size_t i) { return f32_from_bf16(p[i]); });
+      break;
+    case DType::f16:
+      each([p = from.as<const uint16_t>()](size_t i) { return f32_from_f16(p[i]); });
+      break;
+    case DType::i32:
+      throw Error("internal error: an integer tensor is no weight");
   }
 }
 

@@ -9,7 +9,9 @@
 
 namespace penstock {
 
-inline float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float f32_from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 /// To nearest, ties to even; NaN stays NaN.
 inline uint16_t bf16_from_f32(float value) {
@@ -20,8 +22,8 @@ inline uint16_t bf16_from_f32(float value) {
 
 float f32_from_f16(uint16_t bits);
 
-/// Copies `from` (f32, bf16 or f16) into memory for as many elements of `to_dtype` (f32 or bf16), rounding to nearest
-/// even. Both on the host.
+/// Copies `from` (f32, bf16 or f16) into memory for as many elements of `to_dtype` (f32 or bf16), rounding to
+/// nearest even. Both on the host.
 void convert(void* to, DType to_dtype, const TensorView& from);
 
 }  // namespace penstock

@@ -11,16 +11,16 @@ namespace {
 
 constexpr int64_t kChunkElements = 1 << 21;
 
-/// A bijection of 64 bits (SplitMix64's finaliser, Steele et al. 2014): good enough for weights that only need to
-/// look alive, and a hundred times cheaper than Philox.
+/// A bijection of 64 bits (SplitMix64's finaliser, Steele et al. 2014): good enough for weights that only
+/// need to look alive, and a hundred times cheaper than Philox.
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
   return x ^ (x >> 31);
 }
 
-/// (2b - 255) / 8192 for a byte b: an odd number of at most 8 bits, so exact in bfloat16; standard deviation 0.018, as
-/// models are initialised.
+/// (2b - 255) / 8192 for a byte b: an odd number of at most 8 bits, so exact in bfloat16; standard deviation
+/// 0.018, as models are initialised.
 uint16_t weight_bits(uint64_t byte) {
   const float value = static_cast<float>(2 * static_cast<int32_t>(byte) - 255) * 0x1p-13F;
   return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
@@ -52,7 +52,8 @@ class DummyWeights final : public WeightSource {
   int64_t bytes_read() const override { return 0; }
 
  private:
-  /// Makes elements [first, first + count), eight from each hash; returns where in values_ the first one stands.
+  /// Makes elements [first, first + count), eight from each hash; returns where in values_ the first one
+  /// stands.
   size_t fill(uint64_t key, int64_t first, int64_t count) {
     const int64_t first_block = first / 8;
     const int64_t end_block = (first + count + 7) / 8;
@@ -66,7 +67,8 @@ class DummyWeights final : public WeightSource {
   }
 
   TensorView view(size_t offset, const Shape& expected, int64_t count, int64_t columns) {
-    return {values_.data() + offset, DType::bf16, expected.rank() == 2 ? Shape{count, columns} : Shape{count}};
+    return {values_.data() + offset, DType::bf16,
+            expected.rank() == 2 ? Shape{count, columns} : Shape{count}};
   }
 
   uint64_t seed_;
@@ -75,6 +77,8 @@ class DummyWeights final : public WeightSource {
 
 }  // namespace
 
-std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed) { return std::make_unique<DummyWeights>(seed); }
+std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed) {
+  return std::make_unique<DummyWeights>(seed);
+}
 
 }  // namespace penstock

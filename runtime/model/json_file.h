@@ -25,7 +25,8 @@ inline nlohmann::json read_json_file(const std::filesystem::path& path) {
   const auto size = std::filesystem::file_size(path, failed);
   if (failed) throw UsageError(path.string() + ": cannot be read: " + failed.message());
   if (size > kLargest)
-    throw UsageError(path.string() + ": expected at most 64 MiB of JSON, found " + std::to_string(size) + " bytes");
+    throw UsageError(path.string() + ": expected at most 64 MiB of JSON, found " + std::to_string(size) +
+                     " bytes");
   std::string text(size, '\0');
   std::ifstream file(path, std::ios::binary);
   if (!file.read(text.data(), static_cast<std::streamsize>(size)))

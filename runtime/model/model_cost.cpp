@@ -11,8 +11,8 @@ struct Counts {
 Counts count(const GqaConfig& a, int64_t hidden) {
   const int64_t q = a.heads * a.head_dim;
   const int64_t kv = a.kv_heads * a.head_dim;
-  return {hidden * (q + 2 * kv) + q * hidden, (a.qkv_bias ? q + 2 * kv : 0) + (a.output_bias ? hidden : 0) +
-                                                  (a.qk_norm ? 2 * a.head_dim : 0)};
+  return {hidden * (q + 2 * kv) + q * hidden,
+          (a.qkv_bias ? q + 2 * kv : 0) + (a.output_bias ? hidden : 0) + (a.qk_norm ? 2 * a.head_dim : 0)};
 }
 
 Counts count(const DenseMlpConfig& m, int64_t hidden) {
@@ -20,7 +20,8 @@ Counts count(const DenseMlpConfig& m, int64_t hidden) {
 }
 
 PartCost cost(int64_t multiplied, int64_t vectors, DType dtype) {
-  return {multiplied * static_cast<int64_t>(bytes_of(dtype)) + vectors * static_cast<int64_t>(bytes_of(DType::f32)),
+  return {multiplied * static_cast<int64_t>(bytes_of(dtype)) +
+              vectors * static_cast<int64_t>(bytes_of(DType::f32)),
           2.0 * static_cast<double>(multiplied)};
 }
 
@@ -38,7 +39,8 @@ PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
   const auto counted = [&](const auto& part) { return count(part, config.hidden_size); };
   const Counts attention = std::visit(counted, layer_of(config, layer).attention);
   const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
-  return cost(attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size, dtype);
+  return cost(attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
+              dtype);
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {

@@ -1,5 +1,5 @@
-// What each part of a model weighs and works, from the configuration alone: for `penstock plan` and the automatic
-// cut. Pure functions.
+// What each part of a model weighs and works, from the configuration alone: for `penstock plan` and the
+// automatic cut. Pure functions.
 #pragma once
 
 #include <cstdint>

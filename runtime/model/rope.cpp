@@ -12,7 +12,8 @@ std::vector<float> periods(const RopeConfig& rope) {
   std::vector<float> p(static_cast<size_t>(rope.rotary_dim / 2));
   for (size_t i = 0; i < p.size(); ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(rope.rotary_dim);
-    p[i] = static_cast<float>(std::pow(static_cast<double>(static_cast<float>(rope.theta)), static_cast<double>(exponent)));
+    p[i] = static_cast<float>(
+        std::pow(static_cast<double>(static_cast<float>(rope.theta)), static_cast<double>(exponent)));
   }
   return p;
 }
@@ -40,19 +41,22 @@ std::vector<float> scaled(const RopeConfig& rope, const RopeLlama3& llama3) {
     if (wavelength > longest) {
       x /= factor;
     } else if (wavelength >= shortest) {
-      const float smooth = (static_cast<float>(original) / wavelength - static_cast<float>(llama3.low_freq_factor)) /
-                           static_cast<float>(llama3.high_freq_factor - llama3.low_freq_factor);
+      const float smooth =
+          (static_cast<float>(original) / wavelength - static_cast<float>(llama3.low_freq_factor)) /
+          static_cast<float>(llama3.high_freq_factor - llama3.low_freq_factor);
       x = (1.0F - smooth) * x / factor + smooth * x;
     }
   }
   return f;
 }
 
-/// The (fractional) index of the pair that makes `rotations` turns over the original context; YaRN, appendix A.2.
+/// The (fractional) index of the pair that makes `rotations` turns over the original context; YaRN, appendix
+/// A.2.
 double correction_index(const RopeConfig& rope, const RopeYarn& yarn, double rotations) {
   const auto dim = static_cast<double>(rope.rotary_dim);
   return dim *
-         std::log(static_cast<double>(yarn.original_max_position_embeddings) / (rotations * 2 * std::numbers::pi)) /
+         std::log(static_cast<double>(yarn.original_max_position_embeddings) /
+                  (rotations * 2 * std::numbers::pi)) /
          (2 * std::log(rope.theta));
 }
 
@@ -71,8 +75,8 @@ std::vector<float> scaled(const RopeConfig& rope, const RopeYarn& yarn) {
   for (size_t i = 0; i < f.size(); ++i) {
     const float extrapolated = 1.0F / f[i];
     const float interpolated = 1.0F / (static_cast<float>(yarn.factor) * f[i]);
-    const float ramp =
-        std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0F, 1.0F);
+    const float ramp = std::clamp(
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0F, 1.0F);
     const float keep = 1.0F - ramp;
     f[i] = interpolated * (1.0F - keep) + extrapolated * keep;
   }

@@ -1,6 +1,6 @@
 // Rotary position embedding (Su et al. 2021, RoFormer) and its stretched variants: which angle each pair of a
-// head's values turns by at each position. Computed on the host in float32, step by step as Hugging Face transformers
-// 5.x does (modeling_rope_utils.py), so that the same checkpoint sees the same angles.
+// head's values turns by at each position. Computed on the host in float32, step by step as Hugging Face
+// transformers 5.x does (modeling_rope_utils.py), so that the same checkpoint sees the same angles.
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,8 @@ float rope_attention_factor(const RopeConfig& rope);
 /// rotary_dim / 2 angles per unit of position.
 std::vector<float> rope_inverse_frequencies(const RopeConfig& rope);
 
-/// cos_sin_P2r of kernels/ops.h RotaryView: for each of `positions` positions r = rotary_dim / 2 cosines, then r
-/// sines, times the attention factor.
+/// cos_sin_P2r of kernels/ops.h RotaryView: for each of `positions` positions r = rotary_dim / 2 cosines,
+/// then r sines, times the attention factor.
 std::vector<float> rope_table(const RopeConfig& rope, int64_t positions);
 
 }  // namespace penstock

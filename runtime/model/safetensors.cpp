@@ -26,7 +26,9 @@ uint64_t element_bytes(const std::string& dtype) {
 }
 
 /// False when the product does not fit.
-bool multiply(uint64_t& product, uint64_t by) { return !__builtin_mul_overflow(product, by, &product); }
+bool multiply(uint64_t& product, uint64_t by) {
+  return !__builtin_mul_overflow(product, by, &product);
+}
 
 }  // namespace
 
@@ -94,7 +96,8 @@ void SafetensorsFile::parse_header(uint64_t file_bytes) {
       begin = offsets[0].get<uint64_t>();
       end = offsets[1].get<uint64_t>();
     } catch (const nlohmann::json::exception& e) {
-      throw UsageError(where + "expected dtype, shape and data_offsets in the safetensors header: " + e.what());
+      throw UsageError(where +
+                       "expected dtype, shape and data_offsets in the safetensors header: " + e.what());
     }
     if (begin > end)
       throw UsageError(where + "expected data_offsets in order, found " + std::to_string(begin) + ", " +
@@ -105,7 +108,8 @@ void SafetensorsFile::parse_header(uint64_t file_bytes) {
     const uint64_t element = element_bytes(entry.dtype);
     if (element != 0 && (!fits || !multiply(expected, element) || expected != end - begin))
       throw UsageError(where + "expected " + (fits ? std::to_string(expected) : "2^64 or more") +
-                       " bytes for its shape and dtype " + entry.dtype + ", found " + std::to_string(end - begin));
+                       " bytes for its shape and dtype " + entry.dtype + ", found " +
+                       std::to_string(end - begin));
     entry.offset = data_start + begin;
     entry.bytes = end - begin;
     entries_.emplace(name, std::move(entry));
@@ -118,17 +122,12 @@ void SafetensorsFile::read(uint64_t offset, void* to, uint64_t bytes) const {
     const ssize_t got = ::pread(fd_, at, left, static_cast<off_t>(offset + (bytes - left)));
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0)
-      throw Error(path_.string() + ": expected " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
-                  ", found " + std::to_string(bytes - left) + ": " +
+      throw Error(path_.string() + ": expected " + std::to_string(bytes) + " bytes at " +
+                  std::to_string(offset) + ", found " + std::to_string(bytes - left) + ": " +
                   (got < 0 ? std::strerror(errno) : "the file has become shorter"));
     at += got;
     left -= static_cast<uint64_t>(got);
   }
-}
-
-void SafetensorsFile::read_ahead(uint64_t offset, uint64_t bytes) const {
-  // Advice only: a file system that cannot follow it is not an error.
-  (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
 }
 
 }  // namespace penstock

@@ -1,5 +1,5 @@
-// Where weights come from: a checkpoint on disk or a random number generator. A stage asks for its own tensors by
-// their Hugging Face names; nothing else is read. One thread.
+// Where weights come from: a checkpoint on disk or a random number generator. A stage asks for its own
+// tensors by their Hugging Face names; nothing else is read. One thread.
 #pragma once
 
 #include <cstdint>
@@ -12,26 +12,26 @@
 
 namespace penstock {
 
-/// Takes rows [first_row, first_row + rows.dim(0)) of a tensor, in order. `rows` is host memory in the file's dtype (f32, bf16
-/// or f16), valid during the call only.
+/// Takes rows [first_row, first_row + rows.dim(0)) of a tensor, in order. `rows` is host memory in the file's
+/// dtype (f32, bf16 or f16), valid during the call only.
 using TakeRows = std::function<void(int64_t first_row, const TensorView& rows)>;
 
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  /// Streams the tensor in chunks of a few MiB. Throws UsageError when it is missing, has another shape ("...:
-  /// expected [192, 192], found [192, 64]") or a dtype that is not supported.
+  /// Streams the tensor in chunks of a few MiB. Throws UsageError when it is missing, has another shape
+  /// ("...: expected [192, 192], found [192, 64]") or a dtype that is not supported.
   virtual void read(const std::string& name, const Shape& expected, const TakeRows& take) = 0;
   /// Bytes of tensor data read so far. Summed over the ranks of a job: the size of the model.
   virtual int64_t bytes_read() const = 0;
 };
 
-/// model.safetensors, or the shards that model.safetensors.index.json names. Checks every header (a truncated or missing
-/// file is found here, whichever rank would need it) and reads tensors later by byte range.
+/// model.safetensors, or the shards that model.safetensors.index.json names. Checks every header (a truncated
+/// or missing file is found here, whichever rank would need it) and reads tensors later by byte range.
 std::unique_ptr<WeightSource> open_checkpoint(const std::filesystem::path& model_dir);
 
-/// --load-format dummy: small random weights. A value depends on (seed, tensor name, element) only, so that every cut
-/// of a model sees the same ones.
+/// --load-format dummy: small random weights. A value depends on (seed, tensor name, element) only, so that
+/// every cut of a model sees the same ones.
 std::unique_ptr<WeightSource> make_dummy_weights(uint64_t seed);
 
 }  // namespace penstock

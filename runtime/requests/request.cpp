@@ -160,7 +160,7 @@ std::string reason_of(const Json::exception& e) {
 std::variant<Request, RowError> parse_batch_line(std::string_view line, const RequestLimits& limits) {
   std::string custom_id;
   try {
-    // Depth is bounded before the parser builds anything: a line of a million '[' is an error, not a stack overflow.
+    // What is nested too deep is not built at all.
     constexpr int kDeepest = 64;
     bool too_deep = false;
     const Json json = Json::parse(line, [&too_deep](int depth, Json::parse_event_t, Json&) {

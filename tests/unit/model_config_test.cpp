@@ -1,5 +1,4 @@
 #include "runtime/model/config.h"
-
 #include "tests/unit/model_fixtures.h"
 
 namespace penstock {
@@ -43,8 +42,12 @@ std::string error_of(const Json& config) {
   return usage_error([&] { load(config); });
 }
 
-const GqaConfig& gqa(const ModelConfig& c) { return std::get<GqaConfig>(c.layers.front().attention); }
-const DenseMlpConfig& dense(const ModelConfig& c) { return std::get<DenseMlpConfig>(c.layers.front().mlp); }
+const GqaConfig& gqa(const ModelConfig& c) {
+  return std::get<GqaConfig>(c.layers.front().attention);
+}
+const DenseMlpConfig& dense(const ModelConfig& c) {
+  return std::get<DenseMlpConfig>(c.layers.front().mlp);
+}
 
 TEST(ModelConfig, ReadsALlama) {
   const ModelConfig c = load(llama());
@@ -66,12 +69,11 @@ TEST(ModelConfig, ReadsALlama) {
 }
 
 TEST(ModelConfig, TheOlderSpellingMeansTheSame) {
-  const ModelConfig c = load(with(
-      llama(), {{"rope_parameters", nullptr},
-                {"dtype", nullptr},
-                {"torch_dtype", "float16"},
-                {"rope_theta", 500000.0},
-                {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
+  const ModelConfig c = load(with(llama(), {{"rope_parameters", nullptr},
+                                            {"dtype", nullptr},
+                                            {"torch_dtype", "float16"},
+                                            {"rope_theta", 500000.0},
+                                            {"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}}));
   EXPECT_EQ(c.dtype, DType::f16);
   EXPECT_EQ(c.rope.theta, 500000);
   EXPECT_EQ(std::get<RopeLinear>(c.rope.scaling).factor, 4);
@@ -91,8 +93,8 @@ TEST(ModelConfig, BiasesFollowTheFamily) {
   EXPECT_FALSE(gqa(q3).qkv_bias);
   EXPECT_EQ(gqa(q3).head_dim, 128) << "what transformers assumes when head_dim is left out";
 
-  const ModelConfig m =
-      load(with(with(llama(), biased), {{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 4096}}));
+  const ModelConfig m = load(
+      with(with(llama(), biased), {{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 4096}}));
   EXPECT_FALSE(gqa(m).qkv_bias || gqa(m).output_bias || dense(m).bias) << "Mistral has no such fields";
 }
 
@@ -124,12 +126,17 @@ TEST(ModelConfig, ReadsYarnAndLlama3) {
 }
 
 TEST(ModelConfig, OnlyInterpolationMakesTheModelLonger) {
-  const auto longest = [](const Json& rope) { return default_max_model_len(load(with(llama(), {{"rope_parameters", rope}}))); };
+  const auto longest = [](const Json& rope) {
+    return default_max_model_len(load(with(llama(), {{"rope_parameters", rope}})));
+  };
   EXPECT_EQ(longest({{"rope_type", "default"}}), 2048);
   EXPECT_EQ(longest({{"rope_type", "linear"}, {"factor", 2.5}}), 5120);
   EXPECT_EQ(longest({{"rope_type", "yarn"}, {"factor", 4.0}}), 8192);
-  EXPECT_EQ(longest({{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}}), 2048);
-  EXPECT_EQ(longest({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1}, {"high_freq_factor", 4}}), 2048);
+  EXPECT_EQ(longest({{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 64}}),
+            2048);
+  EXPECT_EQ(
+      longest({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1}, {"high_freq_factor", 4}}),
+      2048);
 }
 
 TEST(ModelConfig, StopTokensComeFromTheGenerationConfigFirst) {
@@ -149,19 +156,22 @@ TEST(ModelConfig, AnUnknownArchitectureIsToldWhatIsSupported) {
   const std::string message = error_of(with(llama(), {{"architectures", {"GemmaForCausalLM"}}}));
   EXPECT_CONTAINS(message, "'GemmaForCausalLM' is not supported");
   EXPECT_CONTAINS(message, "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"architectures", {"DeepseekV3ForCausalLM"}}})), "not yet supported");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"architectures", {"DeepseekV3ForCausalLM"}}})),
+                  "not yet supported");
   EXPECT_EQ(load(with(llama(), {{"architectures", nullptr}})).architecture, "LlamaForCausalLM");
 }
 
 TEST(ModelConfig, WhatIsNotComputedIsRefused) {
   EXPECT_CONTAINS(error_of(with(llama(), {{"quantization_config", {{"quant_method", "gptq"}}}})),
                   "quantization_config (gptq)");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"hidden_act", "gelu"}})), "hidden_act: expected \"silu\", found \"gelu\"");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"hidden_act", "gelu"}})),
+                  "hidden_act: expected \"silu\", found \"gelu\"");
   for (const char* type : {"dynamic", "longrope", "mrope"})
     EXPECT_CONTAINS(error_of(with(llama(), {{"rope_parameters", {{"rope_type", type}, {"factor", 2.0}}}})),
                     std::string("rope type '") + type + "' is not supported");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}})),
-                  "full_attention");
+  EXPECT_CONTAINS(
+      error_of(with(llama(), {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}})),
+      "full_attention");
 }
 
 TEST(ModelConfig, AnActiveSlidingWindowIsRefusedAndASwitchedOffOneIsNot) {
@@ -175,7 +185,8 @@ TEST(ModelConfig, AnActiveSlidingWindowIsRefusedAndASwitchedOffOneIsNot) {
   const Json qwen = with(llama(), {{"architectures", {"Qwen2ForCausalLM"}}, {"sliding_window", 1024}});
   EXPECT_NO_THROW(load(with(qwen, {{"use_sliding_window", false}, {"max_window_layers", 4}})));
   EXPECT_NO_THROW(load(with(qwen, {{"use_sliding_window", true}, {"max_window_layers", 18}})));
-  EXPECT_CONTAINS(error_of(with(qwen, {{"use_sliding_window", true}, {"max_window_layers", 4}})), "sliding_window 1024");
+  EXPECT_CONTAINS(error_of(with(qwen, {{"use_sliding_window", true}, {"max_window_layers", 4}})),
+                  "sliding_window 1024");
 }
 
 TEST(ModelConfig, NumbersOutOfRangeAreNamed) {
@@ -185,13 +196,17 @@ TEST(ModelConfig, NumbersOutOfRangeAreNamed) {
   EXPECT_CONTAINS(error_of(with(llama(), {{"vocab_size", 18446744073709551615ULL}})), "vocab_size");
   EXPECT_CONTAINS(error_of(with(llama(), {{"hidden_size", 192.5}})), "found 192.5");
   EXPECT_CONTAINS(error_of(with(llama(), {{"hidden_size", "192"}})), "found \"192\"");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"num_key_value_heads", 4}})), "a divisor of num_attention_heads (6)");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"num_attention_heads", 1 << 20}, {"head_dim", 4096}})), "head_dim");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"num_key_value_heads", 4}})),
+                  "a divisor of num_attention_heads (6)");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"num_attention_heads", 1 << 20}, {"head_dim", 4096}})),
+                  "head_dim");
   EXPECT_CONTAINS(error_of(with(llama(), {{"head_dim", 7}})), "even number of rotated values");
   EXPECT_CONTAINS(error_of(with(llama(), {{"rms_norm_eps", -1e-6}})), "rms_norm_eps");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 0}}}})), "factor");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 0}}}})),
+                  "factor");
   EXPECT_CONTAINS(error_of(with(llama(), {{"eos_token_id", -2}})), "eos_token_id");
-  EXPECT_CONTAINS(error_of(with(llama(), {{"dtype", "float8_e4m3fn"}})), "dtype: expected float32, bfloat16 or float16");
+  EXPECT_CONTAINS(error_of(with(llama(), {{"dtype", "float8_e4m3fn"}})),
+                  "dtype: expected float32, bfloat16 or float16");
 }
 
 TEST(ModelConfig, MissingAndBrokenFilesAreNamed) {

@@ -18,7 +18,9 @@
 namespace penstock::test {
 
 /// Checkpoints made for this project's tests; they lie in the repository.
-inline std::filesystem::path own_models() { return std::filesystem::path(PENSTOCK_SOURCE_DIR) / "tests/models"; }
+inline std::filesystem::path own_models() {
+  return std::filesystem::path(PENSTOCK_SOURCE_DIR) / "tests/models";
+}
 
 /// The folder shared between the project's machines; absent from a plain clone.
 inline std::filesystem::path shared_models() {

@@ -3,12 +3,10 @@
 
 #include <sys/resource.h>
 
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -53,23 +51,19 @@ void run_ranks(const std::vector<std::unique_ptr<World>>& worlds, const Body& bo
   }
 }
 
-/// What MPI's allgather is to processes.
+/// What MPI's allgather is to processes; for any number of rounds.
 class Exchange {
  public:
-  explicit Exchange(int size) : texts_(static_cast<size_t>(size)), missing_(size) {}
+  explicit Exchange(int size) : worlds_(make_loopback_world(size)) {}
   std::vector<std::string> operator()(int rank, const std::string& mine) {
-    std::unique_lock lock(mutex_);
-    texts_[static_cast<size_t>(rank)] = mine;
-    if (--missing_ == 0) changed_.notify_all();
-    changed_.wait(lock, [this] { return missing_ == 0; });
-    return texts_;
+    return worlds_[static_cast<size_t>(rank)]->gather_all(mine);
+  }
+  ~Exchange() {
+    run_ranks(worlds_, [](World& world) { world.finish(); });
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::string> texts_;
-  int missing_;
+  std::vector<std::unique_ptr<World>> worlds_;
 };
 
 inline double process_cpu_seconds() {

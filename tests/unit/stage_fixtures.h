@@ -30,22 +30,25 @@ struct Limits {
 /// The stages of one model, chained by hand.
 class Chain {
  public:
-  Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits, Device& device,
-        Ops& ops)
+  Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits,
+        Device& device, Ops& ops)
       : device_(device), limits_(limits) {
     int64_t layer = 0;
     for (const Cut& cut : cuts) {
-      stages_.push_back(build_stage(config, source,
-                                    {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
-                                     limits.block_size, limits.max_tokens, limits.max_rows},
-                                    device, ops));
+      stages_.push_back(
+          build_stage(config, source,
+                      {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
+                       limits.block_size, limits.max_tokens, limits.max_rows},
+                      device, ops));
       layer += cut.layers;
     }
     EXPECT_EQ(layer, config.layer_count());
     for (const auto& stage : stages_) stage->allocate_cache(blocks());
   }
 
-  int64_t blocks_a_row() const { return (limits_.max_model_len + limits_.block_size - 1) / limits_.block_size; }
+  int64_t blocks_a_row() const {
+    return (limits_.max_model_len + limits_.block_size - 1) / limits_.block_size;
+  }
   int64_t blocks() const { return limits_.max_rows * blocks_a_row(); }
   const Limits& limits() const { return limits_; }
   Stage& stage(size_t i) { return *stages_[i]; }
@@ -70,7 +73,8 @@ class Chain {
   std::vector<std::unique_ptr<Stage>> stages_;
 };
 
-/// Adds to `plan` the tokens of sequence `row` from position `start` on; its blocks are its own, in a scattered order.
+/// Adds to `plan` the tokens of sequence `row` from position `start` on; its blocks are its own, in a
+/// scattered order.
 inline proto::PlannedRow& add_row(proto::Plan& plan, const Chain& chain, uint64_t row, int64_t start,
                                   std::span<const int32_t> tokens) {
   proto::PlannedRow& planned = *plan.add_rows();
@@ -80,7 +84,8 @@ inline proto::PlannedRow& add_row(proto::Plan& plan, const Chain& chain, uint64_
   const int64_t context = start + static_cast<int64_t>(tokens.size());
   const int64_t needed = (context + chain.limits().block_size - 1) / chain.limits().block_size;
   for (int64_t b = 0; b < needed; ++b)
-    planned.add_blocks(static_cast<uint32_t>(chain.blocks() - 1 - (b * chain.limits().max_rows + static_cast<int64_t>(row))));
+    planned.add_blocks(static_cast<uint32_t>(chain.blocks() - 1 -
+                                             (b * chain.limits().max_rows + static_cast<int64_t>(row))));
   return planned;
 }
 
@@ -90,8 +95,10 @@ inline void want_logits(proto::PlannedRow& row, int32_t logprobs) {
   row.mutable_sampling()->set_logprobs(logprobs);
 }
 
-/// Greedy answers of `steps` tokens to all prompts at once; prefill in chunks of at most `chunk` tokens a sequence.
-inline std::vector<std::vector<Sampled>> generate(Chain& chain, const std::vector<std::vector<int32_t>>& prompts,
+/// Greedy answers of `steps` tokens to all prompts at once; prefill in chunks of at most `chunk` tokens a
+/// sequence.
+inline std::vector<std::vector<Sampled>> generate(Chain& chain,
+                                                  const std::vector<std::vector<int32_t>>& prompts,
                                                   size_t steps, size_t chunk) {
   std::vector<std::vector<int32_t>> sequences = prompts;
   std::vector<size_t> done(prompts.size());
@@ -103,7 +110,8 @@ inline std::vector<std::vector<Sampled>> generate(Chain& chain, const std::vecto
     for (size_t r = 0; r < prompts.size(); ++r) {
       if (answers[r].size() == steps) continue;
       const size_t count = std::min(chunk, sequences[r].size() - done[r]);
-      auto& row = add_row(plan, chain, r, static_cast<int64_t>(done[r]), std::span(sequences[r]).subspan(done[r], count));
+      auto& row = add_row(plan, chain, r, static_cast<int64_t>(done[r]),
+                          std::span(sequences[r]).subspan(done[r], count));
       done[r] += count;
       if (done[r] < sequences[r].size()) continue;
       want_logits(row, 3);

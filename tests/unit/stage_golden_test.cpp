@@ -1,4 +1,5 @@
-// Whole models against generations that Hugging Face transformers made in float32, in one stage and cut in several.
+// Whole models against generations that Hugging Face transformers made in float32, in one stage and cut in
+// several.
 #include <cmath>
 
 #include "runtime/model/safetensors.h"
@@ -7,16 +8,19 @@
 namespace penstock {
 namespace {
 
+using test::add_row;
 using test::Chain;
 using test::Cuts;
 using test::GoldenCase;
-using test::add_row;
 using test::want_logits;
 
 /// One model with the device and ops that outlive it.
 struct Model {
   explicit Model(const std::filesystem::path& dir)
-      : config(load_model_config(dir)), source(open_checkpoint(dir)), device(make_cpu_device()), ops(make_cpu_ops(*device, 2)) {}
+      : config(load_model_config(dir)),
+        source(open_checkpoint(dir)),
+        device(make_cpu_device()),
+        ops(make_cpu_ops(*device, 2)) {}
 
   Chain chain(const Cuts& cuts, const test::Limits& limits = {}) {
     return {config, *source, cuts, limits, *device, *ops};
@@ -40,11 +44,13 @@ void expect_golden(const std::vector<GoldenCase>& cases, const std::vector<std::
       const Sampled& found = answers[c][s];
       if (expected.margin < kNearTie && found.token != expected.token) break;
       ASSERT_EQ(found.token, expected.token) << "case " << c << " step " << s;
-      ASSERT_NEAR(static_cast<double>(found.logprob), expected.logprob, kTolerance) << "case " << c << " step " << s;
+      ASSERT_NEAR(static_cast<double>(found.logprob), expected.logprob, kTolerance)
+          << "case " << c << " step " << s;
     }
 }
 
-void expect_same_bits(const std::vector<std::vector<Sampled>>& a, const std::vector<std::vector<Sampled>>& b) {
+void expect_same_bits(const std::vector<std::vector<Sampled>>& a,
+                      const std::vector<std::vector<Sampled>>& b) {
   ASSERT_EQ(a.size(), b.size());
   for (size_t r = 0; r < a.size(); ++r) {
     ASSERT_EQ(a[r].size(), b[r].size());
@@ -75,13 +81,14 @@ TEST_P(OwnGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto answers = generate(whole, prompts, cases[0].steps.size(), 512);
   expect_golden(cases, answers);
 
-  Chain cut = model.chain({{0, true, false}, {1, false, false}, {model.config.layer_count() - 1, false, true}});
+  Chain cut =
+      model.chain({{0, true, false}, {1, false, false}, {model.config.layer_count() - 1, false, true}});
   expect_same_bits(generate(cut, prompts, cases[0].steps.size(), 7), answers);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stage, OwnGolden,
-                         testing::Values("tiny-qwen3", "tiny-qwen3-bias", "tiny-llama-bias", "tiny-llama-yarn",
-                                         "tiny-qwen2-yarn", "tiny-mistral"));
+                         testing::Values("tiny-qwen3", "tiny-qwen3-bias", "tiny-llama-bias",
+                                         "tiny-llama-yarn", "tiny-qwen2-yarn", "tiny-mistral"));
 
 TEST_P(SharedGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto dir = test::shared_models() / GetParam();
@@ -127,7 +134,8 @@ TEST_P(SharedGolden, LogitsOfEveryPromptTokenAreThoseOfTheReference) {
     double sum = 0;
     for (size_t v = 0; v < vocabulary; ++v) sum += std::exp(static_cast<double>(expected[v]));
     for (const TokenLogprob& found : sampled[0].top)
-      ASSERT_NEAR(static_cast<double>(found.logprob), static_cast<double>(expected[found.token]) - std::log(sum), 2e-3)
+      ASSERT_NEAR(static_cast<double>(found.logprob),
+                  static_cast<double>(expected[found.token]) - std::log(sum), 2e-3)
           << "position " << t << " token " << found.token;
   }
 }

@@ -60,7 +60,9 @@ TEST_F(SmallStage, AnswersOncePerRowThatWantsLogitsInThePlansOrder) {
   }
 }
 
-TEST_F(SmallStage, AnEmptyPlanIsAnsweredWithNothing) { EXPECT_TRUE(chain_.forward({}).empty()); }
+TEST_F(SmallStage, AnEmptyPlanIsAnsweredWithNothing) {
+  EXPECT_TRUE(chain_.forward({}).empty());
+}
 
 TEST_F(SmallStage, TheInputOfAMiddleStageIsLeftAlone) {
   proto::Plan plan;
@@ -90,7 +92,8 @@ TEST_F(SmallStage, APlanThatDoesNotFitIsAnErrorAndNotTouchedMemory) {
   EXPECT_CONTAINS(refused([](P&, R& r) { r.set_blocks(0, 24); }), "block numbers below 24, found 24");
   EXPECT_CONTAINS(refused([](P&, R& r) { r.clear_blocks(); }), "1 blocks of 8 for 3 positions, found 0");
   EXPECT_CONTAINS(refused([](P&, R& r) { r.set_start(6); }), "2 blocks of 8 for 9 positions, found 1");
-  EXPECT_CONTAINS(refused([](P&, R& r) { r.set_start(0xFFFFFFFF); }), "max_model_len 64 positions, found 4294967298");
+  EXPECT_CONTAINS(refused([](P&, R& r) { r.set_start(0xFFFFFFFF); }),
+                  "max_model_len 64 positions, found 4294967298");
   EXPECT_CONTAINS(refused([](P&, R& r) { r.clear_tokens(); }), "at least one token");
   EXPECT_CONTAINS(refused([](P&, R& r) { r.mutable_sampling()->set_temperature(-1); }), "temperature");
   EXPECT_CONTAINS(refused([](P& p, R&) {
@@ -108,10 +111,12 @@ TEST_F(SmallStage, APlanThatDoesNotFitIsAnErrorAndNotTouchedMemory) {
 TEST_F(SmallStage, AWeightOfAnotherShapeIsNamed) {
   // A checkpoint with half as many KV heads as config.json says.
   const test::TempDir dir;
-  dir.write("model.safetensors",
-            test::safetensors_bytes({{"model.layers.0.input_layernorm.weight", "F32", {24}, test::raw(std::vector<float>(24))},
-                                     {"model.layers.0.self_attn.q_proj.weight", "F32", {24, 24}, test::raw(std::vector<float>(576))},
-                                     {"model.layers.0.self_attn.k_proj.weight", "F32", {6, 24}, test::raw(std::vector<float>(144))}}));
+  dir.write(
+      "model.safetensors",
+      test::safetensors_bytes(
+          {{"model.layers.0.input_layernorm.weight", "F32", {24}, test::raw(std::vector<float>(24))},
+           {"model.layers.0.self_attn.q_proj.weight", "F32", {24, 24}, test::raw(std::vector<float>(576))},
+           {"model.layers.0.self_attn.k_proj.weight", "F32", {6, 24}, test::raw(std::vector<float>(144))}}));
   const auto source = open_checkpoint(dir.path());
   const std::string message = test::usage_error([&] {
     build_stage(config_, *source, {0, 1, false, false, DType::f32, 64, 8, 20, 3}, *device_, *ops_);
@@ -139,6 +144,31 @@ TEST(ModelCost, IsWhatAStageHolds) {
                 3 * kv_bytes_per_block(config, 0, dtype, 8));
       EXPECT_EQ(built(0, true, true)->kv_bytes_per_block(), 0U);
     }
+}
+
+TEST(Stage, TheCacheMayBeFinerThanTheWeights) {
+  const auto device = make_cpu_device();
+  const auto ops = make_reference_ops(*device);
+  const auto source = make_dummy_weights(1);
+  const ModelConfig config = small_config({4, 2, 6}, false);
+  StageSpec spec{0, 4, true, true, DType::bf16, 64, 8, 20, 3};
+  const auto logprob = [&] {
+    const auto stage = build_stage(config, *source, spec, *device, *ops);
+    stage->allocate_cache(1);
+    proto::Plan plan;
+    proto::PlannedRow& row = *plan.add_rows();
+    for (const uint32_t token : {3, 9, 4, 1, 7}) row.add_tokens(token);
+    row.add_blocks(0);
+    want_logits(row, 1);
+    const float found = stage->forward(plan, {}, {}).at(0).logprob;
+    return std::pair(stage->kv_bytes_per_block(), found);
+  };
+  const auto coarse = logprob();
+  spec.kv_dtype = DType::f32;
+  const auto fine = logprob();
+  EXPECT_EQ(fine.first, 2 * coarse.first);
+  EXPECT_NEAR(fine.second, coarse.second, 0.05);
+  EXPECT_NE(fine.second, coarse.second) << "keys and values were not rounded to bfloat16";
 }
 
 TEST(ModelCost, CountsTheBenchmarkShapeAsTheIssueDoes) {

@@ -19,7 +19,6 @@ using Walk = PreTokenizer::Walk;
 using Steps = std::vector<std::unique_ptr<Step>>;
 using json_fields::PrependScheme;
 
-constexpr size_t kMaxSteps = 64;
 // GPT-2's pattern, as Hugging Face's ByteLevel has it built in.
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -41,6 +40,7 @@ class SplitStep : public Step {
     cut_with(behavior_, invert_, piece, next,
              [&](auto& pieces) { pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); }); });
   }
+  bool concerns(uint8_t byte) const override { return invert_ || pattern_.needs_byte(byte); }
 
  private:
   Pattern pattern_;
@@ -48,23 +48,23 @@ class SplitStep : public Step {
   bool invert_;
 };
 
-/// Splits at single characters that a predicate picks.
-template <typename IsDelimiter>
+/// Splits at single characters of a class.
 class CharacterStep : public Step {
  public:
-  CharacterStep(IsDelimiter is_delimiter, SplitBehavior behavior) : is_delimiter_(is_delimiter), behavior_(behavior) {}
+  CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior) : table_({delimiters}), behavior_(behavior) {}
   void run(Piece piece, Walk& next) const override {
     cut_with(behavior_, false, piece, next, [&](auto& pieces) {
       const char* begin = piece.text.data();
       for (const char* p = begin; p != begin + piece.text.size();) {
         const auto at = static_cast<size_t>(p - begin);
-        if (is_delimiter_(utf8::next(p))) pieces.match({at, static_cast<size_t>(p - begin)});
+        if (table_[utf8::next(p)] != 0) pieces.match({at, static_cast<size_t>(p - begin)});
       }
     });
   }
+  bool concerns(uint8_t byte) const override { return table_.may_begin(byte, 1); }
 
  private:
-  IsDelimiter is_delimiter_;
+  ClassTable table_;
   SplitBehavior behavior_;
 };
 
@@ -113,6 +113,7 @@ class ByteLevelStep : public Step {
     pattern_->for_each_match(piece.text, [&](Span span) { pieces.match(span); });
     pieces.finish(piece.text.size());
   }
+  bool concerns(uint8_t /*byte*/) const override { return add_prefix_space_ || !is_last_ || pattern_; }
 
  private:
   void give(Piece piece, Walk& next) const {
@@ -148,7 +149,23 @@ class MetaspaceStep : public Step {
   bool split_;
 };
 
-bool is_rust_numeric(char32_t c) {
+/// Every code point that `is_in` holds for.
+template <typename Predicate>
+CodePointRanges code_points_where(Predicate is_in) {
+  CodePointRanges out;
+  for (char32_t c = 0; c <= 0x10FFFF; ++c) {
+    if (!is_in(c)) continue;
+    if (!out.empty() && out.back().second + 1 == c) {
+      out.back().second = c;
+    } else {
+      out.emplace_back(c, c);
+    }
+  }
+  return out;
+}
+
+/// Rust's char::is_numeric.
+bool is_numeric(char32_t c) {
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
   return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
 }
@@ -159,11 +176,6 @@ bool is_punctuation(char32_t c) {
   return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }
 
-template <typename IsDelimiter>
-std::unique_ptr<Step> character_step(IsDelimiter is_delimiter, SplitBehavior behavior) {
-  return std::make_unique<CharacterStep<IsDelimiter>>(is_delimiter, behavior);
-}
-
 /// The object's steps with every Sequence unfolded.
 void flatten(const json& object, std::vector<const json*>& out, int depth) {
   if (json_fields::type_of(object, "pre_tokenizer") != "Sequence") {
@@ -172,8 +184,8 @@ void flatten(const json& object, std::vector<const json*>& out, int depth) {
     if (depth > 8) throw UsageError("tokenizer.json: pre_tokenizer nests more than 8 sequences.");
     for (const json& inner : json_fields::required_array(object, "pretokenizers")) flatten(inner, out, depth + 1);
   }
-  if (out.size() > kMaxSteps) {
-    throw UsageError("tokenizer.json: pre_tokenizer has more than " + std::to_string(kMaxSteps) + " steps.");
+  if (out.size() > PreTokenizer::kMaxSteps) {
+    throw UsageError("tokenizer.json: pre_tokenizer has more than " + std::to_string(PreTokenizer::kMaxSteps) + " steps.");
   }
 }
 
@@ -189,9 +201,9 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
                                            json_fields::boolean(object, "use_regex", true), is_last);
   }
   if (type == "Digits") {
-    return character_step(is_rust_numeric, json_fields::boolean(object, "individual_digits", false)
-                                               ? SplitBehavior::isolated
-                                               : SplitBehavior::contiguous);
+    const bool each = json_fields::boolean(object, "individual_digits", false);
+    return std::make_unique<CharacterStep>(code_points_where(is_numeric),
+                                           each ? SplitBehavior::isolated : SplitBehavior::contiguous);
   }
   if (type == "Metaspace") {
     return std::make_unique<MetaspaceStep>(json_fields::one_character(object, "replacement", "\u2581"),
@@ -199,11 +211,11 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
   }
   if (type == "Whitespace") return std::make_unique<WhitespaceStep>();
   if (type == "WhitespaceSplit") {
-    return character_step([spaces = code_points_named("Space")](char32_t c) { return contains(spaces, c); },
-                          SplitBehavior::removed);
+    return std::make_unique<CharacterStep>(code_points_named("Space"), SplitBehavior::removed);
   }
   if (type == "Punctuation") {
-    return character_step(is_punctuation, split_behavior(json_fields::text(object, "behavior", "Isolated")));
+    return std::make_unique<CharacterStep>(code_points_where(is_punctuation),
+                                           split_behavior(json_fields::text(object, "behavior", "Isolated")));
   }
   throw UsageError("tokenizer.json: the pre_tokenizer '" + type +
                    "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
@@ -218,6 +230,11 @@ PreTokenizer PreTokenizer::parse(const json& object) {
   std::vector<const json*> objects;
   flatten(object, objects, 0);
   for (size_t i = 0; i < objects.size(); ++i) made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
+  for (size_t byte = 0; byte < 256; ++byte) {
+    for (size_t i = 0; i < made.steps_.size(); ++i) {
+      if (made.steps_[i]->concerns(static_cast<uint8_t>(byte))) made.concerned_by_[byte] |= uint64_t{1} << i;
+    }
+  }
   made.ends_in_bytes_ = !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
   return made;
 }

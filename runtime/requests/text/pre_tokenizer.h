@@ -2,7 +2,8 @@
 // Immutable after construction; any thread may call.
 #pragma once
 
-#include <functional>
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -25,7 +26,11 @@ class PreTokenizer {
    public:
     virtual ~Step() = default;
     virtual void run(Piece piece, Walk& next) const = 0;
+    /// May this step do anything but give a piece on that has this byte, and only such bytes, in it? A piece in
+    /// which no byte concerns a step goes past it.
+    virtual bool concerns(uint8_t /*byte*/) const { return true; }
   };
+  static constexpr size_t kMaxSteps = 64;
 
   /// `json` is the pre_tokenizer object or null. Throws UsageError naming a type that is not known.
   static PreTokenizer parse(const nlohmann::json& json);
@@ -41,31 +46,35 @@ class PreTokenizer {
   class Walk {
    public:
     using Sink = void (*)(void* context, std::string_view piece);
-    Walk(const std::vector<std::unique_ptr<Step>>& steps, Sink sink, void* context)
-        : steps_(steps), sink_(sink), context_(context) {}
+    Walk(const PreTokenizer& all, Sink sink, void* context) : all_(all), sink_(sink), context_(context) {}
     void give(Piece piece) {
       if (piece.text.empty()) return;
-      if (depth_ == steps_.size()) return sink_(context_, piece.text);
-      const Step& step = *steps_[depth_++];
-      step.run(piece, *this);
-      --depth_;
+      uint64_t concerned = 0;
+      for (const char c : piece.text) concerned |= all_.concerned_by_[static_cast<uint8_t>(c)];
+      concerned &= ahead_;
+      if (concerned == 0) return sink_(context_, piece.text);
+      const uint64_t here = ahead_;
+      ahead_ = ~((concerned & -concerned) * 2 - 1);  // the steps behind the first one concerned
+      all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->run(piece, *this);
+      ahead_ = here;
     }
 
    private:
-    const std::vector<std::unique_ptr<Step>>& steps_;
+    const PreTokenizer& all_;
     Sink sink_;
     void* context_;
-    size_t depth_ = 0;
+    uint64_t ahead_ = ~uint64_t{0};  // bit i: step i is still to come
   };
 
  private:
   std::vector<std::unique_ptr<Step>> steps_;
+  std::array<uint64_t, 256> concerned_by_{};  // by byte: the steps it concerns
   bool ends_in_bytes_ = false;
 };
 
 template <typename Sink>
 void PreTokenizer::split(Piece text, Sink&& sink) const {
-  Walk walk(steps_, [](void* context, std::string_view piece) { (*static_cast<std::remove_reference_t<Sink>*>(context))(piece); },
+  Walk walk(*this, [](void* context, std::string_view piece) { (*static_cast<std::remove_reference_t<Sink>*>(context))(piece); },
             &sink);
   walk.give(text);
 }

@@ -16,6 +16,25 @@ using Kind = Element::Kind;
 constexpr size_t kMaxAlternatives = 32;
 constexpr size_t kCodePoints = 0x110000;
 
+size_t lead_byte(char32_t c) { return c < 0x80 ? c : c < 0x800 ? 0xC0 | c >> 6 : c < 0x10000 ? 0xE0 | c >> 12 : 0xF0 | c >> 18; }
+
+/// The class with the fewest ASCII characters of which a match of `alternative` must have one.
+uint32_t needed_class(const RunPattern::Alternative& alternative, const ClassTable& table) {
+  uint32_t best = 0;
+  size_t least = SIZE_MAX;
+  for (const Element& e : alternative) {
+    if (e.min == 0 || (e.kind != Kind::run && e.kind != Kind::words)) continue;
+    uint32_t bits = e.bit;
+    for (const auto& word : e.words) bits |= word.front();
+    const auto size = static_cast<size_t>(
+        std::count_if(table.ascii(), table.ascii() + 128, [&](uint32_t of_character) { return (of_character & bits) != 0; }));
+    if (size >= least) continue;
+    least = size;
+    best = bits;
+  }
+  return best;
+}
+
 /// May this alternative begin with a character whose class bits are `bits`, or match without one (`empty`)?
 bool may_begin(const RunPattern::Alternative& alternative, uint32_t bits, bool& empty) {
   for (const Element& e : alternative) {
@@ -41,6 +60,7 @@ ClassTable::ClassTable(const std::vector<CodePointRanges>& classes) {
     }
   }
   std::copy_n(flat.begin(), ascii_.size(), ascii_.begin());
+  for (char32_t c = 0; c < kCodePoints; ++c) first_byte_[lead_byte(c)] |= flat[c];
   std::map<std::vector<uint32_t>, uint16_t> known;
   for (size_t page = 0; page < kCodePoints / 256; ++page) {
     const auto from = flat.begin() + static_cast<ptrdiff_t>(page * 256);
@@ -170,13 +190,13 @@ RunPattern::RunPattern(std::vector<Alternative> alternatives, const std::vector<
   };
   // A lead byte stands for many characters: it may begin what any of them may begin.
   for (size_t b = 0; b < 0x80; ++b) starts_[b] = any(table_.ascii()[b]);
+  for (const Alternative& alternative : alternatives_) needed_ |= needed_class(alternative, table_);
   std::map<uint32_t, uint32_t> known;
   for (char32_t c = 0x80; c < kCodePoints; ++c) {
     const uint32_t bits = table_[c];
     const auto [entry, fresh] = known.try_emplace(bits, 0);
     if (fresh) entry->second = any(bits);
-    const size_t lead = c < 0x800 ? 0xC0 | c >> 6 : c < 0x10000 ? 0xE0 | c >> 12 : 0xF0 | c >> 18;
-    starts_[lead] |= entry->second;
+    starts_[lead_byte(c)] |= entry->second;
   }
 }
 
@@ -194,12 +214,16 @@ std::shared_ptr<const RunPattern> RunPattern::compile(const std::string& pattern
 
 std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
   const char* begin = text.data();
-  Matcher matcher{table_, begin + text.size(), 64 * static_cast<uint64_t>(text.size()) + 1'000'000};
-  std::array<const char*, kMaxAlternatives> dead_until{};  // a run that failed from its start fails from inside, too
-  for (const char* p = begin + from; p < matcher.end; p += utf8::length(*p)) {
-    for (uint32_t mask = starts_[static_cast<unsigned char>(*p)]; mask != 0; mask &= mask - 1) {
+  const char* end = begin + text.size();
+  Matcher matcher{table_, end, 64 * static_cast<uint64_t>(text.size()) + 1'000'000};
+  const char* dead_until[kMaxAlternatives];  // a run that failed from its start fails from inside, too
+  uint32_t ever_dead = 0;                    // alternatives whose dead_until is set
+  for (const char* p = begin + from; p < end; ++p) {
+    uint32_t mask = starts_[static_cast<unsigned char>(*p)];  // 0 inside a character
+    for (; mask != 0; mask &= mask - 1) {
       const auto i = static_cast<size_t>(__builtin_ctz(mask));
-      if (p < dead_until[i]) continue;
+      const uint32_t bit = uint32_t{1} << i;
+      if ((ever_dead & bit) != 0 && p < dead_until[i]) continue;
       const Alternative& alternative = alternatives_[i];
       const char* found = matcher.match(alternative.data(), alternative.data() + alternative.size(), p);
       if (found != nullptr) return Span{static_cast<size_t>(p - begin), static_cast<size_t>(found - begin)};
@@ -211,6 +235,7 @@ std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
       if (head.kind == Kind::run && head.max == UINT32_MAX && head.min <= 1) {
         uint32_t count = 0;
         dead_until[i] = matcher.run_end(head, p, count);
+        ever_dead |= bit;
       }
     }
   }

@@ -22,9 +22,12 @@ class ClassTable {
   explicit ClassTable(const std::vector<CodePointRanges>& classes);
   uint32_t operator[](char32_t c) const { return pages_[static_cast<size_t>(page_of_[c >> 8]) * 256 + (c & 0xFF)]; }
   const uint32_t* ascii() const { return ascii_.data(); }
+  /// Does any character whose UTF-8 begins with `byte` lie in one of the classes of `bits`?
+  bool may_begin(uint8_t byte, uint32_t bits) const { return (first_byte_[byte] & bits) != 0; }
 
  private:
   std::array<uint32_t, 128> ascii_{};
+  std::array<uint32_t, 256> first_byte_{};
   std::vector<uint16_t> page_of_;
   std::vector<uint32_t> pages_;
 };
@@ -37,6 +40,9 @@ class RunPattern {
   /// The leftmost match that begins at `from` or later. Throws Error when backtracking takes more than a fixed
   /// multiple of the text's length in steps.
   std::optional<Span> find(std::string_view text, size_t from) const;
+
+  /// A match has at least one character whose UTF-8 begins with a byte for which this is true.
+  bool needs_byte(uint8_t byte) const { return table_.may_begin(byte, needed_); }
 
   struct Element {
     enum class Kind : uint8_t { run, words, followed_by, not_followed_by, end_of_line };
@@ -55,6 +61,7 @@ class RunPattern {
   std::string pattern_;
   std::vector<Alternative> alternatives_;
   ClassTable table_;
+  uint32_t needed_ = 0;                 // classes, of which every match has a character in one
   std::array<uint32_t, 256> starts_{};  // by first byte: the alternatives that may begin with it
 };
 

@@ -142,7 +142,8 @@ class Parser {
       e.max = take(',') ? (looking_at(U"}") ? kNoLimit : number()) : e.min;
       expect('}');
       if (e.max == 0 || e.max < e.min) throw OutsideSubset();
-      return reject_quantifier();  // Ruby reads {1,2}+ as a repeat of a repeat
+      if (e.min == 1 && take('+')) e.max = kNoLimit;  // Ruby reads x{1,3}+ as (?:x{1,3})+, which is x+
+      return reject_quantifier();
     } else {
       return;
     }

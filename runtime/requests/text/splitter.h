@@ -39,6 +39,12 @@ class Pattern {
     }
   }
 
+  /// Must a text hold this byte, or another one for which this is true, for the pattern to match in it?
+  bool needs_byte(uint8_t byte) const {
+    if (runs_) return runs_->needs_byte(byte);
+    return regex_ || static_cast<uint8_t>(literal_.front()) == byte;
+  }
+
  private:
   std::string literal_;
   std::shared_ptr<const RunPattern> runs_;

@@ -51,12 +51,13 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
   }
   const json root = read_json_file(file);
   if (!root.is_object()) throw UsageError(file.string() + " must hold a JSON object.");
-  const auto part = [&](const char* name) { return root.contains(name) ? root[name] : json(); };
+  const json absent;
+  const auto part = [&](const char* name) -> const json& { return root.contains(name) ? root[name] : absent; };
   try {
     auto parts = std::make_unique<Parts>();
     parts->normalizer = Normalizer::parse(part("normalizer"));
     parts->pre_tokenizer = PreTokenizer::parse(part("pre_tokenizer"));
-    parts->model = Bpe::parse(root.contains("model") ? root["model"] : json(), parts->pre_tokenizer.ends_in_bytes());
+    parts->model = Bpe::parse(part("model"), parts->pre_tokenizer.ends_in_bytes());
     parts->added = AddedTokens::parse(part("added_tokens"), parts->model.vocabulary(), parts->normalizer);
     parts->post_processor =
         PostProcessor::parse(part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));

@@ -1,0 +1,210 @@
+// One extent (64 positions) of attention for the query rows that share a KV head: scores, online softmax,
+// weighted sum. Written once, compiled for each instruction set.
+//
+// The arithmetic of one query row does not depend on the others: a score is one chain over d; a row's weights
+// are summed in one order over the 64 positions, where unseen ones count exactly 0; its output is one chain
+// over the positions, multiplied at the start of each extent by exp(old maximum - new maximum). A row that
+// sees nothing of an extent is multiplied by exactly 1 and gains exactly 0. So a token gets the same bits in
+// a prefill, a chunk or a decode.
+#pragma once
+
+#include "kernels/cpu/matmul_tile.h"
+#include "kernels/cpu/vector_math.h"
+
+namespace penstock::cpu {
+
+template <class V, class Step, int M>
+void score_tile(const uint32_t* q, const Extent& e, const void* const* next_k, int64_t steps, float* scores) {
+  using F = typename V::F;
+  const auto at = [](const void* p, int64_t s) { return static_cast<const char*>(p) + s * 64; };
+  F sums[M][kGroups];
+#pragma GCC unroll 6
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) sums[m][g] = V::zero();
+  for (int64_t s = 0; s < steps; ++s) {
+    const auto k0 = V::words(at(e.k[0], s));
+    const auto k1 = V::words(at(e.k[1], s));
+    const auto k2 = V::words(at(e.k[2], s));
+    const auto k3 = V::words(at(e.k[3], s));
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) V::prefetch(at(next_k[g], s));
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m) {
+      const auto q_m = V::every(q + m);
+      sums[m][0] = Step::step(sums[m][0], q_m, k0);
+      sums[m][1] = Step::step(sums[m][1], q_m, k1);
+      sums[m][2] = Step::step(sums[m][2], q_m, k2);
+      sums[m][3] = Step::step(sums[m][3], q_m, k3);
+    }
+    q += M;
+  }
+#pragma GCC unroll 6
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) V::store(scores + m * kExtent + g * kGroup, sums[m][g]);
+}
+
+/// Scores of one row become weights, in place (as floats, or packed as bf16 at the row's start).
+template <class V, class Step>
+void softmax_row(const Queries& queries, int row) {
+  using F = typename V::F;
+  float* scores = queries.scores + row * kExtent;
+  const int visible = queries.visible[row];
+  const F nothing = V::set(-__builtin_inff());
+  const F scale = V::set(queries.scale);
+  const auto seen = [&](int g) {
+    const int n = visible - g * kGroup;
+    return n < 0 ? 0 : n > kGroup ? kGroup : n;
+  };
+  F s[kGroups];
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g)
+    s[g] = V::keep(V::mul(V::load(scores + g * kGroup), scale), seen(g), nothing);
+  const float own = V::largest(V::max(V::max(s[0], s[1]), V::max(s[2], s[3])));
+  const float before = queries.largest[row];
+  const float largest = before > own ? before : own;
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) s[g] = V::keep(exp<V>(V::sub(s[g], V::set(largest))), seen(g), V::zero());
+  const float sum = V::sum(V::add(V::add(s[0], s[1]), V::add(s[2], s[3])));
+  float factor[16];
+  V::store(factor, exp<V>(V::set(before - largest)));
+  queries.factors[row] = factor[0];
+  queries.largest[row] = largest;
+  queries.sum[row] = queries.sum[row] * factor[0] + sum;
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) Step::store_weights(scores, g, s[g]);
+}
+
+template <class V, class Step, int M, int kColumns>
+void value_tile(const Queries& queries, const Extent& e, const void* const* next_v, int row, int64_t column,
+                int last_lanes, int positions) {
+  using F = typename V::F;
+  F sums[M][kColumns];
+#pragma GCC unroll 6
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+      sums[m][c] = V::mul(V::load(queries.out + (row + m) * queries.padded_dim + column + c * 16),
+                          V::set(queries.factors[row + m]));
+  const auto* weights = reinterpret_cast<const uint32_t*>(queries.scores + row * kExtent);
+  const int64_t row_bytes = queries.dim * 4;
+  for (int first = 0, g = 0; first < positions; first += kGroup, ++g) {
+    const char* v = static_cast<const char*>(e.v[g]) + column * 4;
+    const char* ahead = static_cast<const char*>(next_v[g]) + column * 4;
+    const int here = positions - first < kGroup ? positions - first : kGroup;
+    for (int i = 0; i < here; i += Step::kPositions) {
+      typename V::W v_c[kColumns];
+#pragma GCC unroll 4
+      for (int c = 0; c < kColumns; ++c) {
+        v_c[c] = c + 1 < kColumns ? V::words(v + c * 64) : V::words(v + c * 64, last_lanes);
+        V::prefetch(ahead + c * 64);
+      }
+#pragma GCC unroll 6
+      for (int m = 0; m < M; ++m) {
+        const auto w_m = V::every(weights + m * kExtent + (first + i) / Step::kPositions);
+#pragma GCC unroll 4
+        for (int c = 0; c < kColumns; ++c) sums[m][c] = Step::step(sums[m][c], w_m, v_c[c]);
+      }
+      v += row_bytes;
+      ahead += row_bytes;
+    }
+  }
+#pragma GCC unroll 6
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c)
+      V::store(queries.out + (row + m) * queries.padded_dim + column + c * 16, sums[m][c]);
+}
+
+template <class V, class Step>
+struct PairAttention : Step {
+  static constexpr int kPositions = 2;
+  static void store_weights(float* scores, int group, typename V::F w) {
+    V::store(reinterpret_cast<uint16_t*>(scores) + group * kGroup, w);
+  }
+};
+template <class V, class Step>
+struct FloatAttention : Step {
+  static constexpr int kPositions = 1;
+  static void store_weights(float* scores, int group, typename V::F w) {
+    V::store(scores + group * kGroup, w);
+  }
+};
+
+template <class V, class Step, int M>
+void value_columns(const Queries& queries, const Extent& e, const void* const* next_v, int row,
+                   int positions) {
+  for (int64_t column = 0; column < queries.dim; column += 64) {
+    const int64_t left = queries.dim - column;
+    const int lanes = left % 16 == 0 ? 16 : static_cast<int>(left % 16);
+    if (left > 48)
+      value_tile<V, Step, M, 4>(queries, e, next_v, row, column, left >= 64 ? 16 : lanes, positions);
+    else if (left > 32)
+      value_tile<V, Step, M, 3>(queries, e, next_v, row, column, lanes, positions);
+    else if (left > 16)
+      value_tile<V, Step, M, 2>(queries, e, next_v, row, column, lanes, positions);
+    else
+      value_tile<V, Step, M, 1>(queries, e, next_v, row, column, lanes, positions);
+  }
+}
+
+template <class V, class Step, int M>
+void attend_tile(const Extent& e, const Queries& queries, int row, bool prefetch) {
+  const int64_t steps = queries.dim / Step::kPositions;
+  score_tile<V, Step, M>(queries.q + row * steps, e, prefetch ? e.next_k : e.k, steps,
+                         queries.scores + row * kExtent);
+  int positions = 0;
+  for (int m = row; m < row + M; ++m) {
+    softmax_row<V, Step>(queries, m);
+    if (queries.visible[m] > positions) positions = queries.visible[m];
+  }
+  value_columns<V, Step, M>(queries, e, prefetch ? e.next_v : e.v, row, positions);
+}
+
+template <class V, class Step>
+void attend(const Extent& e, const Queries& queries) {
+  const int64_t tiles = tiles_for(queries.rows, kQueryRows);
+  for (int64_t t = 0; t < tiles; ++t) {
+    const auto row = static_cast<int>(tile_start(queries.rows, tiles, t));
+    const bool prefetch = t == 0;
+    switch (static_cast<int>(tile_start(queries.rows, tiles, t + 1)) - row) {
+      case 1:
+        attend_tile<V, Step, 1>(e, queries, row, prefetch);
+        break;
+      case 2:
+        attend_tile<V, Step, 2>(e, queries, row, prefetch);
+        break;
+      case 3:
+        attend_tile<V, Step, 3>(e, queries, row, prefetch);
+        break;
+      case 4:
+        attend_tile<V, Step, 4>(e, queries, row, prefetch);
+        break;
+      case 5:
+        attend_tile<V, Step, 5>(e, queries, row, prefetch);
+        break;
+      default:
+        attend_tile<V, Step, 6>(e, queries, row, prefetch);
+        break;
+    }
+  }
+}
+
+template <class V, class To>
+void finish_query(To* to, const float* out, float sum, int64_t dim) {
+  for (int64_t i = 0; i < dim; i += 16) {
+    const int n = dim - i < 16 ? static_cast<int>(dim - i) : 16;
+    V::store(to + i, V::div(V::load(out + i), V::set(sum)), n);
+  }
+}
+
+template <class V>
+constexpr void add_attention(KernelTable& table) {
+  table.attend_pairs = attend<V, PairAttention<V, PairStep<V>>>;
+  table.attend_floats = attend<V, FloatAttention<V, FloatStep<V>>>;
+  table.finish_query_f32 = finish_query<V, float>;
+  table.finish_query_bf16 = finish_query<V, uint16_t>;
+}
+
+}  // namespace penstock::cpu

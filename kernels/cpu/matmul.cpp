@@ -1,0 +1,159 @@
+#include "kernels/cpu/matmul.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+
+#include "kernels/cpu/contract.h"
+#include "kernels/cpu/number.h"
+
+namespace penstock::cpu {
+namespace {
+
+// 128 steps of a panel are 16 KiB: a block of the weight, the next one on its way and a tile's input fit into
+// a 48 KiB L1 cache. Decides no bits.
+constexpr int64_t kBlockSteps = 128;
+constexpr int64_t kRowsAtOnce = 512;       // input rows multiplied in one pass over the weight
+constexpr int64_t kStreamDistance = 4096;  // bytes ahead when a weight is only streamed through
+
+uint16_t to_bf16(const TensorView& t, int64_t i) {
+  return t.dtype == DType::bf16 ? t.as<const uint16_t>()[i] : round_to_bf16(read(t.data, t.dtype, i));
+}
+
+}  // namespace
+
+PackedMatrix::PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype) : n_(n), k_(k), dtype_(dtype) {
+  ensure(n > 0 && k > 0 && (dtype == DType::f32 || dtype == DType::bf16),
+         "a matrix is f32 or bf16 and not empty");
+  memory_ = device.allocate(bytes());
+  // Columns past n and an odd k's partner are multiplied like all others: they are zero.
+  if (n % kPanel != 0) std::memset(panel(panels() - 1), 0, static_cast<size_t>(panel_bytes()));
+  if (dtype == DType::bf16 && k % 2 != 0)
+    for (int64_t p = 0; p < panels(); ++p) std::memset(panel(p) + (steps() - 1) * kStepBytes, 0, kStepBytes);
+}
+
+void PackedMatrix::load_rows(Team& team, int64_t first_row, const TensorView& rows_rK) {
+  check_load_rows(*this, first_row, rows_rK);
+  const int64_t end = first_row + rows_rK.dim(0);
+  const int64_t first_panel = first_row / kPanel;
+  team.share((end + kPanel - 1) / kPanel - first_panel, 1, [&](int, int64_t p0, int64_t p1) {
+    for (int64_t p = first_panel + p0; p < first_panel + p1; ++p)
+      for (int64_t row = std::max(first_row, p * kPanel); row < std::min(end, (p + 1) * kPanel); ++row) {
+        const int64_t from = (row - first_row) * k_;
+        auto* to = reinterpret_cast<uint32_t*>(panel(p)) + row % kPanel;
+        if (dtype_ == DType::f32) {
+          for (int64_t i = 0; i < k_; ++i)
+            to[i * kPanel] = std::bit_cast<uint32_t>(read(rows_rK.data, rows_rK.dtype, from + i));
+        } else {
+          for (int64_t i = 0; i < k_; i += 2) {
+            const uint32_t high = i + 1 < k_ ? to_bf16(rows_rK, from + i + 1) : 0;
+            to[i / 2 * kPanel] = to_bf16(rows_rK, from + i) | (high << 16);
+          }
+        }
+      }
+  });
+}
+
+struct Multiplier::Rows {
+  const PackedMatrix& w;
+  TensorView y_TN;
+  TensorView x_TK;
+  TensorView bias_N;
+  Into into;
+  int64_t first;  // rows [first, first + count) of x and y
+  int64_t count;
+  int64_t tiles;
+
+  int64_t start(int64_t tile) const { return tile_start(count, tiles, tile); }
+};
+
+Multiplier::Multiplier(const KernelTable& kernels, Team& team)
+    : kernels_(kernels), team_(team), sums_(static_cast<size_t>(team.size())) {}
+
+void Multiplier::operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
+                            const TensorView& bias_N, Into into) {
+  const auto [m, n, k] = check_matmul(y_TN, x_TK, w_NK, w_NK.dtype(), bias_N);
+  const int64_t passes = tiles_for(m, kRowsAtOnce);
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = tile_start(m, passes, pass);
+    const int64_t count = tile_start(m, passes, pass + 1) - first;
+    multiply_rows({w_NK, y_TN, x_TK, bias_N, into, first, count, tiles_for(count, kernels_.tile_rows)});
+  }
+}
+
+void Multiplier::multiply_rows(const Rows& rows) {
+  packed_.resize(static_cast<size_t>(rows.count * rows.w.steps()));
+  for (auto& sums : sums_) sums.resize(static_cast<size_t>(rows.count) * kPanel);
+  pack(rows);
+  // Panels are what threads share; with few panels the rows of one are shared as well.
+  const int64_t panels = rows.w.panels();
+  const int64_t parts = std::clamp<int64_t>(4 * team_.size() / panels, 1, rows.tiles);
+  team_.share(panels * parts, team_.chunk_for(panels * parts, 8),
+              [&](int thread, int64_t begin, int64_t end) {
+                for (int64_t unit = begin; unit < end; ++unit)
+                  multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
+                                 tile_start(rows.tiles, parts, unit % parts + 1),
+                                 sums_[static_cast<size_t>(thread)].data());
+              });
+}
+
+void Multiplier::pack(const Rows& rows) {
+  const int64_t steps = rows.w.steps();
+  const int64_t k = rows.w.k();
+  const bool pairs = rows.w.dtype() == DType::bf16;
+  team_.share(rows.tiles, 1, [&](int, int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = rows.start(tile);
+      const int64_t m = rows.start(tile + 1) - first;
+      for (int64_t row = 0; row < m; ++row) {
+        const auto* from = rows.x_TK.as<const char>() + (rows.first + first + row) * k * (pairs ? 2 : 4);
+        uint32_t* to = packed_.data() + first * steps + row;
+        const int64_t whole = pairs ? k / 2 : k;
+        for (int64_t s = 0; s < whole; ++s) std::memcpy(to + s * m, from + s * 4, 4);
+        if (whole < steps) {
+          uint16_t last;
+          std::memcpy(&last, from + whole * 4, 2);
+          to[whole * m] = last;
+        }
+      }
+    }
+  });
+}
+
+void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
+                                float* sums) const {
+  const bool pairs = rows.w.dtype() == DType::bf16;
+  const int64_t steps = rows.w.steps();
+  const char* w = rows.w.panel(panel);
+  const bool streaming = last_tile - first_tile == 1;
+  const TileTable& table = streaming ? (pairs ? kernels_.pair_tile_streaming : kernels_.float_tile_streaming)
+                                     : (pairs ? kernels_.pair_tile : kernels_.float_tile);
+  const int64_t block_steps = streaming ? steps : kBlockSteps;
+  const int64_t distance = streaming ? kStreamDistance : kBlockSteps * kStepBytes;
+  for (int64_t s = 0; s < steps; s += block_steps) {
+    const int64_t here = std::min(block_steps, steps - s);
+    for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+      const int64_t first = rows.start(tile);
+      const int64_t m = rows.start(tile + 1) - first;
+      // The first two tiles fetch the two halves of the next block; later ones find it there.
+      const int64_t half = std::min<int64_t>(tile - first_tile, 1) * here * 64;
+      table.rows[m - 1](packed_.data() + first * steps + s * m, w + s * kStepBytes, here,
+                        sums + first * kPanel, s == 0, w + s * kStepBytes + distance + half);
+    }
+  }
+  const int64_t n = rows.w.n();
+  const int64_t column = panel * kPanel;
+  const auto columns = static_cast<int>(std::min<int64_t>(kPanel, n - column));
+  const float* bias = rows.bias_N.data == nullptr ? nullptr : rows.bias_N.as<const float>() + column;
+  for (int64_t row = rows.start(first_tile); row < rows.start(last_tile); ++row) {
+    const int64_t at = (rows.first + row) * n + column;
+    if (rows.y_TN.dtype == DType::bf16)
+      kernels_.finish_row_bf16(rows.y_TN.as<uint16_t>() + at, sums + row * kPanel, bias, columns,
+                               rows.into == Into::add);
+    else
+      kernels_.finish_row_f32(rows.y_TN.as<float>() + at, sums + row * kPanel, bias, columns,
+                              rows.into == Into::add);
+  }
+}
+
+}  // namespace penstock::cpu

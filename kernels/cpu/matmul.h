@@ -1,0 +1,55 @@
+// The matrix product over weights packed into panels; see matmul_tile.h for the layout and why its rows keep
+// their bits. Driven by the thread that owns the Ops.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/team.h"
+#include "kernels/ops.h"
+
+namespace penstock::cpu {
+
+class PackedMatrix final : public Matrix {
+ public:
+  PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype);
+  int64_t n() const override { return n_; }
+  int64_t k() const override { return k_; }
+  size_t bytes() const override { return static_cast<size_t>(panels() * panel_bytes()); }
+  DType dtype() const { return dtype_; }
+
+  int64_t panels() const { return (n_ + kPanel - 1) / kPanel; }
+  int64_t steps() const { return dtype_ == DType::bf16 ? (k_ + 1) / 2 : k_; }
+  int64_t panel_bytes() const { return steps() * kStepBytes; }
+  char* panel(int64_t p) const { return static_cast<char*>(memory_.get()) + p * panel_bytes(); }
+
+  void load_rows(Team& team, int64_t first_row, const TensorView& rows_rK);
+
+ private:
+  int64_t n_;
+  int64_t k_;
+  DType dtype_;
+  DeviceMemory memory_;
+};
+
+/// Keeps the scratch memory of matrix products between calls.
+class Multiplier {
+ public:
+  Multiplier(const KernelTable& kernels, Team& team);
+  void operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
+                  const TensorView& bias_N, Into into);
+
+ private:
+  struct Rows;
+  void multiply_rows(const Rows& rows);
+  void pack(const Rows& rows);
+  void multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
+                      float* sums) const;
+
+  const KernelTable& kernels_;
+  Team& team_;
+  std::vector<uint32_t> packed_;          // tiles of the input: [steps][rows of the tile] words
+  std::vector<std::vector<float>> sums_;  // a thread's unfinished results of one panel
+};
+
+}  // namespace penstock::cpu

@@ -1,0 +1,23 @@
+// Operations that treat each row by itself, shared over a team of threads. Callers have checked the shapes.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/contract.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/team.h"
+
+namespace penstock::cpu {
+
+void embed(const KernelTable& kernels, Team& team, const TensorView& x_TD, const int32_t* ids_T,
+           const TensorView& table_VD);
+void rms_norm(const KernelTable& kernels, Team& team, const TensorView& y_TD, const TensorView& x_TD,
+              const TensorView& weight_D, float eps);
+void swiglu(const KernelTable& kernels, Team& team, const TensorView& y_TF, const TensorView& gate_up_T2F);
+void gather_rows(Team& team, const TensorView& y_RD, const TensorView& x_TD, const int32_t* rows_R);
+/// `scratch` holds at least d floats a thread.
+void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
+                    const HeadShape& shape, const TensorView& q_THd, const KvCacheView& cache,
+                    const TensorView& qkv_TN, const RotaryView& rotary, const BatchView& batch);
+
+}  // namespace penstock::cpu

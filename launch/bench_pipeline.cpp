@@ -1,0 +1,161 @@
+// `penstock bench pipeline`: a whole generation job on made-up prompts, in tokens per second and as a share of the
+// multiply-add peak measured in the same run. Counts 2 FLOP per multiplied weight and token: all layers for each
+// token, the head for each token whose logits are wanted.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <optional>
+#include <numeric>
+
+#include "kernels/bench.h"
+#include "launch/agree.h"
+#include "launch/bench.h"
+#include "launch/rank_job.h"
+#include "launch/run_ranks.h"
+#include "runtime/base/rng.h"
+#include "runtime/pipeline/runner.h"
+#include "runtime/requests/scheduler.h"
+
+namespace penstock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct BenchFlags {
+  JobOptions job;
+  int64_t prompts = 64;
+  int64_t input_len = 184;
+  int64_t output_len = 64;
+};
+
+/// Plans `prompts` sequences of random tokens and measures when their prefill ends and when all ends.
+class BenchPlans final : public PlanSource {
+ public:
+  BenchPlans(const BenchFlags& flags, const ReadyRank& ready, int64_t block_size)
+      : scheduler_({ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, block_size, ready.blocks,
+                    ready.shape.schedule.micro_batches}) {
+    for (int64_t s = 0; s < flags.prompts; ++s) {
+      SequenceSpec spec;
+      spec.id = static_cast<uint64_t>(s) + 1;
+      for (int64_t i = 0; i < flags.input_len; ++i)
+        spec.prompt.push_back(static_cast<int32_t>(philox(spec.id, static_cast<uint64_t>(i))[0] %
+                                                   static_cast<uint64_t>(ready.shape.config.vocab_size)));
+      spec.max_tokens = flags.output_len;
+      spec.sampling.set_logprobs(-1);
+      scheduler_.add(std::move(spec));
+    }
+    scheduler_.input_ended();
+  }
+
+  proto::Plan plan(int slot) override {
+    proto::Plan plan = scheduler_.plan(slot);
+    for (const auto& row : plan.rows()) {
+      if (row.tokens_size() == 1 && row.has_sampling() && row.sampling().position() > 0) continue;
+      // Some prompt is still being filled: the decode phase has not begun.
+      decode_begin_.reset();
+      decode_tokens_ = 0;
+      return plan;
+    }
+    if (!decode_begin_) decode_begin_ = Clock::now();
+    return plan;
+  }
+
+  void take_in(int slot, const proto::StepResult& result) override {
+    decode_tokens_ += decode_begin_ ? result.tokens_size() : 0;
+    scheduler_.complete(slot, result);
+    end_ = Clock::now();
+  }
+
+  bool finished_or_wait() override { return scheduler_.empty(); }
+
+  double seconds() const { return std::chrono::duration<double>(end_ - begin_).count(); }
+  double decode_seconds() const {
+    return decode_begin_ ? std::chrono::duration<double>(end_ - *decode_begin_).count() : 0;
+  }
+  int64_t decode_tokens() const { return decode_tokens_; }
+  int64_t preemptions() const { return scheduler_.preemptions(); }
+
+ private:
+  Scheduler scheduler_;
+  Clock::time_point begin_ = Clock::now();
+  Clock::time_point end_ = begin_;
+  std::optional<Clock::time_point> decode_begin_;
+  int64_t decode_tokens_ = 0;
+};
+
+void print_share(const char* what, double tokens, double seconds, double flops, double peak) {
+  if (seconds <= 0 || tokens <= 0) return;
+  std::printf("%-22s %9.0f tokens in %7.2f s: %8.1f tokens/s, %6.1f GFLOP/s, %5.1f %% of the peak\n", what, tokens,
+              seconds, tokens / seconds, 1e-9 * flops / seconds, 100 * flops / seconds / peak);
+}
+
+void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans, double peak) {
+  const CutCost& cost = ready.shape.cost;
+  const double layers = std::accumulate(cost.layers.begin(), cost.layers.end(), 0.0);
+  const auto prompt_tokens = static_cast<double>(flags.prompts * flags.input_len);
+  const auto output_tokens = static_cast<double>(flags.prompts * flags.output_len);
+  // The last token of an answer is never fed back.
+  const double all = (prompt_tokens + output_tokens - static_cast<double>(flags.prompts)) * layers + output_tokens * cost.head;
+  if (flags.output_len == 1) {
+    print_share("prefill", prompt_tokens, plans.seconds(), all, peak);
+    return;
+  }
+  print_share("whole job, output", output_tokens, plans.seconds(), all, peak);
+  const auto decoded = static_cast<double>(plans.decode_tokens());
+  print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + cost.head), peak);
+}
+
+void bench_on_rank(World& world, const BenchFlags& flags) {
+  ReadyRank ready = make_ready(world, flags.job);
+  agree(world, [&]() -> std::string {
+    if (flags.input_len + flags.output_len > ready.shape.max_model_len)
+      throw UsageError("--input-len and --output-len: expected at most " + std::to_string(ready.shape.max_model_len) +
+                       " together, found " + std::to_string(flags.input_len + flags.output_len));
+    return {};
+  });
+  // The peak of all of this host's cores, while the other ranks wait.
+  double peak = 0;
+  if (world.rank() == 0) {
+    const int threads = ready.facts[0].threads * (world.size() > 1 ? world.local_size() : 1);
+    const MachineBounds bounds = bench_bounds(std::min(threads, usable_cores()));
+    peak = ready.shape.dtype == DType::bf16 ? bounds.bf16_flops : bounds.f32_flops;
+  }
+  agree(world, [] { return std::string(); });
+
+  std::optional<BenchPlans> plans;
+  if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
+  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule,
+                {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
+  runner.run();
+  if (world.rank() > 0) return;
+  std::printf("%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches in flight, %lld preemptions\n",
+              world.size(), world.size() == 1 ? "stage" : "stages", ready.numerics.c_str(),
+              static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
+              static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs),
+              ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
+  std::printf("%-22s %s %.1f GFLOP/s, measured in this run\n", "multiply-add peak", name_of(ready.shape.dtype), 1e-9 * peak);
+  print_figures(flags, ready, *plans, peak);
+}
+
+}  // namespace
+
+void add_bench_pipeline(CLI::App& bench, Command& chosen) {
+  CLI::App* sub = bench.add_subcommand("pipeline", "A generation job on made-up prompts, alone or under mpirun");
+  auto flags = std::make_shared<BenchFlags>();
+  flags->job.load_format = "dummy";
+  sub->add_option("--num-prompts", flags->prompts, "Requests")->check(CLI::PositiveNumber)->capture_default_str();
+  sub->add_option("--input-len", flags->input_len, "Tokens a prompt")->check(CLI::PositiveNumber)->capture_default_str();
+  sub->add_option("--output-len", flags->output_len, "New tokens a request; 1 measures prefill")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  add_model_flags(*sub, flags->job);
+  add_machine_flags(*sub, flags->job);
+  sub->callback([flags, &chosen] {
+    chosen = [flags] {
+      return run_ranks(launched_by_mpi() ? 1 : std::max(1, flags->job.pipeline_parallel),
+                       [flags](World& world) { bench_on_rank(world, *flags); });
+    };
+  });
+}
+
+}  // namespace penstock

@@ -1,0 +1,208 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "runtime/base/error.h"
+#include "runtime/requests/batch_job.h"
+#include "runtime/requests/id_set.h"
+
+namespace penstock {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+class BatchFiles : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "penstock-test-XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  fs::path file(const std::string& name, const std::string& content) const {
+    std::ofstream(folder_ / name, std::ios::binary) << content;
+    return folder_ / name;
+  }
+  static std::string content(const fs::path& path) {
+    std::stringstream text;
+    text << std::ifstream(path, std::ios::binary).rdbuf();
+    return text.str();
+  }
+
+  BatchJobOptions options(const std::string& input) const {
+    BatchJobOptions o;
+    o.input = file("in.jsonl", input);
+    o.output = folder_ / "out.jsonl";
+    o.scheduler = {8, 32, 4, 100, 2};
+    o.max_model_len = 64;
+    o.vocab_size = 50;
+    o.model_name = "m";
+    return o;
+  }
+
+  /// Plays a model whose next token is the position of the last one, until the job is done.
+  static void play(BatchJob& job) {
+    std::vector<proto::StepResult> slots(2);
+    std::vector<bool> busy(2, false);
+    for (bool done = false; !done;)
+      for (size_t m = 0; m < 2 && !done; ++m) {
+        if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
+        const proto::Plan plan = job.plan(static_cast<int>(m));
+        busy[m] = !plan.rows().empty();
+        if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
+        slots[m].Clear();
+        for (const auto& row : plan.rows())
+          if (row.has_sampling()) {
+            auto* token = slots[m].add_tokens();
+            token->set_sequence(row.sequence());
+            token->set_token((row.start() + static_cast<uint32_t>(row.tokens_size())) % 50);
+          }
+      }
+    job.finish();
+  }
+
+  std::vector<Json> answers(const std::string& input) const {
+    BatchJob job(options(input), nullptr);
+    play(job);
+    std::vector<Json> lines;
+    std::ifstream out(folder_ / "out.jsonl");
+    for (std::string l; std::getline(out, l);) lines.push_back(Json::parse(l));
+    return lines;
+  }
+
+  fs::path folder_;
+};
+
+std::string row(const std::string& id, const std::string& body) {
+  return R"({"custom_id": ")" + id + R"(", "url": "/v1/completions", "body": {)" + body + "}}\n";
+}
+
+TEST_F(BatchFiles, AnswersComeInTheInputsOrderWhateverEndsFirst) {
+  std::string input;
+  for (int i = 0; i < 50; ++i)
+    input += row(std::to_string(i), "\"prompt\": [1, 2], \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
+  const std::vector<Json> lines = answers(input);
+  ASSERT_EQ(lines.size(), 50U);
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_EQ(lines[static_cast<size_t>(i)]["custom_id"], std::to_string(i));
+    EXPECT_EQ(lines[static_cast<size_t>(i)]["response"]["body"]["usage"]["completion_tokens"], 1 + (i * 7) % 20);
+  }
+}
+
+TEST_F(BatchFiles, ABadRowIsARowAndTheOthersGoOn) {
+  const std::vector<Json> lines = answers(
+      row("good", "\"prompt\": [1], \"max_tokens\": 2") + "{not json\n\n" + row("good", "\"prompt\": [1]") +
+      row("long", "\"prompt\": [" + std::string(200, ' ') + "1" + [] {
+        std::string s;
+        for (int i = 0; i < 70; ++i) s += ", 1";
+        return s;
+      }() + "]") +
+      row("greedy", "\"prompt\": [1, 2], \"max_tokens\": 63") + row("vocabulary", "\"prompt\": [50]") +
+      row("text", "\"prompt\": \"hello\"") + row("last", "\"prompt\": [3], \"max_tokens\": 1"));
+  ASSERT_EQ(lines.size(), 8U);
+  const auto message = [&](size_t i) { return lines[i]["error"]["message"].get<std::string>(); };
+  EXPECT_TRUE(lines[0]["error"].is_null());
+  EXPECT_NE(message(1).find("line 2: the line is not valid JSON"), std::string::npos) << message(1);
+  EXPECT_NE(message(2).find("line 4: custom_id: 'good' was used by an earlier line"), std::string::npos) << message(2);
+  EXPECT_NE(message(3).find("prompt: expected at most 63 tokens"), std::string::npos) << message(3);
+  EXPECT_NE(message(3).find("found 71"), std::string::npos) << message(3);
+  EXPECT_NE(message(4).find("max_tokens: expected at most 62"), std::string::npos) << message(4);
+  EXPECT_NE(message(5).find("expected token ids below 50, found 50"), std::string::npos) << message(5);
+  EXPECT_NE(message(6).find("no tokenizer.json"), std::string::npos) << message(6);
+  EXPECT_EQ(lines[7]["custom_id"], "last");
+  EXPECT_TRUE(lines[7]["error"].is_null());
+}
+
+TEST_F(BatchFiles, SeveralPromptsTimesNGiveThatManyChoices) {
+  const std::vector<Json> lines =
+      answers(row("a", R"("prompt": [[1], [2, 3]], "n": 2, "max_tokens": 1, "return_token_ids": true)"));
+  const Json& choices = lines.at(0)["response"]["body"]["choices"];
+  ASSERT_EQ(choices.size(), 4U);
+  EXPECT_EQ(choices[1]["prompt_token_ids"], Json({1}));
+  EXPECT_EQ(choices[2]["prompt_token_ids"], Json({2, 3}));
+  EXPECT_EQ(choices[3]["index"], 3);
+  EXPECT_EQ(lines[0]["response"]["body"]["usage"]["prompt_tokens"], 3);
+}
+
+TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) { EXPECT_TRUE(answers("").empty()); }
+
+TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
+  {
+    BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr);
+    EXPECT_TRUE(fs::exists(folder_ / "out.jsonl.partial"));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "out.jsonl"));
+  answers(row("a", "\"prompt\": [1]"));
+  EXPECT_TRUE(fs::exists(folder_ / "out.jsonl"));
+  EXPECT_FALSE(fs::exists(folder_ / "out.jsonl.partial"));
+}
+
+TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
+  BatchJobOptions o = options(row("a", "\"prompt\": [1]"));
+  o.output = "/dev/full";
+  BatchJob job(o, nullptr);
+  try {
+    play(job);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("/dev/full: writing failed: No space left on device"), std::string::npos)
+        << e.what();
+  }
+}
+
+TEST_F(BatchFiles, PathsThatCannotWorkAreRefusedAtOnce) {
+  BatchJobOptions o = options("");
+  o.output = folder_ / "no" / "out.jsonl";
+  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  o.output = folder_;
+  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  o = options("");
+  o.input = folder_ / "none.jsonl";
+  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  o.input = folder_;
+  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+}
+
+TEST_F(BatchFiles, LinesComeWholeWhateverTheirLength) {
+  std::string text;
+  std::vector<std::string> expected;
+  for (size_t length : {0U, 1U, 300000U, 5U, 262143U, 262144U, 262145U, 10U}) {
+    expected.emplace_back(length, static_cast<char>('a' + length % 26));
+    text += expected.back() + (length % 2 == 0 ? "\n" : "\r\n");
+  }
+  expected.emplace_back("no newline at the end");
+  LineReader reader(file("lines", text + expected.back()), 1U << 20);
+  std::string line;
+  for (const std::string& want : expected) {
+    ASSERT_EQ(reader.next(line), LineReader::Status::line);
+    EXPECT_EQ(line.size(), want.size());
+    EXPECT_TRUE(line == want);
+  }
+  EXPECT_EQ(reader.next(line), LineReader::Status::end);
+  EXPECT_EQ(reader.bytes_read(), reader.total_bytes());
+}
+
+TEST_F(BatchFiles, AnOverlongLineIsPassedOverAndTheNextIsRead) {
+  LineReader reader(file("lines", "a\n" + std::string(3000000, 'x') + "\nb\n" + std::string(200, 'y')), 100);
+  std::string line;
+  EXPECT_EQ(reader.next(line), LineReader::Status::line);
+  EXPECT_EQ(reader.next(line), LineReader::Status::too_long);
+  EXPECT_EQ(reader.next(line), LineReader::Status::line);
+  EXPECT_EQ(line, "b");
+  EXPECT_EQ(reader.next(line), LineReader::Status::too_long);
+  EXPECT_EQ(reader.next(line), LineReader::Status::end);
+}
+
+TEST(IdSet, KnowsEveryIdItHasSeen) {
+  IdSet ids;
+  for (int i = 0; i < 20000; ++i) EXPECT_TRUE(ids.insert("row-" + std::to_string(i)));
+  for (int i = 0; i < 20000; ++i) EXPECT_FALSE(ids.insert("row-" + std::to_string(i)));
+}
+
+}  // namespace
+}  // namespace penstock

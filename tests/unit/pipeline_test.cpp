@@ -1,0 +1,72 @@
+// The whole program on the demo checkpoint, its stages as threads of this process over loopback: can be debugged, and
+// watched by the thread sanitizer, without mpirun.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "launch/program.h"
+
+namespace penstock {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kSource = PENSTOCK_SOURCE_DIR;
+
+class Pipeline : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "penstock-test-XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    std::ifstream all(kSource / "tests/data/gsm8k.jsonl");
+    std::ofstream some(folder_ / "in.jsonl");
+    std::string line;
+    for (int i = 0; i < 6 && std::getline(all, line); ++i) {
+      // A short sampled answer with log-probabilities, so that every bit of the head's work shows.
+      const size_t at = line.find("\"max_tokens\"");
+      some << line.substr(0, at) << R"("max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 5, "logprobs": 2,)"
+           << R"("return_token_ids": true, "add_special_tokens": false}})" << '\n';
+    }
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string answers(std::vector<std::string> flags) {
+    std::vector<std::string> args{"penstock", "generate",
+                                  "--model", kSource / "tests/models/gsm-llama-18",
+                                  "-i",      folder_ / "in.jsonl",
+                                  "-o",      folder_ / "out.jsonl"};
+    args.insert(args.end(), flags.begin(), flags.end());
+    std::vector<const char*> argv;
+    for (const std::string& a : args) argv.push_back(a.c_str());
+    fs::remove(folder_ / "out.jsonl");
+    EXPECT_EQ(run_program(static_cast<int>(argv.size()), argv.data()), 0);
+    std::stringstream text;
+    text << std::ifstream(folder_ / "out.jsonl", std::ios::binary).rdbuf();
+    return text.str();
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Pipeline, GivesTheSameBytesFromOneStageToFive) {
+  const std::string one = answers({"--threads", "1"});
+  EXPECT_NE(one.find("\"finish_reason\":\"length\""), std::string::npos);
+  for (const char* stages : {"2", "3", "4", "5"})
+    EXPECT_TRUE(answers({"--pp", stages, "--threads", "1"}) == one) << stages << " stages";
+}
+
+TEST_F(Pipeline, GivesTheSameBytesInSmallChunksWithFewBlocksAndFewMicroBatches) {
+  const std::string one = answers({"--threads", "2"});
+  EXPECT_TRUE(answers({"--pp", "3", "--max-num-seqs", "3", "--max-num-batched-tokens", "7"}) == one);
+  EXPECT_TRUE(answers({"--pp", "4", "--micro-batches", "1"}) == one);
+  EXPECT_TRUE(answers({"--pp", "2", "--micro-batches", "7", "--max-num-seqs", "1"}) == one);
+  // 256 tokens of cache for 6 rows of about 100: some are preempted and filled again.
+  EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
+}
+
+}  // namespace
+}  // namespace penstock
