@@ -1,6 +1,6 @@
 // Ops on a GPU: checks arguments and hands them to the kernels.
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/number.h"
@@ -103,7 +103,8 @@ class CudaOps final : public Ops {
     size_t most_top = 0;
     to_draw_.clear();
     for (const SampleParams& p : params_R) {
-      to_draw_.push_back({uniform_for(p), is_greedy(p) ? 0.0F : p.temperature, p.top_k, p.top_p, p.min_p, p.logprobs});
+      to_draw_.push_back({uniform_for(p), is_greedy(p) ? 0.0F : p.temperature, p.top_k, p.top_p,
+                          std::isnan(p.min_p) ? 0.0F : std::min(p.min_p, 1.0F), p.logprobs});
       most_top = std::max(most_top, static_cast<size_t>(std::max(0, p.logprobs)));
     }
     most_top = std::min(most_top, static_cast<size_t>(logits_RV.dim(1)));

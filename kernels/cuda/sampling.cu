@@ -1,5 +1,5 @@
 // One block a row. Where the reference (kernels/cpu/reference_sample.cpp) sorts, this searches: the bits of the
-// score or logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
+// logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
 // summed as integers in units of 2^-44 of the largest, so that no sum depends on its order; tokens lighter than that
 // are never drawn.
 #include "kernels/cuda/common.cuh"
@@ -87,31 +87,27 @@ __device__ uint32_t last_key(F enough) {
 
 /// What the filters leave.
 struct Kept {
-  float lowest_score;       // top-k
-  float min_weight;         // min-p
-  uint32_t lowest_order;    // top-p: order_of(logit) of the least likely token that stays
-  int equals;               // top-p: of the tokens at exactly lowest_order, so many with the lowest ids stay
+  uint32_t kth_order;     // top-k: order_of(logit) of the k-th most likely token
+  float min_weight;       // min-p
+  uint32_t lowest_order;  // top-p: order_of(logit) of the least likely token that stays
+  int equals;             // top-p: of the tokens at exactly lowest_order, so many with the lowest ids stay
 };
 
 /// The weight of a token before top-p.
 __device__ Weight weight_of(const Row& row, const Kept& kept, float logit) {
-  const float score = row.score(logit);
-  if (!(score >= kept.lowest_score)) return 0;
-  const double weight = exp(static_cast<double>(score));
-  return weight >= static_cast<double>(kept.min_weight) ? static_cast<Weight>(__double2ull_rn(weight * kWeightUnit)) : 0;
+  if (order_of(logit) < kept.kth_order) return 0;
+  const double weight = exp(static_cast<double>(row.score(logit)));
+  return weight < static_cast<double>(kept.min_weight) ? 0 : __double2ull_rn(weight * kWeightUnit);
 }
 
 __device__ Kept filter(const Row& row) {
   const RowToDraw& params = row.params;
-  Kept kept{kNothing, params.min_p, 0, 0x7FFFFFFF};
-  if (params.top_k > 0 && params.top_k < row.size) {
-    const uint32_t key = last_key([&](uint32_t lowest) {
-      const Weight count =
-          row.sum([&](int, float logit) { return order_of(row.score(logit)) >= lowest ? Weight{1} : Weight{0}; });
+  Kept kept{0, params.min_p, 0, 0x7FFFFFFF};
+  if (params.top_k > 0 && params.top_k < row.size)
+    kept.kth_order = last_key([&](uint32_t lowest) {
+      const Weight count = row.sum([&](int, float logit) { return order_of(logit) >= lowest ? Weight{1} : Weight{0}; });
       return count >= static_cast<Weight>(params.top_k);
     });
-    kept.lowest_score = __uint_as_float(key & 0x80000000 ? key & 0x7FFFFFFF : ~key);
-  }
   if (!(params.top_p < 1)) return kept;
 
   // A token stays while what is more likely weighs less than p of the whole.

@@ -15,7 +15,7 @@ struct RowToDraw {
   float temperature;  // 0: greedy
   int32_t top_k;      // 0: off
   float top_p;
-  float min_p;
+  float min_p;  // at most 1
   int32_t logprobs;  // -1: none, not even the token's own
 };
 
