@@ -22,22 +22,29 @@ void score_tile(const uint32_t* q, const Extent& e, const void* const* next_k, i
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) sums[m][g] = V::zero();
-  for (int64_t s = 0; s < steps; ++s) {
-    const auto k0 = V::words(at(e.k[0], s));
-    const auto k1 = V::words(at(e.k[1], s));
-    const auto k2 = V::words(at(e.k[2], s));
-    const auto k3 = V::words(at(e.k[3], s));
+  // Meanwhile the next extent's tiles come in, one after the other: a tile is as many lines as there are
+  // steps, and runs of 4 KiB are read from memory half as fast again as lines here and there.
+  int64_t s = 0;
+  for (int next = 0; next < kGroups; ++next) {
+    const char* ahead = at(next_k[next], 0);
+    for (const int64_t end = steps * (next + 1) / kGroups; s < end; ++s) {
+      const auto k0 = V::words(at(e.k[0], s));
+      const auto k1 = V::words(at(e.k[1], s));
+      const auto k2 = V::words(at(e.k[2], s));
+      const auto k3 = V::words(at(e.k[3], s));
 #pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) V::prefetch(at(next_k[g], s));
+      for (int line = 0; line < kGroups; ++line) V::prefetch(ahead + line * 64);
+      ahead += kGroups * 64;
 #pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) {
-      const auto q_m = V::every(q + m);
-      sums[m][0] = Step::step(sums[m][0], q_m, k0);
-      sums[m][1] = Step::step(sums[m][1], q_m, k1);
-      sums[m][2] = Step::step(sums[m][2], q_m, k2);
-      sums[m][3] = Step::step(sums[m][3], q_m, k3);
+      for (int m = 0; m < M; ++m) {
+        const auto q_m = V::every(q + m);
+        sums[m][0] = Step::step(sums[m][0], q_m, k0);
+        sums[m][1] = Step::step(sums[m][1], q_m, k1);
+        sums[m][2] = Step::step(sums[m][2], q_m, k2);
+        sums[m][3] = Step::step(sums[m][3], q_m, k3);
+      }
+      q += M;
     }
-    q += M;
   }
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
@@ -91,14 +98,14 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
   const int64_t row_bytes = queries.dim * 4;
   for (int first = 0, g = 0; first < positions; first += kGroup, ++g) {
     const char* v = static_cast<const char*>(e.v[g]) + column * 4;
-    const char* ahead = static_cast<const char*>(next_v[g]) + column * 4;
+    const char* ahead = static_cast<const char*>(next_v[g]) + column * (kGroup / Step::kPositions) * 4;
     const int here = positions - first < kGroup ? positions - first : kGroup;
     for (int i = 0; i < here; i += Step::kPositions) {
       typename V::W v_c[kColumns];
 #pragma GCC unroll 4
       for (int c = 0; c < kColumns; ++c) {
         v_c[c] = c + 1 < kColumns ? V::words(v + c * 64) : V::words(v + c * 64, last_lanes);
-        V::prefetch(ahead + c * 64);
+        V::prefetch(ahead + c * 64);  // this part of the next tile, line after line
       }
 #pragma GCC unroll 6
       for (int m = 0; m < M; ++m) {
@@ -107,7 +114,7 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
         for (int c = 0; c < kColumns; ++c) sums[m][c] = Step::step(sums[m][c], w_m, v_c[c]);
       }
       v += row_bytes;
-      ahead += row_bytes;
+      ahead += kColumns * 64;
     }
   }
 #pragma GCC unroll 6

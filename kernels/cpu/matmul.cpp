@@ -1,7 +1,5 @@
 #include "kernels/cpu/matmul.h"
 
-#include <sys/mman.h>
-
 #include <cstring>
 
 #include "kernels/cpu/contract.h"

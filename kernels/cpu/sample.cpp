@@ -13,12 +13,14 @@ namespace {
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// Weights lie in [0, 1]; their exponent and three bits of their fraction are the bucket.
-constexpr int kBucketShift = 20;
-constexpr size_t kBuckets = (std::bit_cast<uint32_t>(1.0F) >> kBucketShift) + 1;
+// Weights lie in [0, 1], so their bits are ordered as they are and the two highest are 0: three digits of
+// ten.
+constexpr int kDigits = 3;
+constexpr int kDigitBits = 10;
+constexpr uint32_t kDigitMask = (1U << kDigitBits) - 1;
 
-size_t bucket_of(float weight) {
-  return std::bit_cast<uint32_t>(weight) >> kBucketShift;
+uint32_t bits_of(float weight) {
+  return std::bit_cast<uint32_t>(weight);
 }
 
 size_t blocks_of(size_t n) {
@@ -93,45 +95,73 @@ double RowSampler::weigh(std::span<const float> x, float largest, float temperat
   return std::accumulate(sums_.begin(), sums_.end(), 0.0);
 }
 
-/// Clears the weights outside the smallest set of largest ones whose sum reaches p. Buckets of nearly equal
-/// weights find the place; only the bucket it falls into is sorted.
-void RowSampler::keep_nucleus(float p) {
-  bucket_sums_.assign(kBuckets, 0);
-  for (const float w : weights_) bucket_sums_[bucket_of(w)] += static_cast<double>(w);
-  const double target =
-      static_cast<double>(p) * std::accumulate(bucket_sums_.begin(), bucket_sums_.end(), 0.0);
-  size_t last = kBuckets - 1;
-  double before = 0;
-  while (last > 0 && before + bucket_sums_[last] < target) before += bucket_sums_[last--];
-
-  bucket_.clear();
-  for (size_t i = 0; i < weights_.size(); ++i)
-    if (bucket_of(weights_[i]) == last) bucket_.push_back(static_cast<int32_t>(i));
-  const auto weight = [this](int32_t i) { return weights_[static_cast<size_t>(i)]; };
-  std::sort(bucket_.begin(), bucket_.end(),
-            [&](int32_t a, int32_t b) { return weight(a) != weight(b) ? weight(a) > weight(b) : a < b; });
-  for (const int32_t i : bucket_) {
-    const auto own = static_cast<double>(weight(i));
-    if (before > 0 && before >= target) weights_[static_cast<size_t>(i)] = 0;
-    before += own;
-  }
-  for (size_t b = 0; b < sums_.size(); ++b) {
-    float sum = 0;
-    for (size_t i = b * kSampleBlock; i < std::min(weights_.size(), (b + 1) * kSampleBlock); ++i) {
-      if (bucket_of(weights_[i]) < last) weights_[i] = 0;
-      sum += weights_[i];
+/// The smallest weight of the smallest set of largest ones whose sum reaches p of the whole, found digit by
+/// digit: sums of all weights with the same leading digits tell where the target falls. Leaves the places of
+/// the weights equal to it in `ties_`.
+RowSampler::Nucleus RowSampler::find_nucleus(float p) {
+  // Four sums a digit, taken in turn: with one, each addition would wait for the one before.
+  constexpr size_t kLanes = 4;
+  Nucleus nucleus;
+  ties_.resize(weights_.size());
+  std::iota(ties_.begin(), ties_.end(), 0);
+  uint32_t lowest = 0;
+  for (int digit = 0; digit < kDigits; ++digit) {
+    const int shift = kDigitBits * (kDigits - 1 - digit);
+    const auto value_of = [&](int32_t i) {
+      return bits_of(weights_[static_cast<size_t>(i)]) >> shift & kDigitMask;
+    };
+    digit_sums_.assign(kLanes * (kDigitMask + 1), 0);
+    for (size_t i = 0; i < ties_.size(); ++i)
+      digit_sums_[value_of(ties_[i]) * kLanes + i % kLanes] +=
+          static_cast<double>(weights_[static_cast<size_t>(ties_[i])]);
+    const auto sum_of = [&](uint32_t value) {
+      const double* sums = digit_sums_.data() + value * kLanes;
+      return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    };
+    if (digit == 0)
+      for (uint32_t value = 0; value <= kDigitMask; ++value) nucleus.target += sum_of(value);
+    if (digit == 0) nucleus.target *= static_cast<double>(p);
+    uint32_t value = kDigitMask;
+    for (; value > 0; --value) {
+      const double sum = sum_of(value);
+      if (sum > 0 && nucleus.above + sum >= nucleus.target) break;
+      nucleus.above += sum;
     }
-    sums_[b] = sum;
+    std::erase_if(ties_, [&](int32_t i) { return value_of(i) != value; });
+    lowest = lowest << kDigitBits | value;
+  }
+  nucleus.lowest = std::bit_cast<float>(lowest);
+  return nucleus;
+}
+
+/// Of the weights equal to the smallest one kept, those with the lower ids stay: as many as the sum needs, at
+/// least one weight in all.
+void RowSampler::drop_spare_ties(const Nucleus& nucleus) {
+  double above = nucleus.above;
+  for (const int32_t i : ties_) {
+    if (above == 0 || above < nucleus.target) {
+      above += static_cast<double>(nucleus.lowest);
+      continue;
+    }
+    weights_[static_cast<size_t>(i)] = 0;
+    const auto block = static_cast<size_t>(i) / kSampleBlock;
+    const size_t end = std::min(weights_.size(), (block + 1) * kSampleBlock);
+    float sum = 0;
+    for (size_t at = block * kSampleBlock; at < end; ++at) sum += weights_[at];
+    sums_[block] = sum;
   }
 }
 
 int32_t RowSampler::draw(std::span<const float> logits_V, float largest, const SampleParams& params) {
   const bool some = params.top_k > 0 && static_cast<size_t>(params.top_k) < logits_V.size();
   if (some) gather_top(logits_V, static_cast<size_t>(params.top_k));
-  double whole = weigh(some ? std::span<const float>(top_values_) : logits_V, largest, params.temperature,
-                       std::min(params.min_p, 1.0F));
+  const std::span<const float> scored = some ? std::span<const float>(top_values_) : logits_V;
+  const float least = std::min(params.min_p, 1.0F);
+  double whole = weigh(scored, largest, params.temperature, least);
   if (params.top_p < 1) {
-    keep_nucleus(params.top_p);
+    const Nucleus nucleus = find_nucleus(params.top_p);
+    weigh(scored, largest, params.temperature, std::max(nucleus.lowest, least));
+    drop_spare_ties(nucleus);
     whole = std::accumulate(sums_.begin(), sums_.end(), 0.0);
   }
 

@@ -19,7 +19,13 @@ class RowSampler {
   int32_t first_of(std::span<const float> logits_V, float value) const;
   int32_t draw(std::span<const float> logits_V, float largest, const SampleParams& params);
   void gather_top(std::span<const float> logits_V, size_t k);
-  void keep_nucleus(float p);
+  struct Nucleus {
+    float lowest = 0;   // the smallest weight kept
+    double above = 0;   // sum of the larger ones
+    double target = 0;  // p times the whole sum
+  };
+  Nucleus find_nucleus(float p);
+  void drop_spare_ties(const Nucleus& nucleus);
   double weigh(std::span<const float> x, float largest, float temperature, float min_p);
   void add_logprobs(Sampled& sampled, std::span<const float> logits_V, float largest, int32_t alternatives);
 
@@ -31,8 +37,8 @@ class RowSampler {
   std::vector<int32_t> top_ids_;
   std::vector<float> weights_;
   std::vector<float> sums_;  // of each block of 64 weights
-  std::vector<double> bucket_sums_;
-  std::vector<int32_t> bucket_;  // places in weights_ of the bucket where the nucleus ends
+  std::vector<double> digit_sums_;
+  std::vector<int32_t> ties_;  // places in weights_
 };
 
 }  // namespace penstock::cpu

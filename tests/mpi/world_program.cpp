@@ -1,16 +1,14 @@
 // What world_test.cpp starts under mpirun: one rank of a world that does as its first argument says. Its main is what
 // a program over a World looks like.
-#include <getopt.h>
 #include <pthread.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <string>
@@ -149,6 +147,25 @@ void fail(World& world, ExitStatus status) {
   wait_forever(world);
 }
 
+/// What a program does at SIGTERM: a drain would stand here, but a dead neighbour comes first. Ends before the world does.
+class TermWatch {
+ public:
+  TermWatch(World& world, sigset_t term) : thread_([this, &world, term] {
+    int signal = 0;
+    sigwait(&term, &signal);
+    if (!over_ && !world.report_lost_peer()) std::_Exit(128 + signal);
+  }) {}
+  ~TermWatch() {
+    over_ = true;
+    pthread_kill(thread_.native_handle(), SIGTERM);
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
 int play(const std::vector<std::string>& arguments) {
   MpiOptions options;
   if (const char* deadline = std::getenv("WORLD_DEADLINE")) {
@@ -162,12 +179,7 @@ int play(const std::vector<std::string>& arguments) {
   std::unique_ptr<World> world;
   try {
     world = make_mpi_world(options);
-    // A drain at SIGTERM would stand here; a dead neighbour comes first.
-    std::thread([&world, term] {
-      int signal = 0;
-      sigwait(&term, &signal);
-      if (!world->report_lost_peer()) std::_Exit(128 + signal);
-    }).detach();
+    const TermWatch watch(*world, term);
     const std::map<std::string, std::function<void()>> parts{
         {"ring", [&] { ring(*world); }},
         {"chat", [&] { chat(*world); }},

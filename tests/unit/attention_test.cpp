@@ -15,7 +15,7 @@ class Sequences {
  public:
   Sequences(Device& device, Values& values, Heads heads, DType dtype, DType cache_dtype, int64_t block_size,
             std::vector<int64_t> lengths)
-      : device_(device), values_(values), heads_(heads), dtype_(dtype), lengths_(std::move(lengths)) {
+      : values_(values), heads_(heads), dtype_(dtype), lengths_(std::move(lengths)) {
     for (const int64_t length : lengths_) {
       qkv_.push_back(values.random(DType::f32, {length, width()}, 2));
       out_.push_back(values.poisoned(dtype, {length, heads.heads * heads.dim}));
@@ -127,7 +127,6 @@ class Sequences {
  private:
   int64_t width() const { return (heads_.heads + 2 * heads_.kv_heads) * heads_.dim; }
 
-  Device& device_;
   Values& values_;
   Heads heads_;
   DType dtype_;

@@ -72,7 +72,8 @@ TEST_P(RowOps, RopeNormalisesAndRotatesLikeTheReference) {
   const int64_t g = 2;
   const int64_t tokens = 3;
   const std::vector<int32_t> positions{0, 1, 2}, row_of{0, 0, 0}, starts{0, 3}, context{3}, table{1};
-  const BatchView batch{tokens, 1, positions.data(), row_of.data(), starts.data(), context.data(), table.data(), 1, 3};
+  const BatchView batch{
+      tokens, 1, positions.data(), row_of.data(), starts.data(), context.data(), table.data(), 1, 3};
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const auto& [d, rotary_dim] : {std::pair<int64_t, int64_t>(20, 20), {64, 32}, {128, 128}, {128, 0}})
       for (const bool norms : {false, true}) {
@@ -82,7 +83,7 @@ TEST_P(RowOps, RopeNormalisesAndRotatesLikeTheReference) {
         const Tensor norm = values_.random(DType::f32, {d});
         const TensorView weight = norms ? norm.view : TensorView{};
         const RotaryView rotary{angles, rotary_dim, weight, weight, 1e-6F};
-        const auto run = [&](Ops& ops) {
+        const auto run = [&, d = d](Ops& ops) {
           const Tensor cache = values_.poisoned(dtype, {2, 2 * g * d * 16});
           const Tensor q = values_.poisoned(dtype, {tokens, h, d});
           const Tensor out = values_.poisoned(DType::f32, {tokens, h, d});

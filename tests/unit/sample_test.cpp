@@ -8,12 +8,14 @@
 namespace penstock::testing {
 namespace {
 
-/// The exact distribution, from the definitions and in float64: probability_V[id], 0 for what a filter removes.
+/// The exact distribution, from the definitions and in float64: probability_V[id], 0 for what a filter
+/// removes.
 std::vector<double> exact_distribution(const TensorView& logits_1V, const SampleParams& params) {
   const int64_t v = logits_1V.dim(1);
   std::vector<int> ranked(static_cast<size_t>(v));
   std::iota(ranked.begin(), ranked.end(), 0);
-  std::stable_sort(ranked.begin(), ranked.end(), [&](int a, int b) { return at(logits_1V, a) > at(logits_1V, b); });
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [&](int a, int b) { return at(logits_1V, a) > at(logits_1V, b); });
   const double largest = static_cast<double>(at(logits_1V, ranked[0]));
   std::vector<double> p(static_cast<size_t>(v));
   const auto normalise = [&] {
@@ -21,8 +23,8 @@ std::vector<double> exact_distribution(const TensorView& logits_1V, const Sample
     for (double& x : p) x /= whole;
   };
   for (int64_t id = 0; id < v; ++id)
-    p[static_cast<size_t>(id)] =
-        std::exp((static_cast<double>(at(logits_1V, id)) - largest) / static_cast<double>(params.temperature));
+    p[static_cast<size_t>(id)] = std::exp((static_cast<double>(at(logits_1V, id)) - largest) /
+                                          static_cast<double>(params.temperature));
   normalise();
   const double most = p[static_cast<size_t>(ranked[0])];
   for (double& x : p)
@@ -44,8 +46,8 @@ std::vector<double> exact_distribution(const TensorView& logits_1V, const Sample
 
 class Sampling : public OnEveryKernelTable {
  protected:
-  /// Draws with positions 0, 1, ... and compares the counts with the exact distribution: chi-square over tokens
-  /// expected at least ten times, the rest in one bin. Seeds are fixed: it passes always or never.
+  /// Draws with positions 0, 1, ... and compares the counts with the exact distribution: chi-square over
+  /// tokens expected at least ten times, the rest in one bin. Seeds are fixed: it passes always or never.
   void expect_exact_distribution(const SampleParams& params) {
     constexpr int kDraws = 20000;
     const Tensor logits = values_.random(DType::f32, {1, 150}, 4);
@@ -79,11 +81,21 @@ class Sampling : public OnEveryKernelTable {
   }
 };
 
-TEST_P(Sampling, FollowsTheTemperature) { expect_exact_distribution({.temperature = 0.8F, .key = 11}); }
-TEST_P(Sampling, FollowsAHighTemperature) { expect_exact_distribution({.temperature = 3, .key = 12}); }
-TEST_P(Sampling, FollowsTopK) { expect_exact_distribution({.top_k = 7, .key = 13}); }
-TEST_P(Sampling, FollowsTopP) { expect_exact_distribution({.temperature = 2, .top_p = 0.7F, .key = 14}); }
-TEST_P(Sampling, FollowsMinP) { expect_exact_distribution({.temperature = 2, .min_p = 0.2F, .key = 15}); }
+TEST_P(Sampling, FollowsTheTemperature) {
+  expect_exact_distribution({.temperature = 0.8F, .key = 11});
+}
+TEST_P(Sampling, FollowsAHighTemperature) {
+  expect_exact_distribution({.temperature = 3, .key = 12});
+}
+TEST_P(Sampling, FollowsTopK) {
+  expect_exact_distribution({.top_k = 7, .key = 13});
+}
+TEST_P(Sampling, FollowsTopP) {
+  expect_exact_distribution({.temperature = 2, .top_p = 0.7F, .key = 14});
+}
+TEST_P(Sampling, FollowsMinP) {
+  expect_exact_distribution({.temperature = 2, .min_p = 0.2F, .key = 15});
+}
 TEST_P(Sampling, FollowsAllFiltersAtOnce) {
   expect_exact_distribution({.temperature = 1.5F, .top_k = 20, .top_p = 0.8F, .min_p = 0.05F, .key = 16});
 }
@@ -149,6 +161,17 @@ TEST_P(Sampling, TopPNeverLeavesNothing) {
   EXPECT_EQ(ops(1)->sample(logits, std::span(&too_strict, 1))[0].token, 123);
 }
 
+TEST_P(Sampling, TopPKeepsTheLowerIdsAmongEquals) {
+  const Tensor logits = device_->tensor(DType::f32, {1, 100});
+  std::fill_n(logits.view.as<float>(), 100, 1.5F);
+  const auto fast = ops(1);
+  std::vector<bool> seen(100);
+  SampleParams params{.top_p = 0.5F, .key = 9};
+  for (params.position = 0; params.position < 2000; ++params.position)
+    seen[static_cast<size_t>(fast->sample(logits, std::span(&params, 1))[0].token)] = true;
+  for (size_t id = 0; id < 100; ++id) EXPECT_EQ(seen[id], id < 50) << id;
+}
+
 TEST_P(Sampling, EndsForEveryKindOfBrokenRow) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const auto row = [&](float fill, std::initializer_list<std::pair<int, float>> changes) {
@@ -159,7 +182,8 @@ TEST_P(Sampling, EndsForEveryKindOfBrokenRow) {
   };
   for (const SampleParams& params :
        {SampleParams{.logprobs = 3}, SampleParams{.temperature = 0, .logprobs = 3},
-        SampleParams{.top_k = 5, .top_p = 0.5F, .logprobs = 3}, SampleParams{.temperature = kNan, .top_p = kNan, .min_p = kNan}}) {
+        SampleParams{.top_k = 5, .top_p = 0.5F, .logprobs = 3},
+        SampleParams{.temperature = kNan, .top_p = kNan, .min_p = kNan}}) {
     const auto token = [&](const Tensor& logits) { return ops(1)->sample(logits, std::span(&params, 1))[0]; };
     const Sampled none = token(row(kNan, {}));
     EXPECT_EQ(none.token, 0);
