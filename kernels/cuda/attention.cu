@@ -5,6 +5,8 @@
 //   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
 //   - short rows again when there are too few of them to fill the device: one warp for each extent, then a second
 //     kernel folds the extents in order.
+#include <type_traits>
+
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_tile.cuh"
 
@@ -64,14 +66,10 @@ __device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache, co
     const int key = chunk / kChunks;
     const int64_t offset = offsets[key];
     const __nv_bfloat16* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     shared_address(shared + key * kTileStride<kDim> + chunk % kChunks * 8)),
-                 "l"(from), "r"(offset < 0 ? 0 : 16));
+    start_copy(shared + key * kTileStride<kDim> + chunk % kChunks * 8, from, offset < 0);
   }
-  asm volatile("cp.async.commit_group;");
+  close_copies();
 }
-
-__device__ inline void wait_for_all_but_the_last_tile() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
 
 /// Where the keys of a tile lie in the cache; -1 past the context.
 template <int kDim, int kThreads>
@@ -88,14 +86,14 @@ __device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int r
   }
 }
 
-template <int kDim>
-__device__ void write_row(const Problem& p, int token, int head, const Partial<kDim>& total, int r, int lane) {
+template <int kDim, int kThreads>
+__device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r, int lane) {
   const float inverse = 1.0F / total.sum[r];
   __nv_bfloat16* out_d = p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim + lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kDim / 8; ++n)
     *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
-        __floats2bfloat162_rn(total.acc[n][2 * r] * inverse, total.acc[n][2 * r + 1] * inverse);
+        __floats2bfloat162_rn(total.at(n, 2 * r) * inverse, total.at(n, 2 * r + 1) * inverse);
 }
 
 template <int kDim>
@@ -109,13 +107,21 @@ __device__ void write_partial(const Problem& p, int token, int head, int extent,
     *reinterpret_cast<float2*>(acc_d + n * 8) = {part.acc[n][2 * r], part.acc[n][2 * r + 1]};
 }
 
+struct Unused {
+  __device__ explicit Unused(float*) {}
+};
+
+/// A warp alone keeps few tiles in shared memory so that many warps fit; four that share a tile can afford two.
+__host__ __device__ constexpr int buffers_for(int warps) { return warps == kLongWarps ? 2 : 1; }
+
 /// Grid (T, G), or (T, G, extents) with kSplit.
 template <int kDim, int kWarps, bool kSplit>
-__global__ void __launch_bounds__(kWarps* kWarp) attend(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) attend(const __grid_constant__ Problem p) {
   constexpr int kThreads = kWarps * kWarp;
+  constexpr int kBuffers = buffers_for(kWarps);
+  constexpr int kTile = kTileKeys * kTileStride<kDim>;
   extern __shared__ __align__(128) unsigned char raw[];
-  auto* k_shared = reinterpret_cast<__nv_bfloat16*>(raw);
-  __nv_bfloat16* v_shared = k_shared + kTileKeys * kTileStride<kDim>;
+  auto* tiles = reinterpret_cast<__nv_bfloat16*>(raw);  // K and V of a tile, kBuffers times
   __shared__ int64_t offsets[2][kTileKeys];
 
   const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
@@ -150,35 +156,50 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend(const __grid_constant__ 
   const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
   find_tile<kDim, kThreads>(offsets[first_tile % 2], p, queries.row, kv_head, first_tile, context);
   __syncthreads();
-  start_tile<kDim, kThreads>(k_shared, p.cache, offsets[first_tile % 2], 0);
-  start_tile<kDim, kThreads>(v_shared, p.cache, offsets[first_tile % 2], value_offset);
+  __nv_bfloat16* first = tiles + first_tile % kBuffers * 2 * kTile;
+  start_tile<kDim, kThreads>(first, p.cache, offsets[first_tile % 2], 0);
+  start_tile<kDim, kThreads>(first + kTile, p.cache, offsets[first_tile % 2], value_offset);
 
-  Partial<kDim> total, part;
-  total.clear();
+  // A split row's only extent needs no total.
+  std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
+      reinterpret_cast<float*>(tiles + kBuffers * 2 * kTile));
+  Partial<kDim> part;
   part.clear();
   for (int tile = first_tile; tile < end_tile; ++tile) {
     // Past the last tile there is nothing to copy, but the groups go on being counted.
     int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 2];
     find_tile<kDim, kThreads>(next, p, queries.row, kv_head, tile + 1, tile + 1 < end_tile ? context : 0);
-    wait_for_all_but_the_last_tile();
-    __syncthreads();
-    float s[kTileKeys / 8][4];
-    score_tile<kDim>(s, q, k_shared, lane);
-    __syncthreads();
-    start_tile<kDim, kThreads>(k_shared, p.cache, next, 0);
-
+    const __nv_bfloat16* k_shared = tiles + tile % kBuffers * 2 * kTile;
+    const __nv_bfloat16* v_shared = k_shared + kTile;
+    __nv_bfloat16* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
-    weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
-    wait_for_all_but_the_last_tile();
-    __syncthreads();
-    add_values<kDim>(part, s, v_shared, lane);
-    __syncthreads();
-    start_tile<kDim, kThreads>(v_shared, p.cache, next, value_offset);
+    float s[kTileKeys / 8][4];
+    if constexpr (kBuffers == 2) {
+      wait_for_copies<0>();
+      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+      score_tile<kDim>(s, q, k_shared, lane);
+      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+      add_values<kDim>(part, s, v_shared, lane);
+    } else {  // K of the next tile is copied while V of this one is used, and the other way round
+      wait_for_copies<1>();
+      __syncthreads();
+      score_tile<kDim>(s, q, k_shared, lane);
+      __syncthreads();
+      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+      wait_for_copies<1>();
+      __syncthreads();
+      add_values<kDim>(part, s, v_shared, lane);
+      __syncthreads();
+      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+    }
 
     if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {
       close_extent(part);
       if constexpr (!kSplit) {
-        fold_extent(total, part);
+        total.add(part);
         part.clear();
       }
     }
@@ -193,7 +214,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attend(const __grid_constant__ 
   }
 }
 
-/// The extents of split rows, in order: the same arithmetic as fold_extent, one output element a thread.
+/// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
 template <int kDim>
 __global__ void fold_split_rows(const __grid_constant__ Problem p) {
   const QueryTile queries(p, static_cast<int>(blockIdx.x), 1);
@@ -219,8 +240,10 @@ __global__ void fold_split_rows(const __grid_constant__ Problem p) {
 
 template <int kDim, int kWarps, bool kSplit>
 void launch_attend(cudaStream_t stream, const Problem& p) {
-  constexpr int kBytes = 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16));
+  constexpr int kBytes = buffers_for(kWarps) * 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16)) +
+                         (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
   const auto kernel = attend<kDim, kWarps, kSplit>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "attention: shared memory");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
         "attention: prefer shared memory");
   const dim3 grid(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.kv_heads),

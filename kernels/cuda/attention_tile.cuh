@@ -5,7 +5,7 @@
 // Fragments: lane l holds rows l / 4 and l / 4 + 8 of 16, and columns 2 (l % 4) and 2 (l % 4) + 1 of every 8.
 #pragma once
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/tensor_core.cuh"
 
 namespace penstock::cuda {
 
@@ -24,28 +24,6 @@ __device__ inline float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
-}
-
-__device__ inline unsigned shared_address(const void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
-
-__device__ inline void load_matrices(uint32_t (&b)[4], const __nv_bfloat16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(shared_address(row)));
-}
-
-__device__ inline void load_matrices_transposed(uint32_t (&b)[4], const __nv_bfloat16* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(shared_address(row)));
-}
-
-__device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ inline uint32_t pack(float low, float high) {
@@ -170,18 +148,34 @@ __device__ void close_extent(Partial<kDim>& part) {
   }
 }
 
-template <int kDim>
-__device__ void fold_extent(Partial<kDim>& total, const Partial<kDim>& part) {
+/// The extents folded so far. The sums of a lane stay in shared memory, kThreads apart: they are touched once an
+/// extent, and registers are what limits how many warps a multiprocessor holds.
+template <int kDim, int kThreads>
+struct Total {
+  static constexpr int kBytes = kDim / 2 * kThreads * static_cast<int>(sizeof(float));
+  float* acc;  // this lane's first
+  float max[2] = {kNothing, kNothing};
+  float sum[2] = {0, 0};
+
+  __device__ explicit Total(float* shared) : acc(shared + threadIdx.x) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    if (part.max[r] == kNothing) continue;
-    const Fold fold(total.max[r], part.max[r]);
-    total.max[r] = fold.max;
-    total.sum[r] = fold(total.sum[r], part.sum[r]);
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n)
-      for (int j = 0; j < 2; ++j) total.acc[n][2 * r + j] = fold(total.acc[n][2 * r + j], part.acc[n][2 * r + j]);
+    for (int i = 0; i < kDim / 2; ++i) acc[i * kThreads] = 0;
   }
-}
+  __device__ float& at(int n, int j) const { return acc[(n * 4 + j) * kThreads]; }
+
+  __device__ void add(const Partial<kDim>& part) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (part.max[r] == kNothing) continue;
+      const Fold fold(max[r], part.max[r]);
+      max[r] = fold.max;
+      sum[r] = fold(sum[r], part.sum[r]);
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) at(n, j) = fold(at(n, j), part.acc[n][j]);
+    }
+  }
+};
 
 }  // namespace penstock::cuda

@@ -3,7 +3,8 @@
 // One algorithm of each kind of product sets the bits: the first that cuBLASLt's heuristics name for 256 rows, with
 // split-K, reductions across blocks and workspaces (which stream-K needs) excluded, and whose rows are seen to be the
 // same for 1, 7 and 64 rows. For every range of M the candidates that the heuristics name are then run on random
-// input; those with the same bits may be used, and the fastest of them is. So timing decides speed, never bits.
+// input; those with the same bits may be used, and the fastest of them is. So timing decides speed, never bits. For few
+// rows the kernel of skinny.h is one more candidate.
 #pragma once
 
 #include <map>
@@ -43,7 +44,11 @@ class MatrixProducts {
   size_t library_version() const { return library_.version(); }
 
  private:
-  using Algorithm = cublasLtMatmulAlgo_t;
+  /// One of cuBLASLt's, or the skinny kernel.
+  struct Algorithm {
+    bool skinny = false;
+    cublasLtMatmulAlgo_t cublaslt{};
+  };
   /// What decides the kernels that may serve: N, K, weight dtype, output dtype, bias, add.
   struct Kind {
     int64_t n, k;
