@@ -31,7 +31,9 @@ class CudaOps final : public Ops {
   std::string numerics() const override {
     return "cuda-1 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
   }
-  DType projection_dtype(DType weight_dtype) const override { return weight_dtype; }
+  /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16 models accuracy
+  /// (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no measurable time.
+  DType projection_dtype(DType) const override { return DType::f32; }
 
   std::unique_ptr<Matrix> make_matrix(int64_t n, int64_t k, DType dtype) override {
     return std::make_unique<DenseMatrix>(device_, n, k, dtype);
