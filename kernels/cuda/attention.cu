@@ -14,6 +14,7 @@ namespace penstock::cuda {
 namespace {
 
 constexpr int kLongWarps = 4;
+constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
 constexpr float kLog2E = 1.4426950408889634F;
 
 struct Problem {
@@ -39,20 +40,35 @@ struct QueryTile {
   int first_item = 0;
   bool mine = false;
 
-  /// Block x stands for token x. Of a sequence's tokens, the first few serve its tiles, the rest have nothing to do.
-  __device__ QueryTile(const Problem& p, int token, int warps) {
-    row = p.batch.row_of_T[token];
+  __device__ QueryTile(const Problem& p, int block, int warps) {
+    row = warps == 1 ? block : row_of(p, block);
     first_token = p.batch.row_start_R1[row];
     count = p.batch.row_start_R1[row + 1] - first_token;
-    const int items = count * p.group;
-    const bool is_short = items <= kWarpRows;
-    const int tiles = (items + warps * kWarpRows - 1) / (warps * kWarpRows);
-    const int tile = tiles - 1 - (token - first_token);  // the last tile sees most keys: begin with it
-    mine = is_short == (warps == 1) && tile >= 0;
-    first_item = tile * warps * kWarpRows;
+    const bool is_short = items(p) <= kWarpRows;
+    const int tile = warps == 1 ? 0 : block - first_block(p, row);
+    const int tiles = (items(p) + warps * kWarpRows - 1) / (warps * kWarpRows);
+    mine = is_short == (warps == 1) && tile < tiles;
+    first_item = (tiles - 1 - tile) * warps * kWarpRows;  // the last tile sees most keys: begin with it
   }
   __device__ int items(const Problem& p) const { return count * p.group; }
   __device__ int token_of(const Problem& p, int item) const { return first_token + item / p.group; }
+
+  /// Tiles of long rows are numbered with gaps, so that a row's first one follows from where its tokens begin: up to
+  /// row r there are at most (tokens before r) group / kLongRows + r of them.
+  __host__ __device__ static int64_t blocks_before(int64_t tokens, int64_t rows, int group) {
+    return tokens * group / kLongRows + rows;
+  }
+  __device__ static int first_block(const Problem& p, int row) {
+    return static_cast<int>(blocks_before(p.batch.row_start_R1[row], row, p.group));
+  }
+  __device__ static int row_of(const Problem& p, int block) {
+    int low = 0;
+    for (int high = static_cast<int>(p.batch.rows); high - low > 1;) {
+      const int middle = (low + high) / 2;
+      (first_block(p, middle) <= block ? low : high) = middle;
+    }
+    return low;
+  }
 };
 
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
@@ -114,7 +130,7 @@ struct Unused {
 /// A warp alone keeps few tiles in shared memory so that many warps fit; four that share a tile can afford two.
 __host__ __device__ constexpr int buffers_for(int warps) { return warps == kLongWarps ? 2 : 1; }
 
-/// Grid (T, G), or (T, G, extents) with kSplit.
+/// Grid (tiles, G) for long rows, (R, G) for short ones, (R, G, extents) with kSplit.
 template <int kDim, int kWarps, bool kSplit>
 __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) attend(const __grid_constant__ Problem p) {
   constexpr int kThreads = kWarps * kWarp;
@@ -122,7 +138,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   constexpr int kTile = kTileKeys * kTileStride<kDim>;
   extern __shared__ __align__(128) unsigned char raw[];
   auto* tiles = reinterpret_cast<__nv_bfloat16*>(raw);  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[2][kTileKeys];
+  __shared__ int64_t offsets[3][kTileKeys];  // of the tile in use and of the two that follow
 
   const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
   if (!queries.mine) return;
@@ -154,11 +170,15 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   }
 
   const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
-  find_tile<kDim, kThreads>(offsets[first_tile % 2], p, queries.row, kv_head, first_tile, context);
+  const auto find = [&](int tile) {  // past the last tile nothing is copied, but zeros are written all the same
+    find_tile<kDim, kThreads>(offsets[tile % 3], p, queries.row, kv_head, tile, tile < end_tile ? context : 0);
+  };
+  find(first_tile);
+  find(first_tile + 1);
   __syncthreads();
   __nv_bfloat16* first = tiles + first_tile % kBuffers * 2 * kTile;
-  start_tile<kDim, kThreads>(first, p.cache, offsets[first_tile % 2], 0);
-  start_tile<kDim, kThreads>(first + kTile, p.cache, offsets[first_tile % 2], value_offset);
+  start_tile<kDim, kThreads>(first, p.cache, offsets[first_tile % 3], 0);
+  start_tile<kDim, kThreads>(first + kTile, p.cache, offsets[first_tile % 3], value_offset);
 
   // A split row's only extent needs no total.
   std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
@@ -166,9 +186,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   Partial<kDim> part;
   part.clear();
   for (int tile = first_tile; tile < end_tile; ++tile) {
-    // Past the last tile there is nothing to copy, but the groups go on being counted.
-    int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 2];
-    find_tile<kDim, kThreads>(next, p, queries.row, kv_head, tile + 1, tile + 1 < end_tile ? context : 0);
+    const int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 3];
     const __nv_bfloat16* k_shared = tiles + tile % kBuffers * 2 * kTile;
     const __nv_bfloat16* v_shared = k_shared + kTile;
     __nv_bfloat16* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
@@ -179,6 +197,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
       __syncthreads();  // the tile is there, and nobody reads the one before it any more
       start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
       start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+      find(tile + 2);
       score_tile<kDim>(s, q, k_shared, lane);
       weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
       add_values<kDim>(part, s, v_shared, lane);
@@ -188,6 +207,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
       score_tile<kDim>(s, q, k_shared, lane);
       __syncthreads();
       start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      find(tile + 2);
       weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
       wait_for_copies<1>();
       __syncthreads();
@@ -217,9 +237,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
 /// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
 template <int kDim>
 __global__ void fold_split_rows(const __grid_constant__ Problem p) {
-  const QueryTile queries(p, static_cast<int>(blockIdx.x), 1);
-  const int items = queries.items(p);
-  if (items > kWarpRows) return;
+  const QueryTile queries(p, p.batch.row_of_T[blockIdx.x], 1);
+  if (!queries.mine) return;
   const int token = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   const int keys = p.batch.positions_T[token] + 1;
@@ -246,7 +265,9 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "attention: shared memory");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
         "attention: prefer shared memory");
-  const dim3 grid(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.kv_heads),
+  const int64_t blocks =
+      kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group);
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads),
                   kSplit ? static_cast<unsigned>(p.extents) : 1);
   kernel<<<grid, kWarps * kWarp, kBytes, stream>>>(p);
   check_launch("attention");
@@ -279,9 +300,7 @@ void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiproces
 
 bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache) {
   const bool known = shape.dim == 16 || shape.dim == 32 || shape.dim == 64 || shape.dim == 128;
-  // A long row has at least as many tokens as tiles, which is how its blocks find their tiles.
-  const bool tiles_fit = shape.heads / shape.kv_heads <= kLongWarps * kWarpRows;
-  return known && tiles_fit && query == DType::bf16 && out == DType::bf16 && cache == DType::bf16;
+  return known && query == DType::bf16 && out == DType::bf16 && cache == DType::bf16;
 }
 
 void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
