@@ -5,14 +5,14 @@
 #include <string>
 
 #include "launch/commands.h"
+#include "runtime/requests/text/chat_template.h"
 #include "runtime/requests/text/tokenize_protocol.h"
 
 namespace penstock {
 namespace {
 
-int tokenize(const std::filesystem::path& tokenizer, const std::filesystem::path& chat_template) {
-  const TokenizeProtocol protocol(Tokenizer::load(tokenizer), nullptr);
-  (void)chat_template;
+int tokenize(const std::filesystem::path& folder, const std::filesystem::path& chat_template) {
+  const TokenizeProtocol protocol(Tokenizer::load(folder), ChatRenderer::load(folder, chat_template));
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);)
     if (!line.empty()) std::cout << protocol.answer(line) << '\n' << std::flush;

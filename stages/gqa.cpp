@@ -56,7 +56,8 @@ class Gqa final : public Attention {
 
   size_t scratch_bytes(int64_t tokens) const override {
     return Scratch::bytes_for(projection_dtype_, {tokens, qkv_ND_->n()}) +
-           2 * Scratch::bytes_for(dtype_, {tokens, q_width()});
+           Scratch::bytes_for(projection_dtype_, {tokens, q_width()}) +
+           Scratch::bytes_for(dtype_, {tokens, q_width()});
   }
 
   void allocate_cache(int64_t blocks) override {
@@ -67,7 +68,7 @@ class Gqa final : public Attention {
 
   void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) override {
     const TensorView qkv_TN = scratch.take(projection_dtype_, {batch.tokens, qkv_ND_->n()});
-    const TensorView q_THd = scratch.take(dtype_, {batch.tokens, q_width()});
+    const TensorView q_THd = scratch.take(projection_dtype_, {batch.tokens, q_width()});
     const TensorView out_THd = scratch.take(dtype_, {batch.tokens, q_width()});
     ops_.matmul(qkv_TN, h_TD, *qkv_ND_, qkv_bias_N_, Into::overwrite);
     ops_.rope_and_store(q_THd, cache_, qkv_TN, rotary_, batch);

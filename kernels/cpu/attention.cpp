@@ -60,10 +60,9 @@ void copy_tile(const KvLayout& layout, const BatchView& batch, int64_t row, int6
         layout.part(block, kv_head, value) + static_cast<size_t>(p % layout.cache.block_size * d) * bytes;
     const int64_t i = p - first;
     for (int64_t j = 0; j < d; ++j) {
-      const int64_t word = value ? i / per_word * d + j : j / per_word * kTilePositions + i;
-      const int64_t half = value ? i % per_word : j % per_word;
-      std::memcpy(to + static_cast<size_t>(word * per_word + half) * bytes,
-                  from + static_cast<size_t>(j) * bytes, bytes);
+      const int64_t element =
+          value ? (i / per_word * d + j) * per_word + i % per_word : j * kTilePositions + i;
+      std::memcpy(to + static_cast<size_t>(element) * bytes, from + static_cast<size_t>(j) * bytes, bytes);
     }
   }
 }
@@ -77,9 +76,11 @@ void find_tiles(const KvLayout& layout, const BatchView& batch, int64_t row, int
       k[g] = k[0];
       v[g] = v[0];
     } else if (layout.tiled) {
-      const int64_t size = layout.cache.block_size;
-      const int64_t block = batch.block_table_RB[row * batch.table_stride + first / size];
-      const size_t tile = static_cast<size_t>(first % size / kTilePositions) * layout.tile_bytes();
+      // In 32 bits, because divisions of 64 are several times slower and there are eight of them an extent.
+      const auto size = static_cast<uint32_t>(layout.cache.block_size);
+      const auto position = static_cast<uint32_t>(first);
+      const int64_t block = batch.block_table_RB[row * batch.table_stride + position / size];
+      const size_t tile = position % size / static_cast<uint32_t>(kTilePositions) * layout.tile_bytes();
       k[g] = layout.part(block, kv_head, false) + tile;
       v[g] = layout.part(block, kv_head, true) + tile;
     } else {
@@ -107,7 +108,7 @@ void Attention::operator()(const TensorView& out_THd, const TensorView& q_THd, c
   const size_t copied = call.layout.tiled ? 0 : 2 * kGroups * call.layout.tile_bytes() / sizeof(uint32_t);
   for (Scratch& s : scratch_) s.fit(rows, static_cast<size_t>(d), static_cast<size_t>(call.padded), copied);
   const auto units = static_cast<int64_t>(units_.size());
-  team_.share(units, team_.chunk_for(units, 16), [&](int thread, int64_t begin, int64_t end) {
+  team_.share(units, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) {
       const auto at = static_cast<size_t>(u);
       attend_unit(call, units_[at], units_[u + 1 < units ? at + 1 : at],
@@ -139,25 +140,20 @@ void Attention::attend_unit(const Call& call, const Unit& unit, const Unit& next
     return (token * call.heads + unit.kv_head * call.group + row % call.group) * call.dim;
   };
 
-  // Queries into tiles, in the cache's dtype.
-  const int64_t steps = call.dim / layout.per_word();
+  // Queries into tiles, as floats.
   const int64_t tiles = tiles_for(rows, kQueryRows);
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t first = tile_start(rows, tiles, t);
     const int64_t m = tile_start(rows, tiles, t + 1) - first;
     for (int64_t row = 0; row < m; ++row) {
       const int64_t at = query_at(static_cast<int>(first + row));
-      const char* words = call.q_THd.as<const char>() + static_cast<size_t>(at) * bytes_of(call.q_THd.dtype);
-      if (call.q_THd.dtype != layout.cache.dtype) {
-        words = reinterpret_cast<const char*>(scratch.row.data());
-        if (layout.pairs)
-          kernels_.narrow(reinterpret_cast<uint16_t*>(scratch.row.data()), call.q_THd.as<const float>() + at,
-                          call.dim);
-        else
-          kernels_.widen(scratch.row.data(), call.q_THd.as<const uint16_t>() + at, call.dim);
-      }
-      uint32_t* to = scratch.q.data() + first * steps + row;
-      for (int64_t s = 0; s < steps; ++s) std::memcpy(to + s * m, words + s * 4, 4);
+      const float* q_d = scratch.row.data();
+      if (call.q_THd.dtype == DType::bf16)
+        kernels_.widen(scratch.row.data(), call.q_THd.as<const uint16_t>() + at, call.dim);
+      else
+        q_d = call.q_THd.as<const float>() + at;
+      float* to = scratch.q.data() + first * call.dim + row;
+      for (int64_t i = 0; i < call.dim; ++i) to[i * m] = q_d[i];
     }
   }
 
@@ -180,22 +176,25 @@ void Attention::attend_unit(const Call& call, const Unit& unit, const Unit& next
   const int64_t extents = tiles_for(end, kExtent);
   auto* copies = reinterpret_cast<char*>(scratch.tiles.data());
   Extent extent{};
-  find_tiles(layout, call.batch, unit.row, unit.kv_head, 0, end, copies, extent.next_k, extent.next_v);
+  const void* next_v[kGroups];
+  find_tiles(layout, call.batch, unit.row, unit.kv_head, 0, end, copies, extent.next_k, next_v);
   for (int64_t e = 0; e < extents; ++e) {
     std::copy_n(extent.next_k, kGroups, extent.k);
-    std::copy_n(extent.next_v, kGroups, extent.v);
+    std::copy_n(next_v, kGroups, extent.v);
     // Copied tiles have no next ones to fetch: they are copied when their turn comes.
     if (layout.tiled) {
       const bool last = e + 1 == extents;
       const Unit& then = last ? next : unit;
       find_tiles(layout, call.batch, then.row, then.kv_head, last ? 0 : e + 1,
-                 last ? call.visible_to(next) : end, copies, extent.next_k, extent.next_v);
+                 last ? call.visible_to(next) : end, copies, extent.next_k, next_v);
     } else if (e > 0) {
       find_tiles(layout, call.batch, unit.row, unit.kv_head, e, end, copies, extent.k, extent.v);
     }
-    for (int row = 0; row < rows; ++row) {
-      const int64_t seen = call.batch.positions_T[unit.first_token + row / call.group] + 1 - e * kExtent;
-      scratch.visible[static_cast<size_t>(row)] = static_cast<int32_t>(std::clamp<int64_t>(seen, 0, kExtent));
+    auto visible = scratch.visible.begin();
+    for (int64_t token = unit.first_token; token < unit.first_token + unit.tokens;
+         ++token, visible += call.group) {
+      const int64_t seen = call.batch.positions_T[token] + 1 - e * kExtent;
+      std::fill_n(visible, call.group, static_cast<int32_t>(std::clamp<int64_t>(seen, 0, kExtent)));
     }
     (layout.pairs ? kernels_.attend_pairs : kernels_.attend_floats)(extent, queries);
   }

@@ -28,8 +28,7 @@ class Attention {
   };
   /// Memory of one thread for one unit.
   struct Scratch {
-    std::vector<uint32_t> q;
-    std::vector<float> scores, factors, largest, sum, out, row;
+    std::vector<float> q, scores, factors, largest, sum, out, row;
     std::vector<int32_t> visible;
     std::vector<uint32_t>
         tiles;  // where the cache is not tiled: copies of an extent's four K tiles, then of V's

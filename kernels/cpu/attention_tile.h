@@ -14,34 +14,37 @@
 namespace penstock::cpu {
 
 template <class V, class Step, int M>
-void score_tile(const uint32_t* q, const Extent& e, const void* const* next_k, int64_t steps, float* scores) {
+void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int64_t dim, float* scores) {
   using F = typename V::F;
-  const auto at = [](const void* p, int64_t s) { return static_cast<const char*>(p) + s * 64; };
+  using Key = typename Step::Key;
+  constexpr int kLines = kGroups * kGroup * static_cast<int>(sizeof(Key)) / 64;  // of the next tile, each step
+  const auto at = [](const void* p, int64_t i) { return static_cast<const Key*>(p) + i * kGroup; };
   F sums[M][kGroups];
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) sums[m][g] = V::zero();
-  // Meanwhile the next extent's tiles come in, one after the other: a tile is as many lines as there are
-  // steps, and runs of 4 KiB are read from memory half as fast again as lines here and there.
-  int64_t s = 0;
+  // Meanwhile this extent's V comes in, tile after tile: runs of 4 KiB are read from memory half as fast again as
+  // lines here and there. The next K comes in while V is multiplied. No further ahead: all tiles start at the
+  // same sets of the L1 cache, and three times four of them are all it holds.
+  int64_t i = 0;
   for (int next = 0; next < kGroups; ++next) {
-    const char* ahead = at(next_k[next], 0);
-    for (const int64_t end = steps * (next + 1) / kGroups; s < end; ++s) {
-      const auto k0 = V::words(at(e.k[0], s));
-      const auto k1 = V::words(at(e.k[1], s));
-      const auto k2 = V::words(at(e.k[2], s));
-      const auto k3 = V::words(at(e.k[3], s));
+    const auto* ahead = static_cast<const char*>(ahead_g[next]);
+    for (const int64_t end = dim * (next + 1) / kGroups; i < end; ++i) {
+      const F k0 = Step::key(at(e.k[0], i));
+      const F k1 = Step::key(at(e.k[1], i));
+      const F k2 = Step::key(at(e.k[2], i));
+      const F k3 = Step::key(at(e.k[3], i));
 #pragma GCC unroll 4
-      for (int line = 0; line < kGroups; ++line) V::prefetch(ahead + line * 64);
-      ahead += kGroups * 64;
+      for (int line = 0; line < kLines; ++line) V::prefetch(ahead + line * 64);
+      ahead += kLines * 64;
 #pragma GCC unroll 6
       for (int m = 0; m < M; ++m) {
-        const auto q_m = V::every(q + m);
-        sums[m][0] = Step::step(sums[m][0], q_m, k0);
-        sums[m][1] = Step::step(sums[m][1], q_m, k1);
-        sums[m][2] = Step::step(sums[m][2], q_m, k2);
-        sums[m][3] = Step::step(sums[m][3], q_m, k3);
+        const F q_m = V::set(q[m]);
+        sums[m][0] = V::fma(q_m, k0, sums[m][0]);
+        sums[m][1] = V::fma(q_m, k1, sums[m][1]);
+        sums[m][2] = V::fma(q_m, k2, sums[m][2]);
+        sums[m][3] = V::fma(q_m, k3, sums[m][3]);
       }
       q += M;
     }
@@ -84,7 +87,7 @@ void softmax_row(const Queries& queries, int row) {
 }
 
 template <class V, class Step, int M, int kColumns>
-void value_tile(const Queries& queries, const Extent& e, const void* const* next_v, int row, int64_t column,
+void value_tile(const Queries& queries, const Extent& e, const void* const* ahead_g, int row, int64_t column,
                 int last_lanes, int positions) {
   using F = typename V::F;
   F sums[M][kColumns];
@@ -96,9 +99,14 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
                           V::set(queries.factors[row + m]));
   const auto* weights = reinterpret_cast<const uint32_t*>(queries.scores + row * kExtent);
   const int64_t row_bytes = queries.dim * 4;
-  for (int first = 0, g = 0; first < positions; first += kGroup, ++g) {
+  constexpr int kRowsOfTile = kGroup / Step::kPositions;
+  const auto ahead_of = [&](int g) {
+    return static_cast<const char*>(ahead_g[g]) + column * kRowsOfTile * 4;
+  };
+  int g = 0;
+  for (int first = 0; first < positions; first += kGroup, ++g) {
     const char* v = static_cast<const char*>(e.v[g]) + column * 4;
-    const char* ahead = static_cast<const char*>(next_v[g]) + column * (kGroup / Step::kPositions) * 4;
+    const char* ahead = ahead_of(g);
     const int here = positions - first < kGroup ? positions - first : kGroup;
     for (int i = 0; i < here; i += Step::kPositions) {
       typename V::W v_c[kColumns];
@@ -117,6 +125,8 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
       ahead += kColumns * 64;
     }
   }
+  for (; g < kGroups; ++g)
+    for (int line = 0; line < kRowsOfTile * kColumns; ++line) V::prefetch(ahead_of(g) + line * 64);
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -127,6 +137,8 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* next
 template <class V, class Step>
 struct PairAttention : Step {
   static constexpr int kPositions = 2;
+  using Key = uint16_t;  // float16
+  static typename V::F key(const Key* p) { return V::load_half(p); }
   static void store_weights(float* scores, int group, typename V::F w) {
     V::store(reinterpret_cast<uint16_t*>(scores) + group * kGroup, w);
   }
@@ -134,39 +146,40 @@ struct PairAttention : Step {
 template <class V, class Step>
 struct FloatAttention : Step {
   static constexpr int kPositions = 1;
+  using Key = float;
+  static typename V::F key(const Key* p) { return V::load(p); }
   static void store_weights(float* scores, int group, typename V::F w) {
     V::store(scores + group * kGroup, w);
   }
 };
 
 template <class V, class Step, int M>
-void value_columns(const Queries& queries, const Extent& e, const void* const* next_v, int row,
+void value_columns(const Queries& queries, const Extent& e, const void* const* ahead_g, int row,
                    int positions) {
   for (int64_t column = 0; column < queries.dim; column += 64) {
     const int64_t left = queries.dim - column;
     const int lanes = left % 16 == 0 ? 16 : static_cast<int>(left % 16);
     if (left > 48)
-      value_tile<V, Step, M, 4>(queries, e, next_v, row, column, left >= 64 ? 16 : lanes, positions);
+      value_tile<V, Step, M, 4>(queries, e, ahead_g, row, column, left >= 64 ? 16 : lanes, positions);
     else if (left > 32)
-      value_tile<V, Step, M, 3>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 3>(queries, e, ahead_g, row, column, lanes, positions);
     else if (left > 16)
-      value_tile<V, Step, M, 2>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 2>(queries, e, ahead_g, row, column, lanes, positions);
     else
-      value_tile<V, Step, M, 1>(queries, e, next_v, row, column, lanes, positions);
+      value_tile<V, Step, M, 1>(queries, e, ahead_g, row, column, lanes, positions);
   }
 }
 
 template <class V, class Step, int M>
 void attend_tile(const Extent& e, const Queries& queries, int row, bool prefetch) {
-  const int64_t steps = queries.dim / Step::kPositions;
-  score_tile<V, Step, M>(queries.q + row * steps, e, prefetch ? e.next_k : e.k, steps,
+  score_tile<V, Step, M>(queries.q + row * queries.dim, e, prefetch ? e.v : e.k, queries.dim,
                          queries.scores + row * kExtent);
   int positions = 0;
   for (int m = row; m < row + M; ++m) {
     softmax_row<V, Step>(queries, m);
     if (queries.visible[m] > positions) positions = queries.visible[m];
   }
-  value_columns<V, Step, M>(queries, e, prefetch ? e.next_v : e.v, row, positions);
+  value_columns<V, Step, M>(queries, e, prefetch ? e.next_k : e.v, row, positions);
 }
 
 template <class V, class Step>

@@ -8,7 +8,7 @@ namespace penstock::cpu {
 void embed(const KernelTable& kernels, Team& team, const TensorView& x_TD, const int32_t* ids_T,
            const TensorView& table_VD) {
   const int64_t d = x_TD.dim(1);
-  team.share(x_TD.dim(0), team.chunk_for(x_TD.dim(0), 2), [&](int, int64_t begin, int64_t end) {
+  team.share(x_TD.dim(0), kRowsAtOnce, [&](int, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       float* to = x_TD.as<float>() + t * d;
       const int64_t from = ids_T[t] * d;
@@ -24,7 +24,7 @@ void embed(const KernelTable& kernels, Team& team, const TensorView& x_TD, const
 
 void gather_rows(Team& team, const TensorView& y_RD, const TensorView& x_TD, const int32_t* rows_R) {
   const size_t row = static_cast<size_t>(y_RD.dim(1)) * bytes_of(y_RD.dtype);
-  team.share(y_RD.dim(0), team.chunk_for(y_RD.dim(0), 2), [&](int, int64_t begin, int64_t end) {
+  team.share(y_RD.dim(0), kRowsAtOnce, [&](int, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       std::memcpy(y_RD.as<char>() + static_cast<size_t>(r) * row,
                   x_TD.as<const char>() + static_cast<size_t>(rows_R[r]) * row, row);

@@ -30,14 +30,12 @@ struct TileTable {
   MultiplyTile rows[kTileRows];
 };
 
-/// One extent of the KV of one KV head, and where the next one lies. A K tile is [d steps][16 positions]
-/// words, a V tile [16 positions' words][d] words; a word is a pair of bf16 (two dims of K, two positions of
-/// V) or a float.
+/// One extent of the KV of one KV head, and where the next one begins. A K tile is [d][16 positions] of float16 or
+/// float, a V tile [16 positions' words][d] words; a word is a pair of bf16 (two positions) or a float.
 struct Extent {
   const void* k[kGroups];
   const void* v[kGroups];
-  const void* next_k[kGroups];
-  const void* next_v[kGroups];
+  const void* next_k[kGroups];  // to be fetched meanwhile
 };
 
 /// The query rows that share that head, and what they have gathered so far. Owned by one thread at a time.
@@ -46,7 +44,7 @@ struct Queries {
   int64_t dim = 0;         // d
   int64_t padded_dim = 0;  // d rounded up to 16
   float scale = 1;
-  const uint32_t* q = nullptr;       // tiles of tile_rows_at(...) rows: [d steps][rows] words
+  const float* q = nullptr;          // tiles of rows (tile_start): [d][rows]
   const int32_t* visible = nullptr;  // [M] positions of this extent a row sees, 0 ... 64
   float* scores = nullptr;           // [M][64] scratch
   float* factors = nullptr;          // [M] scratch
@@ -72,6 +70,7 @@ struct KernelTable {
 
   void (*widen)(float* to, const uint16_t* from, int64_t n);
   void (*narrow)(uint16_t* to, const float* from, int64_t n);
+  void (*to_half)(uint16_t* to, const float* from, int64_t n);           ///< float16, saturating
   void (*narrow_alternate)(uint16_t* to, const float* from, int64_t n);  ///< into to[0], to[2], ...
   void (*rms_norm_f32)(float* y, const float* x, const float* weight, int64_t n, float eps);
   void (*rms_norm_bf16)(uint16_t* y, const float* x, const float* weight, int64_t n, float eps);

@@ -3,9 +3,11 @@
 // A block holds, for each KV head, its K part and then its V part, block_size x d elements each. If
 // block_size is a multiple of 16, a part is a row of tiles of 16 positions, arranged as attention multiplies
 // them:
-//   K tile: [d steps][16 positions] words     V tile: [16 positions' words][d] words
-// where a word is a float, or a pair of bf16 (of K: dims 2i and 2i + 1; of V: positions 2j and 2j + 1). With
-// any other block size a part is plainly [position][d], and attention copies it into tiles before it
+//   K tile: [d][16 positions] elements        V tile: [16 positions' words][d] words
+// where a word is a float, or a pair of bf16 (positions 2j and 2j + 1). In a cache of two-byte elements K is kept
+// as float16: it has the same bytes as bf16 and three more bits, and of all that is rounded to two bytes K moves
+// a log-probability most (docs/architecture.md, "Numbers"). What float16 cannot hold is kept as its largest
+// number. With any other block size a part is plainly [position][d], and attention copies it into tiles before it
 // multiplies.
 #pragma once
 

@@ -8,10 +8,13 @@
 namespace penstock::cpu {
 namespace {
 
-// 128 steps of a panel are 16 KiB: a block of the weight, the next one on its way and a tile's input fit into
-// a 48 KiB L1 cache. Decides no bits.
-constexpr int64_t kBlockSteps = 128;
-constexpr int64_t kRowsAtOnce = 512;       // input rows multiplied in one pass over the weight
+// 512 steps of a panel are 64 KiB: a block of the weight stays in the L2 cache for all tiles of rows, and
+// laying the sums aside between blocks costs a hundredth of the block's multiplications. Decides no bits.
+constexpr int64_t kBlockSteps = 512;
+constexpr int64_t kRowsAtOnce =
+    256;  // input rows multiplied in one pass over the weight: more do not stay in the L2 cache
+constexpr int64_t kRowsAhead = 12;         // rows of y fetched before they are written
+constexpr int64_t kPackedAtOnce = 8;       // blocks of a tile; less is not worth waking a thread
 constexpr int64_t kStreamDistance = 4096;  // bytes ahead when a weight is only streamed through
 
 uint16_t to_bf16(const TensorView& t, int64_t i) {
@@ -63,6 +66,9 @@ struct Multiplier::Rows {
   int64_t tiles;
 
   int64_t start(int64_t tile) const { return tile_start(count, tiles, tile); }
+  /// Where the tile that starts at `row` stands, for steps [s0, s1) of one block: the tiles of a block
+  /// follow each other, so that going through them is reading one stream.
+  int64_t packed_at(int64_t row, int64_t s0, int64_t s1) const { return s0 * count + row * (s1 - s0); }
 };
 
 Multiplier::Multiplier(const KernelTable& kernels, Team& team)
@@ -86,32 +92,34 @@ void Multiplier::multiply_rows(const Rows& rows) {
   // Panels are what threads share; with few panels the rows of one are shared as well.
   const int64_t panels = rows.w.panels();
   const int64_t parts = std::clamp<int64_t>(4 * team_.size() / panels, 1, rows.tiles);
-  team_.share(panels * parts, team_.chunk_for(panels * parts, 8),
-              [&](int thread, int64_t begin, int64_t end) {
-                for (int64_t unit = begin; unit < end; ++unit)
-                  multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
-                                 tile_start(rows.tiles, parts, unit % parts + 1),
-                                 sums_[static_cast<size_t>(thread)].data());
-              });
+  team_.share(panels * parts, 1, [&](int thread, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit)
+      multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
+                     tile_start(rows.tiles, parts, unit % parts + 1),
+                     sums_[static_cast<size_t>(thread)].data());
+  });
 }
 
 void Multiplier::pack(const Rows& rows) {
   const int64_t steps = rows.w.steps();
   const int64_t k = rows.w.k();
   const bool pairs = rows.w.dtype() == DType::bf16;
-  team_.share(rows.tiles, 1, [&](int, int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = rows.start(tile);
-      const int64_t m = rows.start(tile + 1) - first;
+  const int64_t whole = pairs ? k / 2 : k;  // steps before a last one that is half of a pair
+  const int64_t blocks = tiles_for(steps, kBlockSteps);
+  team_.share(rows.tiles * blocks, kPackedAtOnce, [&](int, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t first = rows.start(unit / blocks);
+      const int64_t m = rows.start(unit / blocks + 1) - first;
+      const int64_t s0 = unit % blocks * kBlockSteps;
+      const int64_t s1 = std::min(s0 + kBlockSteps, steps);
       for (int64_t row = 0; row < m; ++row) {
         const auto* from = rows.x_TK.as<const char>() + (rows.first + first + row) * k * (pairs ? 2 : 4);
-        uint32_t* to = packed_.data() + first * steps + row;
-        const int64_t whole = pairs ? k / 2 : k;
-        for (int64_t s = 0; s < whole; ++s) std::memcpy(to + s * m, from + s * 4, 4);
-        if (whole < steps) {
+        uint32_t* to = packed_.data() + rows.packed_at(first, s0, s1) + row;
+        for (int64_t s = s0; s < std::min(s1, whole); ++s, to += m) std::memcpy(to, from + s * 4, 4);
+        if (s1 > whole) {
           uint16_t last;
           std::memcpy(&last, from + whole * 4, 2);
-          to[whole * m] = last;
+          *to = last;
         }
       }
     }
@@ -126,16 +134,15 @@ void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_t
   const bool streaming = last_tile - first_tile == 1;
   const TileTable& table = streaming ? (pairs ? kernels_.pair_tile_streaming : kernels_.float_tile_streaming)
                                      : (pairs ? kernels_.pair_tile : kernels_.float_tile);
-  const int64_t block_steps = streaming ? steps : kBlockSteps;
   const int64_t distance = streaming ? kStreamDistance : kBlockSteps * kStepBytes;
-  for (int64_t s = 0; s < steps; s += block_steps) {
-    const int64_t here = std::min(block_steps, steps - s);
+  for (int64_t s = 0; s < steps; s += kBlockSteps) {
+    const int64_t here = std::min(kBlockSteps, steps - s);
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
       const int64_t first = rows.start(tile);
       const int64_t m = rows.start(tile + 1) - first;
       // The first two tiles fetch the two halves of the next block; later ones find it there.
       const int64_t half = std::min<int64_t>(tile - first_tile, 1) * here * 64;
-      table.rows[m - 1](packed_.data() + first * steps + s * m, w + s * kStepBytes, here,
+      table.rows[m - 1](packed_.data() + rows.packed_at(first, s, s + here), w + s * kStepBytes, here,
                         sums + first * kPanel, s == 0, w + s * kStepBytes + distance + half);
     }
   }
@@ -143,14 +150,21 @@ void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_t
   const int64_t column = panel * kPanel;
   const auto columns = static_cast<int>(std::min<int64_t>(kPanel, n - column));
   const float* bias = rows.bias_N.data == nullptr ? nullptr : rows.bias_N.as<const float>() + column;
-  for (int64_t row = rows.start(first_tile); row < rows.start(last_tile); ++row) {
-    const int64_t at = (rows.first + row) * n + column;
+  const size_t element = bytes_of(rows.y_TN.dtype);
+  char* y = rows.y_TN.as<char>() + static_cast<size_t>(rows.first * n + column) * element;
+  const size_t stride = static_cast<size_t>(n) * element;
+  const int64_t end = rows.start(last_tile);
+  for (int64_t row = rows.start(first_tile); row < end; ++row) {
+    // Neighbouring rows of y lie pages apart: no hardware foresees the next one.
+    const char* ahead = y + static_cast<size_t>(std::min(row + kRowsAhead, end - 1)) * stride;
+    __builtin_prefetch(ahead, 1);
+    __builtin_prefetch(ahead + static_cast<size_t>(columns) * element - 1, 1);
+    char* to = y + static_cast<size_t>(row) * stride;
+    const bool add = rows.into == Into::add;
     if (rows.y_TN.dtype == DType::bf16)
-      kernels_.finish_row_bf16(rows.y_TN.as<uint16_t>() + at, sums + row * kPanel, bias, columns,
-                               rows.into == Into::add);
+      kernels_.finish_row_bf16(reinterpret_cast<uint16_t*>(to), sums + row * kPanel, bias, columns, add);
     else
-      kernels_.finish_row_f32(rows.y_TN.as<float>() + at, sums + row * kPanel, bias, columns,
-                              rows.into == Into::add);
+      kernels_.finish_row_f32(reinterpret_cast<float*>(to), sums + row * kPanel, bias, columns, add);
   }
 }
 

@@ -6,7 +6,7 @@ void rms_norm(const KernelTable& kernels, Team& team, const TensorView& y_TD, co
               const TensorView& weight_D, float eps) {
   const int64_t d = x_TD.dim(1);
   const auto* weight = weight_D.as<const float>();
-  team.share(x_TD.dim(0), team.chunk_for(x_TD.dim(0), 2), [&](int, int64_t begin, int64_t end) {
+  team.share(x_TD.dim(0), kRowsAtOnce, [&](int, int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* x = x_TD.as<const float>() + t * d;
       if (y_TD.dtype == DType::bf16)

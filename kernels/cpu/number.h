@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "runtime/device/tensor.h"
@@ -29,6 +30,18 @@ inline float widen_f16(uint16_t bits) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | sign);
 }
 
+/// What float16 cannot hold becomes its largest number; NaN stays NaN.
+inline uint16_t round_to_f16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7FFFFFFF;
+  if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
+  if (magnitude > 0x477FE000) return static_cast<uint16_t>(sign | 0x7BFF);
+  if (magnitude < 0x38800000)  // subnormal: in units of 2^-24
+    return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::lrint(std::bit_cast<float>(magnitude) * 0x1p24F)));
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13));
+}
+
 /// Element `i` of an array of `dtype` (f32, bf16 or f16).
 inline float read(const void* data, DType dtype, int64_t i) {
   switch (dtype) {
@@ -41,10 +54,12 @@ inline float read(const void* data, DType dtype, int64_t i) {
   }
 }
 
-/// Stores into element `i` of an array of `dtype` (f32 or bf16).
+/// Stores into element `i` of an array of `dtype` (f32, bf16 or f16).
 inline void write(void* data, DType dtype, int64_t i, float value) {
   if (dtype == DType::bf16)
     static_cast<uint16_t*>(data)[i] = round_to_bf16(value);
+  else if (dtype == DType::f16)
+    static_cast<uint16_t*>(data)[i] = round_to_f16(value);
   else
     static_cast<float*>(data)[i] = value;
 }

@@ -26,6 +26,11 @@ class RowMatrix final : public Matrix {
   Tensor tensor_;
 };
 
+/// K in a cache of two-byte elements is float16: see kv_layout.h.
+DType key_dtype(const KvCacheView& cache) {
+  return cache.dtype == DType::bf16 ? DType::f16 : cache.dtype;
+}
+
 /// Inside a block of the reference's cache: [K or V][G][position][d].
 struct CacheAt {
   const KvCacheView& cache;
@@ -127,7 +132,7 @@ class ReferenceOps final : public Ops {
           normalise(head_d, is_query ? rotary.q_norm_d : rotary.k_norm_d, rotary.norm_eps);
           rotate(head_d, rotary, position);
         }
-        const TensorView to = is_query ? q_THd : TensorView{cache.data, cache.dtype, {}};
+        const TensorView to = is_query ? q_THd : TensorView{cache.data, is_value ? cache.dtype : key_dtype(cache), {}};
         const int64_t first =
             is_query ? (t * h + j) * d : at.element(batch.row_of_T[t], position, is_value, (j - h) % g);
         for (int64_t i = 0; i < d; ++i) write(to.data, to.dtype, first + i, head_d[static_cast<size_t>(i)]);
@@ -150,7 +155,7 @@ class ReferenceOps final : public Ops {
           double dot = 0;
           for (int64_t i = 0; i < d; ++i)
             dot += static_cast<double>(read(q_THd.data, q_THd.dtype, (t * h + j) * d + i)) *
-                   static_cast<double>(read(cache.data, cache.dtype, at.element(row, p, false, kv_head) + i));
+                   static_cast<double>(read(cache.data, key_dtype(cache), at.element(row, p, false, kv_head) + i));
           p_P[static_cast<size_t>(p)] = dot * static_cast<double>(scale);
           largest = std::max(largest, p_P[static_cast<size_t>(p)]);
         }

@@ -20,7 +20,7 @@ class CacheWriter {
     char* part = layout_.part(block, kv_head, value);
     const int64_t in_block = position % size;
     if (!layout_.tiled) {
-      store_plain(part + static_cast<size_t>(in_block * d_) * layout_.element_bytes(), head_d);
+      store_plain(part + static_cast<size_t>(in_block * d_) * layout_.element_bytes(), value, head_d);
       return;
     }
     char* tile = part + static_cast<size_t>(in_block / kTilePositions) * layout_.tile_bytes();
@@ -32,21 +32,22 @@ class CacheWriter {
   }
 
  private:
-  void store_plain(char* to, const float* head_d) const {
+  void store_plain(char* to, bool value, const float* head_d) const {
     if (layout_.pairs)
-      kernels_.narrow(reinterpret_cast<uint16_t*>(to), head_d, d_);
+      (value ? kernels_.narrow : kernels_.to_half)(reinterpret_cast<uint16_t*>(to), head_d, d_);
     else
       std::memcpy(to, head_d, static_cast<size_t>(d_) * sizeof(float));
   }
 
   void store_key(char* tile, int64_t i, const float* head_d, uint16_t* narrow_d) const {
-    const void* words = head_d;
     if (layout_.pairs) {
-      kernels_.narrow(narrow_d, head_d, d_);
-      words = narrow_d;
+      kernels_.to_half(narrow_d, head_d, d_);
+      auto* to = reinterpret_cast<uint16_t*>(tile) + i;
+      for (int64_t j = 0; j < d_; ++j) to[j * kTilePositions] = narrow_d[j];
+    } else {
+      auto* to = reinterpret_cast<float*>(tile) + i;
+      for (int64_t j = 0; j < d_; ++j) to[j * kTilePositions] = head_d[j];
     }
-    for (int64_t s = 0; s < d_ / layout_.per_word(); ++s)
-      std::memcpy(tile + (s * kTilePositions + i) * 4, static_cast<const char*>(words) + s * 4, 4);
   }
 
   /// The last position of a row also clears its unwritten partner: attention multiplies pairs, and 0 times
@@ -78,35 +79,32 @@ void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vec
   const CacheWriter writer(kernels, cache, batch);
   for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(2 * d)));
 
-  team.share(batch.tokens, team.chunk_for(batch.tokens, 2),
-             [&, h = h, g = g, d = d](int thread, int64_t begin, int64_t end) {
-               float* head_d = scratch[static_cast<size_t>(thread)].data();
-               auto* narrow_d = reinterpret_cast<uint16_t*>(head_d + d);
-               for (int64_t t = begin; t < end; ++t)
-                 for (int64_t j = 0; j < all; ++j) {
-                   const int64_t from = (t * all + j) * d;
-                   if (qkv_TN.dtype == DType::bf16)
-                     kernels.widen(head_d, qkv_TN.as<const uint16_t>() + from, d);
-                   else
-                     std::memcpy(head_d, qkv_TN.as<const float>() + from,
-                                 static_cast<size_t>(d) * sizeof(float));
-                   if (j < h + g) {
-                     const TensorView& norm = j < h ? rotary.q_norm_d : rotary.k_norm_d;
-                     if (norm.data != nullptr)
-                       kernels.rms_norm_f32(head_d, head_d, norm.as<const float>(), d, rotary.norm_eps);
-                     const float* angles =
-                         rotary.cos_sin_P2r.as<const float>() + batch.positions_T[t] * rotary.rotary_dim;
-                     kernels.rotate(head_d, angles, rotary.rotary_dim / 2);
-                   }
-                   if (j >= h)
-                     writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d);
-                   else if (q_THd.dtype == DType::bf16)
-                     kernels.narrow(q_THd.as<uint16_t>() + (t * h + j) * d, head_d, d);
-                   else
-                     std::memcpy(q_THd.as<float>() + (t * h + j) * d, head_d,
-                                 static_cast<size_t>(d) * sizeof(float));
-                 }
-             });
+  team.share(batch.tokens, 1, [&, h = h, g = g, d = d](int thread, int64_t begin, int64_t end) {
+    float* head_d = scratch[static_cast<size_t>(thread)].data();
+    auto* narrow_d = reinterpret_cast<uint16_t*>(head_d + d);
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t j = 0; j < all; ++j) {
+        const int64_t from = (t * all + j) * d;
+        if (qkv_TN.dtype == DType::bf16)
+          kernels.widen(head_d, qkv_TN.as<const uint16_t>() + from, d);
+        else
+          std::memcpy(head_d, qkv_TN.as<const float>() + from, static_cast<size_t>(d) * sizeof(float));
+        if (j < h + g) {
+          const TensorView& norm = j < h ? rotary.q_norm_d : rotary.k_norm_d;
+          if (norm.data != nullptr)
+            kernels.rms_norm_f32(head_d, head_d, norm.as<const float>(), d, rotary.norm_eps);
+          const float* angles =
+              rotary.cos_sin_P2r.as<const float>() + batch.positions_T[t] * rotary.rotary_dim;
+          kernels.rotate(head_d, angles, rotary.rotary_dim / 2);
+        }
+        if (j >= h)
+          writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d);
+        else if (q_THd.dtype == DType::bf16)
+          kernels.narrow(q_THd.as<uint16_t>() + (t * h + j) * d, head_d, d);
+        else
+          std::memcpy(q_THd.as<float>() + (t * h + j) * d, head_d, static_cast<size_t>(d) * sizeof(float));
+      }
+  });
 }
 
 }  // namespace penstock::cpu

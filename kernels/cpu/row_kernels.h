@@ -21,6 +21,16 @@ void convert(To* to, const From* from, int64_t count) {
 }
 
 template <class V>
+void to_half(uint16_t* to, const float* from, int64_t count) {
+  // In this order NaN stays NaN: min and max give their second operand if either is NaN.
+  const auto most = V::set(65504.0F);
+  const auto least = V::set(-65504.0F);
+  for_lanes(count, [&](int64_t i, int n) {
+    V::store_half(to + i, V::max(least, V::min(most, V::load(from + i, n))), n);
+  });
+}
+
+template <class V>
 void narrow_alternate(uint16_t* to, const float* from, int64_t count) {
   for_lanes(count, [&](int64_t i, int n) { V::store_alternate(to + 2 * i, V::load(from + i, n), n); });
 }
@@ -104,6 +114,7 @@ template <class V>
 constexpr void add_rows(KernelTable& table) {
   table.widen = convert<V, float, uint16_t>;
   table.narrow = convert<V, uint16_t, float>;
+  table.to_half = to_half<V>;
   table.narrow_alternate = narrow_alternate<V>;
   table.rms_norm_f32 = rms_norm_row<V, float>;
   table.rms_norm_bf16 = rms_norm_row<V, uint16_t>;

@@ -9,6 +9,8 @@
 
 namespace penstock::cpu {
 
+constexpr int64_t kRowsAtOnce = 4;  // a thread takes at least so many of the short rows
+
 void embed(const KernelTable& kernels, Team& team, const TensorView& x_TD, const int32_t* ids_T,
            const TensorView& table_VD);
 void rms_norm(const KernelTable& kernels, Team& team, const TensorView& y_TD, const TensorView& x_TD,

@@ -54,6 +54,16 @@ struct Avx2 {
     store(all, x);
     for (int i = 0; i < n; ++i) p[i] = all[i];
   }
+  static F load_half(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static void store_half(uint16_t* p, F x, int n) {
+    uint16_t all[16];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(all), _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(all + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+    for (int i = 0; i < n; ++i) p[i] = all[i];
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     uint16_t all[16];

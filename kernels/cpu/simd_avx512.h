@@ -26,6 +26,12 @@ struct Avx512 {
   static F load(const uint16_t* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
   static void store(uint16_t* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
   static void store(uint16_t* p, F x, int n) { _mm256_mask_storeu_epi16(p, first(n), narrow(x)); }
+  static F load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store_half(uint16_t* p, F x, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     const __m512i wide = _mm512_cvtepu16_epi32(narrow(x));

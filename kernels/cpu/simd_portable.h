@@ -51,6 +51,14 @@ struct Portable {
   static void store(uint16_t* p, F x, int n) {
     for (int i = 0; i < n; ++i) p[i] = narrow(x.lane[i]);
   }
+  /// Sixteen float16.
+  static F load_half(const uint16_t* p) {
+    return each([&](int i) { return widen_half(p[i]); });
+  }
+  /// The first n lanes, none beyond what float16 holds, rounded to nearest even.
+  static void store_half(uint16_t* p, F x, int n) {
+    for (int i = 0; i < n; ++i) p[i] = narrow_half(x.lane[i]);
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     for (int i = 0; i < n; ++i) p[2 * i] = narrow(x.lane[i]);
@@ -146,6 +154,23 @@ struct Portable {
 
  private:
   static float as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+  static float widen_half(uint16_t x) {
+    const uint32_t sign = static_cast<uint32_t>(x & 0x8000) << 16;
+    if ((x & 0x7C00) == 0x7C00) return as_float(sign | 0x7F800000 | (static_cast<uint32_t>(x & 0x3FF) << 13));
+    // Exact, subnormals too: the exponent's bias is moved by a multiplication.
+    const float magnitude = as_float(static_cast<uint32_t>(x & 0x7FFF) << 13) * 0x1p112F;
+    return (x & 0x8000) != 0 ? -magnitude : magnitude;
+  }
+  static uint16_t narrow_half(float x) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+    const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
+    const uint32_t magnitude = bits & 0x7FFFFFFF;
+    if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
+    // A subnormal is rounded by adding a half, whose last bit is float16's least number.
+    if (magnitude < 0x38800000)
+      return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, as_float(magnitude) + 0.5F) - 0x3F000000));
+    return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13));
+  }
   static float widen(uint16_t x) { return as_float(static_cast<uint32_t>(x) << 16); }
   static uint16_t narrow(float x) {
     const auto bits = __builtin_bit_cast(uint32_t, x);

@@ -5,7 +5,7 @@ namespace penstock::cpu {
 void swiglu(const KernelTable& kernels, Team& team, const TensorView& y_TF, const TensorView& gate_up_T2F) {
   const int64_t f = y_TF.dim(1);
   const auto over_rows = [&](auto kernel, auto* y, const auto* gate_up) {
-    team.share(y_TF.dim(0), team.chunk_for(y_TF.dim(0), 4), [&](int, int64_t begin, int64_t end) {
+    team.share(y_TF.dim(0), 1, [&](int, int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         kernel(y + t * f, gate_up + t * 2 * f, gate_up + t * 2 * f + f, f);
     });

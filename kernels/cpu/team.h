@@ -28,27 +28,25 @@ class Team {
     run_erased({&body, [](const void* b, int thread) { (*static_cast<const Body*>(b))(thread); }});
   }
 
-  /// Runs body(thread, begin, end) over [0, items) in pieces of at most `chunk`. Who gets which piece is
-  /// decided as they become free; no result may depend on it.
+  /// Runs body(thread, begin, end) over [0, items) in pieces that shrink towards the end, down to `least`
+  /// items, so that all threads finish together even if one was held up. Who gets which piece is decided as
+  /// they become free; no result may depend on it.
   template <class Body>
-  void share(int64_t items, int64_t chunk, const Body& body) {
-    if (size() == 1 || items <= chunk) {
+  void share(int64_t items, int64_t least, const Body& body) {
+    if (size() == 1 || items <= least) {
       if (items > 0) body(0, int64_t{0}, items);
       return;
     }
     std::atomic<int64_t> next{0};
     run([&](int thread) {
-      for (;;) {
-        const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-        if (begin >= items) return;
-        body(thread, begin, std::min(begin + chunk, items));
+      int64_t begin = next.load(std::memory_order_relaxed);
+      while (begin < items) {
+        const int64_t end = std::min(items, begin + std::max(least, (items - begin) / (2 * size())));
+        if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+        body(thread, begin, end);
+        begin = next.load(std::memory_order_relaxed);
       }
     });
-  }
-
-  /// Pieces so that every thread gets about `pieces` of them.
-  int64_t chunk_for(int64_t items, int64_t pieces) const {
-    return std::max<int64_t>(1, (items + pieces * size() - 1) / (pieces * size()));
   }
 
  private:

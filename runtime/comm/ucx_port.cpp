@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/base/log.h"
+
 namespace penstock {
 namespace {
 
@@ -138,7 +140,7 @@ void UcxPort::start_send(unsigned id, Operation& operation) {
   if (!UCS_PTR_IS_PTR(request)) end(operation, UCS_PTR_STATUS(request));
 }
 
-void UcxPort::on_sent(void* request, ucs_status_t status, void* operation) {
+void UcxPort::on_sent(void* request, ucs_status_t status, void* operation) noexcept {
   ucp_request_free(request);
   auto& ended = *static_cast<Operation*>(operation);
   ended.port->end(ended, status);
@@ -163,20 +165,22 @@ void UcxPort::lose(Peer& peer, const std::string& why) {
   events_.lost(peer.rank, why);
 }
 
-void UcxPort::on_endpoint_error(void* peer, ucp_ep_h, ucs_status_t status) {
+void UcxPort::on_endpoint_error(void* peer, ucp_ep_h, ucs_status_t status) noexcept {
   auto& lost = *static_cast<Peer*>(peer);
   lost.port->lose(lost, std::string("its connection broke (") + ucs_status_string(status) + ")");
 }
 
 UcxPort::Peer* UcxPort::sender_of(const void* header, size_t header_length, size_t length, Header& parsed) {
-  if (header_length != sizeof(Header)) return nullptr;
-  std::memcpy(&parsed, header, sizeof(Header));
-  if (parsed.from >= peers_.size() || parsed.length != length) return nullptr;
-  return &peers_[parsed.from];
+  if (header_length == sizeof(Header)) {
+    std::memcpy(&parsed, header, sizeof(Header));
+    if (parsed.from < peers_.size() && parsed.length == length) return &peers_[parsed.from];
+  }
+  log::warning("A message of " + std::to_string(length) + " bytes that no rank of this world can have sent was dropped.");
+  return nullptr;
 }
 
 ucs_status_t UcxPort::on_data(void* port_pointer, const void* header_bytes, size_t header_length, void* data,
-                              size_t length, const ucp_am_recv_param_t* param) {
+                              size_t length, const ucp_am_recv_param_t* param) noexcept {
   auto& port = *static_cast<UcxPort*>(port_pointer);
   Header header{};
   Peer* from = port.sender_of(header_bytes, header_length, length, header);
@@ -255,14 +259,14 @@ void UcxPort::start_receive(Peer& from, void* rendezvous, Bytes buffer, Operatio
   if (!UCS_PTR_IS_PTR(request)) end(operation, UCS_PTR_STATUS(request));
 }
 
-void UcxPort::on_received(void* request, ucs_status_t status, size_t, void* operation) {
+void UcxPort::on_received(void* request, ucs_status_t status, size_t, void* operation) noexcept {
   ucp_request_free(request);
   auto& ended = *static_cast<Operation*>(operation);
   ended.port->end(ended, status);
 }
 
 ucs_status_t UcxPort::on_control(void* port_pointer, const void* header_bytes, size_t header_length, void* data,
-                                 size_t length, const ucp_am_recv_param_t* param) {
+                                 size_t length, const ucp_am_recv_param_t* param) noexcept {
   auto& port = *static_cast<UcxPort*>(port_pointer);
   Header header{};
   Peer* from = port.sender_of(header_bytes, header_length, length, header);

@@ -92,13 +92,14 @@ class UcxPort {
     std::map<uint64_t, Letter> letters;
   };
 
+  // Called by UCX, which is C: no exception may leave them.
   static ucs_status_t on_data(void* port, const void* header, size_t header_length, void* data, size_t length,
-                              const ucp_am_recv_param_t* param);
+                              const ucp_am_recv_param_t* param) noexcept;
   static ucs_status_t on_control(void* port, const void* header, size_t header_length, void* data, size_t length,
-                                 const ucp_am_recv_param_t* param);
-  static void on_sent(void* request, ucs_status_t status, void* operation);
-  static void on_received(void* request, ucs_status_t status, size_t length, void* operation);
-  static void on_endpoint_error(void* peer, ucp_ep_h endpoint, ucs_status_t status);
+                                 const ucp_am_recv_param_t* param) noexcept;
+  static void on_sent(void* request, ucs_status_t status, void* operation) noexcept;
+  static void on_received(void* request, ucs_status_t status, size_t length, void* operation) noexcept;
+  static void on_endpoint_error(void* peer, ucp_ep_h endpoint, ucs_status_t status) noexcept;
 
   void handle(unsigned id, ucp_am_recv_callback_t callback);
   Peer& peer(int rank);

@@ -232,6 +232,12 @@ void UcxWorld::tell_others(Internal kind, const std::string& payload) {
 }
 
 std::vector<std::string> UcxWorld::gather_all(const std::string& mine) {
+  // Together they travel as one control message.
+  const size_t limit = kControlLimit / 2 / static_cast<size_t>(size());
+  if (mine.size() > limit) {
+    throw Error("A text for all ranks has " + std::to_string(mine.size()) + " bytes; in a world of " +
+                std::to_string(size()) + " ranks at most " + std::to_string(limit) + " can be gathered from each.");
+  }
   return gather(gather_, kGatherPart, mine);
 }
 

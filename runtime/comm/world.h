@@ -74,7 +74,7 @@ class World {
   virtual std::unique_ptr<Receiver> receiver(int from) = 0;
 
   /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline and
-  /// names who is missing. Texts are at most 64 MiB.
+  /// names who is missing. A text has at most 32 MiB / size() bytes.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
 
   /// When a rank of this host has died, ends the job in its name and returns true. For the handler of SIGTERM: mpirun
@@ -83,12 +83,12 @@ class World {
 
   /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are
   /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns when
-  /// the others have been told, or could not be within two seconds. Any thread. Under MPI every process of the world
+  /// the others have been told, or could not be within some three seconds. Any thread. Under MPI every process of the world
   /// ends by itself within two seconds more, even if its threads never wait.
   virtual void abort(const std::string& reason, ExitStatus status = ExitStatus::runtime_failure) noexcept = 0;
 
-  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world, never after
-  /// a failure. A world destroyed without it counts as failed.
+  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world,
+  /// never after a failure. A world destroyed without it counts as failed.
   virtual void finish() = 0;
 };
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "runtime/base/error.h"
-#include "runtime/model/json_file.h"
+#include "runtime/base/json_file.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/model/weight_source.h"
 

@@ -5,7 +5,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "runtime/model/json_file.h"
+#include "runtime/base/error.h"
+#include "runtime/base/json_file.h"
 
 namespace penstock {
 namespace {

@@ -9,7 +9,8 @@
 #include <cstring>
 #include <utility>
 
-#include "runtime/model/json_file.h"
+#include "runtime/base/error.h"
+#include "runtime/base/json_file.h"
 
 namespace penstock {
 namespace {

@@ -1,5 +1,6 @@
 #include "runtime/requests/answer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -28,6 +29,12 @@ std::string id_of(const char* prefix, const std::string& custom_id) {
   return std::string(prefix) + hex;
 }
 
+/// Characters, as Python counts them, of a piece of UTF-8.
+size_t characters_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+}
+
 Json logprobs_of(const Choice& choice) {
   Json tokens = Json::array();
   Json token_logprobs = Json::array();
@@ -45,7 +52,7 @@ Json logprobs_of(const Choice& choice) {
     if (!top.contains(choice.token_texts[i])) top[choice.token_texts[i]] = exact(t.logprob);
     top_logprobs.push_back(std::move(top));
     text_offset.push_back(offset);
-    offset += choice.token_texts[i].size();
+    offset += characters_of(choice.token_texts[i]);
   }
   return {{"tokens", std::move(tokens)},
           {"token_logprobs", std::move(token_logprobs)},

@@ -77,7 +77,9 @@ void chat(World& world) {
   }
   const auto texts = world.gather_all(std::to_string(world.rank()));
   for (int r = 0; r < world.size(); ++r) expect(texts[static_cast<size_t>(r)] == std::to_string(r), "texts by rank");
-  expect(world.local_size() == world.size() && world.local_rank() == world.rank(), "one host");
+  int neighbours = 0;
+  for (int r = 0; r < world.size(); ++r) neighbours += world.info(r).host == world.info(world.rank()).host ? 1 : 0;
+  expect(world.local_size() == neighbours && world.local_rank() < neighbours, "the ranks of this host counted");
   if (world.rank() == 0) std::printf("chat ok\n");
 }
 
@@ -100,6 +102,7 @@ void idle(World& world) {
 /// One-way times between ranks 0 and 1: half of a round trip, both threads of both ranks asleep in between where
 /// `gap` is long.
 void latency(World& world, std::chrono::microseconds gap) {
+  if (world.rank() > 1) return;
   const auto sender = world.sender(1 - world.rank());
   const auto receiver = world.receiver(1 - world.rank());
   for (const size_t size : {size_t{8}, size_t{16} << 10, size_t{1} << 20}) {

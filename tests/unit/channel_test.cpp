@@ -263,6 +263,18 @@ TEST_P(Channel, OfTwoAbortsTheFirstIsTheReasonEverywhere) {
   EXPECT_EQ(reasons[2], reasons[0]);
 }
 
+TEST_P(Channel, AWorldLeftWithoutFinishingEndsTheOthers) {
+  auto worlds = make(2);
+  std::thread leaving([&] { worlds[0].reset(); });
+  try {
+    worlds[1]->control().receive();
+    ADD_FAILURE() << "a message from nobody";
+  } catch (const WorldAborted& e) {
+    EXPECT_EQ(e.failed_rank(), 0);
+  }
+  leaving.join();
+}
+
 TEST_P(Channel, ARankThatOnlyWaitsUsesUnderTwoPercentOfACore) {
   const auto worlds = make(2);
   const double before = testing_ranks::process_cpu_seconds();

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/text/chat_template.h"
 
 namespace penstock {
 namespace {
@@ -28,10 +29,23 @@ std::vector<int32_t> read_ids(const Json& array) {
   return ids;
 }
 
+/// The line's own fields, then those of chat_template_kwargs.
+Json chat_variables(const Json& line) {
+  Json variables = Json::object();
+  for (const char* name : {"messages", "tools", "add_generation_prompt"}) {
+    if (line.contains(name)) variables[name] = line[name];
+  }
+  if (const auto more = line.find("chat_template_kwargs"); more != line.end() && !more->is_null()) {
+    if (!more->is_object()) throw Error("Field 'chat_template_kwargs' must be an object.");
+    for (const auto& [name, value] : more->items()) variables[name] = value;
+  }
+  return variables;
+}
+
 }  // namespace
 
-TokenizeProtocol::TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatTemplate> chat_template)
-    : tokenizer_(std::move(tokenizer)), chat_template_(std::move(chat_template)) {}
+TokenizeProtocol::TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatRenderer> chat)
+    : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)) {}
 
 std::string TokenizeProtocol::answer(const std::string& json_line) const {
   Json out;
@@ -43,6 +57,9 @@ std::string TokenizeProtocol::answer(const std::string& json_line) const {
       out["ids"] = tokenizer_->encode(line["text"].get_ref<const std::string&>(), flag(line, "add_special_tokens"));
     } else if (line.contains("ids")) {
       out["text"] = tokenizer_->decode(read_ids(line["ids"]), flag(line, "skip_special_tokens"));
+    } else if (line.contains("messages")) {
+      if (chat_ == nullptr) throw Error("There is no chat template: neither in the model's folder nor given by --chat-template.");
+      out["rendered"] = chat_->render_variables(chat_variables(line));
     } else {
       throw Error("The line must have 'text', 'ids' or 'messages'.");
     }

@@ -8,13 +8,13 @@
 
 namespace penstock {
 
-class ChatTemplate;
+class ChatRenderer;
 
 /// Answers lines; any thread may call `answer`.
 class TokenizeProtocol {
  public:
-  /// `chat_template` may be null: lines with messages are then answered by an error.
-  TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatTemplate> chat_template);
+  /// `chat` may be null: lines with messages are then answered by an error.
+  TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatRenderer> chat);
 
   /// {"text": s, "add_special_tokens": b}        -> {"ids": [...]}
   /// {"ids": [...], "skip_special_tokens": b}    -> {"text": s}
@@ -24,7 +24,7 @@ class TokenizeProtocol {
 
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
-  std::shared_ptr<const ChatTemplate> chat_template_;
+  std::shared_ptr<const ChatRenderer> chat_;
 };
 
 }  // namespace penstock

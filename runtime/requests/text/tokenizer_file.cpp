@@ -3,7 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/base/error.h"
-#include "runtime/requests/text/json_file.h"
+#include "runtime/base/json_file.h"
+#include "runtime/requests/text/special_tokens.h"
 #include "runtime/requests/text/tokenizer.h"
 #include "runtime/requests/text/tokenizer_parts.h"
 
