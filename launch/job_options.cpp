@@ -11,6 +11,9 @@ namespace {
 // rows that end. docs/architecture.md, "Choosing sizes".
 constexpr int64_t kRowsPerMicroBatch = 64;
 constexpr int64_t kTokensPerMicroBatch = 512;
+// A GPU multiplies 1024 rows in little more time than it takes to read the weights; longer prefill chunks fill it.
+constexpr int64_t kGpuRowsPerMicroBatch = 1024;
+constexpr int64_t kGpuTokensPerMicroBatch = 8192;
 constexpr int64_t kMostTokensPerMicroBatch = 65536;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
@@ -73,16 +76,17 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
                  "Layers by stage, such as 0,6,6,6, or auto for an even cost [embedding alone, then evenly]")
       ->group(group);
   app.add_option("--gpu-memory-utilization", o.memory_utilization,
-                 "Share of free memory that the KV cache may take [0.5 of a CPU's, divided among the host's ranks]")
+                 "Share of a GPU's memory to fill [0.92], or of a CPU's free memory for the KV cache [0.5, divided "
+                 "among the host's ranks]")
       ->check(CLI::Range(0.01, 1.0))
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", o.kv_cache_bytes, "The KV cache of each rank, instead of a share")
       ->check(CLI::PositiveNumber)
       ->group(group);
-  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once, over all micro-batches [64 a micro-batch]")
+  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once, over all micro-batches [64 a micro-batch; 1024 on a GPU]")
       ->check(CLI::PositiveNumber)
       ->group(group);
-  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens a micro-batch [512]")
+  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens a micro-batch [512; 8192 on a GPU]")
       ->check(CLI::Range(int64_t{1}, kMostTokensPerMicroBatch))
       ->group(group);
   app.add_option("--block-size", o.block_size, "Tokens a KV block")
@@ -119,10 +123,15 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);
   shape.schedule = make_generation_schedule(stages, micro_batches);
   // One stage has no one to wait for: a larger batch only shares each reading of the weights among more rows.
-  const int64_t rows = stages == 1 ? 2 * kRowsPerMicroBatch : kRowsPerMicroBatch * micro_batches;
+  const bool on_gpu = options.device == "cuda";
+  const int64_t rows = on_gpu        ? kGpuRowsPerMicroBatch * micro_batches
+                       : stages == 1 ? 2 * kRowsPerMicroBatch
+                                     : kRowsPerMicroBatch * micro_batches;
   shape.max_num_seqs = options.max_num_seqs > 0 ? options.max_num_seqs : rows;
   shape.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : kTokensPerMicroBatch;
+      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens
+      : on_gpu                           ? kGpuTokensPerMicroBatch
+                                         : kTokensPerMicroBatch;
   shape.max_rows = std::min(shape.max_num_seqs, shape.max_num_batched_tokens);
   return shape;
 }

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "launch/agree.h"
+#include "launch/warm_up.h"
 #include "runtime/base/log.h"
 #include "runtime/model/weight_source.h"
 #include "stages/build_stage.h"
@@ -129,13 +130,13 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
                  std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
                  std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
 
+  const StageSpec spec{cut.first_layer, cut.layers,         cut.embedding,                cut.head,
+                       shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
+                       shape.max_rows};
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
     ready.device = options.device == "cuda" ? make_cuda_device(world.local_rank()) : make_cpu_device();
     ready.ops = options.device == "cuda" ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
     const auto weights = open_weights(options);
-    const StageSpec spec{cut.first_layer, cut.layers,         cut.embedding,                cut.head,
-                         shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
-                         shape.max_rows};
     ready.stage = build_stage(shape.config, *weights, spec, *ready.device, *ready.ops);
     return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage));
   });
@@ -143,6 +144,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   for (const std::string& blocks : affordable) ready.blocks = std::min<int64_t>(ready.blocks, std::stoll(blocks));
   agree(world, [&]() -> std::string {
     ready.stage->allocate_cache(ready.blocks);
+    if (ready.device->kind() == DeviceKind::cuda) warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
   ready.numerics = std::string(name_of(shape.dtype)) + " " + ready.ops->numerics();

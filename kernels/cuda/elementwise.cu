@@ -169,15 +169,14 @@ void fill_random(cudaStream_t stream, TensorView x) {
   check_launch("fill_random");
 }
 
-bool same_bits(CudaDevice& device, const void* a, const void* b, size_t bytes) {
-  const Tensor differs = device.tensor(DType::i32, {1});
-  check(cudaMemsetAsync(differs.view.data, 0, sizeof(int), device.stream()), "clear memory");
+bool same_bits(CudaDevice& device, const TensorView& differs, const void* a, const void* b, size_t bytes) {
+  check(cudaMemsetAsync(differs.data, 0, sizeof(int), device.stream()), "clear memory");
   find_difference<<<1024, kThreads, 0, device.stream()>>>(static_cast<const uint16_t*>(a),
                                                           static_cast<const uint16_t*>(b),
-                                                          static_cast<int64_t>(bytes / 2), differs.view.as<int>());
+                                                          static_cast<int64_t>(bytes / 2), differs.as<int>());
   check_launch("same_bits");
   int found = 0;
-  device.download(&found, differs.view.data, sizeof found);
+  device.download(&found, differs.data, sizeof found);
   return found == 0;
 }
 

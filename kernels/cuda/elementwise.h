@@ -17,7 +17,8 @@ void round_to_bf16(cudaStream_t stream, void* to_bf16, const float* from, int64_
 
 /// Small numbers of either sign that depend on their place only.
 void fill_random(cudaStream_t stream, TensorView x);
-/// Whether two areas of device memory are equal, byte for byte. `bytes` is a multiple of 2. Waits for the device.
-bool same_bits(CudaDevice& device, const void* a, const void* b, size_t bytes);
+/// Whether two areas of device memory are equal, byte for byte. `bytes` is a multiple of 2, `differs` is room
+/// for one int32 on the device. Waits for the device.
+bool same_bits(CudaDevice& device, const TensorView& differs, const void* a, const void* b, size_t bytes);
 
 }  // namespace penstock::cuda

@@ -80,6 +80,7 @@ class MatrixProducts {
   CudaDevice& device_;
   CublasLt library_;
   Workspace workspace_;
+  Tensor differs_;  // one number: whether two results were found to differ
   DeviceMemory bias_bf16_;  // room for a bias that was rounded for a bf16 output
   int64_t bias_room_ = 0;
   std::map<Kind, Choice> choices_;
