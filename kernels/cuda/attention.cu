@@ -19,7 +19,8 @@ constexpr float kLog2E = 1.4426950408889634F;
 
 struct Problem {
   __nv_bfloat16* out_THd;
-  const __nv_bfloat16* q_THd;
+  const void* q_THd;
+  bool q_is_f32;  // rounded to bfloat16 as it is read
   const __nv_bfloat16* cache;
   BatchView batch;
   int heads;
@@ -102,6 +103,13 @@ __device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int r
   }
 }
 
+/// Elements i and i + 1 of q; i is even.
+__device__ inline uint32_t query_pair(const Problem& p, int64_t i) {
+  if (!p.q_is_f32) return *reinterpret_cast<const uint32_t*>(static_cast<const __nv_bfloat16*>(p.q_THd) + i);
+  const auto pair = *reinterpret_cast<const float2*>(static_cast<const float*>(p.q_THd) + i);
+  return pack(pair.x, pair.y);
+}
+
 template <int kDim, int kThreads>
 __device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r, int lane) {
   const float inverse = 1.0F / total.sum[r];
@@ -161,11 +169,11 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
     token[r] = real[r] ? queries.token_of(p, item) : queries.first_token;
     head[r] = kv_head * p.group + (real[r] ? item % p.group : 0);
     seen[r] = real[r] ? p.batch.positions_T[token[r]] + 1 : 0;
-    const __nv_bfloat16* q_d = p.q_THd + (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim + lane % 4 * 2;
+    const int64_t at = (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim + lane % 4 * 2;
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
-      q[k][r] = *reinterpret_cast<const uint32_t*>(q_d + k * 16);
-      q[k][r + 2] = *reinterpret_cast<const uint32_t*>(q_d + k * 16 + 8);
+      q[k][r] = query_pair(p, at + k * 16);
+      q[k][r + 2] = query_pair(p, at + k * 16 + 8);
     }
   }
 
@@ -300,7 +308,7 @@ void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiproces
 
 bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache) {
   const bool known = shape.dim == 16 || shape.dim == 32 || shape.dim == 64 || shape.dim == 128;
-  return known && query == DType::bf16 && out == DType::bf16 && cache == DType::bf16;
+  return known && (query == DType::f32 || query == DType::bf16) && out == DType::bf16 && cache == DType::bf16;
 }
 
 void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
@@ -309,7 +317,8 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   if (batch.tokens == 0) return;
   Problem p{};
   p.out_THd = out_THd.as<__nv_bfloat16>();
-  p.q_THd = q_THd.as<const __nv_bfloat16>();
+  p.q_THd = q_THd.data;
+  p.q_is_f32 = q_THd.dtype == DType::f32;
   p.cache = static_cast<const __nv_bfloat16*>(cache.data);
   p.batch = batch;
   p.heads = static_cast<int>(shape.heads);

@@ -73,7 +73,7 @@ class CudaAttention : public CudaTest {
     const Twin rows = of(which);
     const int64_t tokens = b.gpu.tokens;
     const Twin qkv = poisoned(dtype, {tokens, qkv_all.gpu.view.dim(1)});
-    const Twin q = poisoned(dtype, {tokens, heads.h * heads.d}), out = poisoned(dtype, {tokens, heads.h * heads.d});
+    const Twin q = poisoned(ops_->projection_dtype(dtype), {tokens, heads.h * heads.d}), out = poisoned(dtype, {tokens, heads.h * heads.d});
     ops_->gather_rows(qkv.gpu, qkv_all.gpu, rows.gpu.view.as<const int32_t>());
     ops_->rope_and_store(q.gpu, view(cache_memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0}, b.gpu);
     ops_->attention(out.gpu, q.gpu, view(cache_memory.gpu, heads), b.gpu, 0.2F);
@@ -86,6 +86,8 @@ TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
     for (const Heads& heads : {Heads{4, 2, 20}, Heads{4, 4, 16}, Heads{6, 2, 32}, Heads{8, 1, 64, 5}, Heads{8, 2, 128},
                                Heads{20, 1, 64}, Heads{2, 2, 256}})
       for (const bool norms : {false, true}) {
+        // With norms, the query in the dtype of projections, which is what a stage passes.
+        const DType query = norms ? ops_->projection_dtype(dtype) : dtype;
         SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + name_of(dtype) + (norms ? " with norms" : ""));
         const Twin memory = cache(heads, dtype), angles = random(DType::f32, {400, heads.d / 2 / 2 * 2}, 0.7F);
         const Twin q_norm = random(DType::f32, {heads.d}), k_norm = random(DType::f32, {heads.d});
@@ -98,11 +100,11 @@ TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
                                   {{0, 70, 230}}, {{2, 0, 130}, {0, 300, 1}, {1, 9, 2}, {3, 1, 1}}}) {
           const Batch b = batch(parts, heads.block_size);
           const Twin qkv = random(dtype, {b.host.tokens, (heads.h + 2 * heads.g) * heads.d});
-          const Twin q = poisoned(dtype, {b.host.tokens, heads.h, heads.d});
+          const Twin q = poisoned(query, {b.host.tokens, heads.h, heads.d});
           const Twin out = poisoned(dtype, {b.host.tokens, heads.h, heads.d});
           ops_->rope_and_store(q.gpu, view(memory.gpu, heads), qkv.gpu, rotary(&Twin::gpu), b.gpu);
           reference_->rope_and_store(q.host, view(memory.host, heads), qkv.host, rotary(&Twin::host), b.host);
-          expect_close(q, tolerance(dtype));
+          expect_close(q, tolerance(query));
           ops_->attention(out.gpu, q.gpu, view(memory.gpu, heads), b.gpu, 0.1F);
           reference_->attention(out.host, q.host, view(memory.host, heads), b.host, 0.1F);
           expect_close(out, dtype == DType::bf16 ? 1e-2 : 1e-5);
