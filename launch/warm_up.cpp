@@ -48,7 +48,8 @@ void warm_up(Stage& stage, Device& device, const StageSpec& spec) {
   for (const int64_t size : sizes_up_to(spec.max_tokens)) {
     const proto::Plan plan = made_up_plan(spec, size);
     const int64_t tokens = tokens_of(plan);
-    stage.forward(plan, in ? in.view.first(tokens) : TensorView{}, out ? out.view.first(tokens) : TensorView{});
+    stage.forward(plan, in ? in.view.first(tokens) : TensorView{},
+                  out ? out.view.first(tokens) : TensorView{});
   }
   device.synchronize();
 }

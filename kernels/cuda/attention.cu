@@ -1,9 +1,10 @@
-// Tensor-core attention. A row's queries, packed with the heads that share a KV head, are cut into tiles of query
-// rows; keys are walked in tiles of 64, four tiles make an extent of 256 keys. An extent starts from nothing and is
-// folded into the extents before it, in order. Three launches share that arithmetic:
+// Tensor-core attention. A row's queries, packed with the heads that share a KV head, are cut into tiles of
+// query rows; keys are walked in tiles of 64, four tiles make an extent of 256 keys. An extent starts from
+// nothing and is folded into the extents before it, in order. Three launches share that arithmetic:
 //   - long rows (prefill): four warps a block, 64 query rows, all extents in order;
 //   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
-//   - short rows again when there are too few of them to fill the device: one warp for each extent, then a second
+//   - short rows again when there are too few of them to fill the device: one warp for each extent, then a
+//   second
 //     kernel folds the extents in order.
 #include <type_traits>
 
@@ -28,12 +29,13 @@ struct Problem {
   int group;  // H / G
   int block_size;
   float scale_log2;
-  float* partial_acc;      // [token][head][extent][d]
-  float2* partial_max_sum; // [token][head][extent]
-  int extents;             // stride of the two
+  float* partial_acc;       // [token][head][extent][d]
+  float2* partial_max_sum;  // [token][head][extent]
+  int extents;              // stride of the two
 };
 
-/// The query rows of one block: rows i of [0, items) are query i / group of the sequence, head i % group of the group.
+/// The query rows of one block: rows i of [0, items) are query i / group of the sequence, head i % group of
+/// the group.
 struct QueryTile {
   int row = 0;
   int first_token = 0;
@@ -54,8 +56,8 @@ struct QueryTile {
   __device__ int items(const Problem& p) const { return count * p.group; }
   __device__ int token_of(const Problem& p, int item) const { return first_token + item / p.group; }
 
-  /// Tiles of long rows are numbered with gaps, so that a row's first one follows from where its tokens begin: up to
-  /// row r there are at most (tokens before r) group / kLongRows + r of them.
+  /// Tiles of long rows are numbered with gaps, so that a row's first one follows from where its tokens
+  /// begin: up to row r there are at most (tokens before r) group / kLongRows + r of them.
   __host__ __device__ static int64_t blocks_before(int64_t tokens, int64_t rows, int group) {
     return tokens * group / kLongRows + rows;
   }
@@ -74,8 +76,8 @@ struct QueryTile {
 
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
 template <int kDim, int kThreads>
-__device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache, const int64_t (&offsets)[kTileKeys],
-                           int64_t value_offset) {
+__device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache,
+                           const int64_t (&offsets)[kTileKeys], int64_t value_offset) {
   constexpr int kChunks = kDim / 8;
 #pragma unroll 4
   for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
@@ -111,7 +113,8 @@ __device__ inline uint32_t query_pair(const Problem& p, int64_t i) {
 }
 
 template <int kDim, int kThreads>
-__device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r, int lane) {
+__device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r,
+                          int lane) {
   const float inverse = 1.0F / total.sum[r];
   __nv_bfloat16* out_d = p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim + lane % 4 * 2;
 #pragma unroll
@@ -121,8 +124,8 @@ __device__ void write_row(const Problem& p, int token, int head, const Total<kDi
 }
 
 template <int kDim>
-__device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part, int r,
-                              int lane) {
+__device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part,
+                              int r, int lane) {
   const int64_t at = (static_cast<int64_t>(token) * p.heads + head) * p.extents + extent;
   if (lane % 4 == 0) p.partial_max_sum[at] = {part.max[r], part.sum[r]};
   float* acc_d = p.partial_acc + at * kDim + lane % 4 * 2;
@@ -135,18 +138,22 @@ struct Unused {
   __device__ explicit Unused(float*) {}
 };
 
-/// A warp alone keeps few tiles in shared memory so that many warps fit; four that share a tile can afford two.
-__host__ __device__ constexpr int buffers_for(int warps) { return warps == kLongWarps ? 2 : 1; }
+/// A warp alone keeps few tiles in shared memory so that many warps fit; four that share a tile can afford
+/// two.
+__host__ __device__ constexpr int buffers_for(int warps) {
+  return warps == kLongWarps ? 2 : 1;
+}
 
 /// Grid (tiles, G) for long rows, (R, G) for short ones, (R, G, extents) with kSplit.
 template <int kDim, int kWarps, bool kSplit>
-__global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) attend(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
+    attend(const __grid_constant__ Problem p) {
   constexpr int kThreads = kWarps * kWarp;
   constexpr int kBuffers = buffers_for(kWarps);
   constexpr int kTile = kTileKeys * kTileStride<kDim>;
   extern __shared__ __align__(128) unsigned char raw[];
   auto* tiles = reinterpret_cast<__nv_bfloat16*>(raw);  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[3][kTileKeys];  // of the tile in use and of the two that follow
+  __shared__ int64_t offsets[3][kTileKeys];             // of the tile in use and of the two that follow
 
   const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
   if (!queries.mine) return;
@@ -156,7 +163,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   const int last_item = min(queries.items(p), queries.first_item + kWarps * kWarpRows) - 1;
   const int keys = p.batch.positions_T[queries.token_of(p, last_item)] + 1;  // that any of these queries sees
   const int first_tile = kSplit ? static_cast<int>(blockIdx.z) * kTilesPerExtent : 0;
-  const int end_tile = min((keys + kTileKeys - 1) / kTileKeys, kSplit ? first_tile + kTilesPerExtent : INT32_MAX);
+  const int end_tile =
+      min((keys + kTileKeys - 1) / kTileKeys, kSplit ? first_tile + kTilesPerExtent : INT32_MAX);
   if (first_tile >= end_tile) return;
 
   // This lane's two query rows; rows past the end see nothing and are not written.
@@ -164,7 +172,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   bool real[2];
   uint32_t q[kDim / 16][4];
   for (int r = 0; r < 2; ++r) {
-    const int item = queries.first_item + static_cast<int>(threadIdx.x) / kWarp * kWarpRows + lane / 4 + 8 * r;
+    const int item =
+        queries.first_item + static_cast<int>(threadIdx.x) / kWarp * kWarpRows + lane / 4 + 8 * r;
     real[r] = item <= last_item;
     token[r] = real[r] ? queries.token_of(p, item) : queries.first_token;
     head[r] = kv_head * p.group + (real[r] ? item % p.group : 0);
@@ -178,9 +187,11 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1) a
   }
 
   const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
-  const auto find = [&](int tile) {  // past the last tile nothing is copied, but zeros are written all the same
-    find_tile<kDim, kThreads>(offsets[tile % 3], p, queries.row, kv_head, tile, tile < end_tile ? context : 0);
-  };
+  const auto find =
+      [&](int tile) {  // past the last tile nothing is copied, but zeros are written all the same
+        find_tile<kDim, kThreads>(offsets[tile % 3], p, queries.row, kv_head, tile,
+                                  tile < end_tile ? context : 0);
+      };
   find(first_tile);
   find(first_tile + 1);
   __syncthreads();
@@ -267,11 +278,14 @@ __global__ void fold_split_rows(const __grid_constant__ Problem p) {
 
 template <int kDim, int kWarps, bool kSplit>
 void launch_attend(cudaStream_t stream, const Problem& p) {
-  constexpr int kBytes = buffers_for(kWarps) * 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16)) +
-                         (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
+  constexpr int kBytes =
+      buffers_for(kWarps) * 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16)) +
+      (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
   const auto kernel = attend<kDim, kWarps, kSplit>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "attention: shared memory");
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "attention: shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
         "attention: prefer shared memory");
   const int64_t blocks =
       kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group);
@@ -283,7 +297,8 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
 
 template <int kDim>
 void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiprocessors) {
-  // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very many.
+  // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very
+  // many.
   const bool some_short = p.group <= kWarpRows;
   const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
   if (some_long) launch_attend<kDim, kLongWarps, false>(stream, p);
@@ -300,7 +315,8 @@ void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiproces
   p.partial_max_sum = static_cast<float2*>(workspace.data);
   p.partial_acc = reinterpret_cast<float*>(p.partial_max_sum + parts);
   launch_attend<kDim, 1, true>(stream, p);
-  fold_split_rows<kDim><<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
+  fold_split_rows<kDim>
+      <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
   check_launch("attention: fold");
 }
 
@@ -311,9 +327,9 @@ bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DTy
   return known && (query == DType::f32 || query == DType::bf16) && out == DType::bf16 && cache == DType::bf16;
 }
 
-void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
-                            const BatchView& batch, const AttentionShape& shape, float scale, Workspace workspace,
-                            int multiprocessors) {
+void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd,
+                            const KvCacheView& cache, const BatchView& batch, const AttentionShape& shape,
+                            float scale, Workspace workspace, int multiprocessors) {
   if (batch.tokens == 0) return;
   Problem p{};
   p.out_THd = out_THd.as<__nv_bfloat16>();
@@ -328,10 +344,14 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   p.scale_log2 = scale * kLog2E;
   p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
   switch (shape.dim) {
-    case 16: return launch<16>(stream, p, workspace, multiprocessors);
-    case 32: return launch<32>(stream, p, workspace, multiprocessors);
-    case 64: return launch<64>(stream, p, workspace, multiprocessors);
-    default: return launch<128>(stream, p, workspace, multiprocessors);
+    case 16:
+      return launch<16>(stream, p, workspace, multiprocessors);
+    case 32:
+      return launch<32>(stream, p, workspace, multiprocessors);
+    case 64:
+      return launch<64>(stream, p, workspace, multiprocessors);
+    default:
+      return launch<128>(stream, p, workspace, multiprocessors);
   }
 }
 

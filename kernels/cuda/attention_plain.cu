@@ -1,5 +1,5 @@
-// Attention in plain arithmetic: one warp a query and head, keys one after another. For float32, and for head sizes
-// that the tensor-core kernels are not compiled for.
+// Attention in plain arithmetic: one warp a query and head, keys one after another. For float32, and for head
+// sizes that the tensor-core kernels are not compiled for.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/common.cuh"
 
@@ -11,8 +11,8 @@ constexpr int kChunk = 32;  // keys whose scores are found before the softmax mo
 
 /// Scores of a chunk of keys go through shared memory: every lane then weighs the values of its own columns.
 template <class Q, class Out, class Kv>
-__global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, BatchView batch, int heads, int kv_heads,
-                             int dim, int block_size, float scale) {
+__global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, BatchView batch, int heads,
+                             int kv_heads, int dim, int block_size, float scale) {
   extern __shared__ float shared[];
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
   if (head >= heads) return;
@@ -65,15 +65,17 @@ __global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, Batc
 void attention_plain(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
                      const BatchView& batch, const AttentionShape& shape, float scale) {
   if (batch.tokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(batch.tokens), static_cast<unsigned>((shape.heads + kWarps - 1) / kWarps));
+  const dim3 grid(static_cast<unsigned>(batch.tokens),
+                  static_cast<unsigned>((shape.heads + kWarps - 1) / kWarps));
   const size_t shared = kWarps * static_cast<size_t>(shape.dim) * sizeof(float);
   with_type(out_THd.dtype, [&](auto out) {
     with_type(q_THd.dtype, [&](auto q) {
       with_type(cache.dtype, [&](auto kv) {
         attend_plain<<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(), static_cast<const decltype(kv)*>(cache.data),
-            batch, static_cast<int>(shape.heads), static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim),
-            static_cast<int>(cache.block_size), scale);
+            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(),
+            static_cast<const decltype(kv)*>(cache.data), batch, static_cast<int>(shape.heads),
+            static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim), static_cast<int>(cache.block_size),
+            scale);
       });
     });
   });

@@ -1,6 +1,7 @@
-// What one warp does with 16 query rows and a tile of 64 keys: the tile step of FlashAttention-2 (Dao 2023) on
-// mma.sync m16n8k16, and the fold of one extent into what came before it. Every query row, prefill or decode, goes
-// through these functions in the same order of tiles and extents; that is why its bits do not depend on the company.
+// What one warp does with 16 query rows and a tile of 64 keys: the tile step of FlashAttention-2 (Dao 2023)
+// on mma.sync m16n8k16, and the fold of one extent into what came before it. Every query row, prefill or
+// decode, goes through these functions in the same order of tiles and extents; that is why its bits do not
+// depend on the company.
 //
 // Fragments: lane l holds rows l / 4 and l / 4 + 8 of 16, and columns 2 (l % 4) and 2 (l % 4) + 1 of every 8.
 #pragma once
@@ -15,8 +16,8 @@ constexpr int kExtentKeys = kTileKeys * kTilesPerExtent;
 constexpr int kWarpRows = 16;
 constexpr float kNothing = -INFINITY;
 
-/// A row of a tile in shared memory is 16 bytes longer than its data, so that the eight rows that one ldmatrix reads
-/// lie in different banks.
+/// A row of a tile in shared memory is 16 bytes longer than its data, so that the eight rows that one
+/// ldmatrix reads lie in different banks.
 template <int kDim>
 constexpr int kTileStride = kDim + 8;
 
@@ -69,8 +70,8 @@ __device__ void score_tile(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDi
   }
 }
 
-/// Online softmax (Milakov and Gimelshein 2018): s becomes the weights of this tile. Row r sees the keys of the tile
-/// below visible[r]; keys that a row does not see change nothing of it, to the last bit.
+/// Online softmax (Milakov and Gimelshein 2018): s becomes the weights of this tile. Row r sees the keys of
+/// the tile below visible[r]; keys that a row does not see change nothing of it, to the last bit.
 template <int kDim>
 __device__ void weigh_tile(float (&s)[kTileKeys / 8][4], Partial<kDim>& part, const int (&visible)[2],
                            float scale_log2, int lane) {
@@ -109,8 +110,8 @@ __device__ void weigh_tile(float (&s)[kTileKeys / 8][4], Partial<kDim>& part, co
 
 /// acc += weights v of one tile.
 template <int kDim>
-__device__ void add_values(Partial<kDim>& part, const float (&s)[kTileKeys / 8][4], const __nv_bfloat16* v_shared,
-                           int lane) {
+__device__ void add_values(Partial<kDim>& part, const float (&s)[kTileKeys / 8][4],
+                           const __nv_bfloat16* v_shared, int lane) {
   const __nv_bfloat16* own = v_shared + (lane / 8 % 2 * 8 + lane % 8) * kTileStride<kDim> + lane / 16 * 8;
 #pragma unroll
   for (int k = 0; k < kTileKeys / 16; ++k) {
@@ -148,8 +149,8 @@ __device__ void close_extent(Partial<kDim>& part) {
   }
 }
 
-/// The extents folded so far. The sums of a lane stay in shared memory, kThreads apart: they are touched once an
-/// extent, and registers are what limits how many warps a multiprocessor holds.
+/// The extents folded so far. The sums of a lane stay in shared memory, kThreads apart: they are touched once
+/// an extent, and registers are what limits how many warps a multiprocessor holds.
 template <int kDim, int kThreads>
 struct Total {
   static constexpr int kBytes = kDim / 2 * kThreads * static_cast<int>(sizeof(float));
@@ -161,7 +162,9 @@ struct Total {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) acc[i * kThreads] = 0;
   }
-  __device__ float& at(int n, int j) const { return acc[(n * 4 + j) * kThreads]; }
+  __device__ float& at(int n, int j) const {
+    return acc[(n * 4 + j) * kThreads];
+  }
 
   __device__ void add(const Partial<kDim>& part) {
 #pragma unroll

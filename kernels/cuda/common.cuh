@@ -15,11 +15,21 @@ namespace penstock::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xFFFFFFFF;
 
-__device__ inline float widen(float x) { return x; }
-__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ inline float widen(__half x) { return __half2float(x); }
-__device__ inline void put(float& to, float x) { to = x; }
-__device__ inline void put(__nv_bfloat16& to, float x) { to = __float2bfloat16_rn(x); }
+__device__ inline float widen(float x) {
+  return x;
+}
+__device__ inline float widen(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+__device__ inline float widen(__half x) {
+  return __half2float(x);
+}
+__device__ inline void put(float& to, float x) {
+  to = x;
+}
+__device__ inline void put(__nv_bfloat16& to, float x) {
+  to = __float2bfloat16_rn(x);
+}
 
 /// The same sum in every lane; which lane adds what to what is fixed.
 template <class T>
@@ -29,8 +39,8 @@ __device__ T warp_sum(T x) {
   return x;
 }
 
-/// The same sum in every thread of a block of kThreads. `shared` holds kThreads / 32 values; the block may use it
-/// again once this has returned.
+/// The same sum in every thread of a block of kThreads. `shared` holds kThreads / 32 values; the block may
+/// use it again once this has returned.
 template <int kThreads, class T>
 __device__ T block_sum(T x, T* shared) {
   x = warp_sum(x);
@@ -51,6 +61,8 @@ void with_type(DType dtype, F f) {
     f(float());
 }
 
-inline void check_launch(const char* kernel, Where where = Where::here()) { check(cudaGetLastError(), kernel, where); }
+inline void check_launch(const char* kernel, Where where = Where::here()) {
+  check(cudaGetLastError(), kernel, where);
+}
 
 }  // namespace penstock::cuda

@@ -14,20 +14,24 @@ constexpr const char* kToolkit = "/usr/local/cuda/lib64/libcublasLt.so.13";
 void* open_library() {
   for (const char* name : {kSoname, kToolkit})
     if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
-  throw UsageError(std::string("--device cuda: expected cuBLASLt 13 as ") + kSoname + " or " + kToolkit +
-                   ", found neither; install the CUDA 13 toolkit's cuBLAS, or name its folder in LD_LIBRARY_PATH");
+  throw UsageError(
+      std::string("--device cuda: expected cuBLASLt 13 as ") + kSoname + " or " + kToolkit +
+      ", found neither; install the CUDA 13 toolkit's cuBLAS, or name its folder in LD_LIBRARY_PATH");
 }
 
 template <class F>
 void find(void* library, F& function, const char* name) {
   function = reinterpret_cast<F>(dlsym(library, name));
   if (function == nullptr)
-    throw UsageError(std::string("--device cuda: ") + kSoname + " lacks " + name + "; install cuBLAS of CUDA 13");
+    throw UsageError(std::string("--device cuda: ") + kSoname + " lacks " + name +
+                     "; install cuBLAS of CUDA 13");
 }
 
 }  // namespace
 
-void CublasLt::Close::operator()(void* library) const { dlclose(library); }
+void CublasLt::Close::operator()(void* library) const {
+  dlclose(library);
+}
 
 CublasLt::CublasLt() : library_(open_library()) {
   void* const library = library_.get();
@@ -53,8 +57,8 @@ CublasLt::CublasLt() : library_(open_library()) {
 
 void check(cublasStatus_t status, const char* what, Where where) {
   if (status != CUBLAS_STATUS_SUCCESS)
-    throw Error(std::string("cuBLASLt: ") + what + ": status " + std::to_string(status), ExitStatus::runtime_failure,
-                where);
+    throw Error(std::string("cuBLASLt: ") + what + ": status " + std::to_string(status),
+                ExitStatus::runtime_failure, where);
 }
 
 }  // namespace penstock::cuda

@@ -1,5 +1,5 @@
-// cuBLASLt, opened when a device is asked for: it is hundreds of megabytes, wants a driver, and a program that runs on
-// CPUs only must start without it.
+// cuBLASLt, opened when a device is asked for: it is hundreds of megabytes, wants a driver, and a program
+// that runs on CPUs only must start without it.
 #pragma once
 
 #include <cublasLt.h>
@@ -43,7 +43,8 @@ class CublasLt {
   decltype(&cublasLtGetVersion) version_;
   decltype(&cublasLtCreate) create_;
   decltype(&cublasLtDestroy) destroy_;
-  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, decltype(&cublasLtDestroy)> handle_{nullptr, nullptr};
+  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, decltype(&cublasLtDestroy)> handle_{nullptr,
+                                                                                               nullptr};
 };
 
 /// Throws Error "cuBLASLt: what: status" unless `status` is success.

@@ -31,8 +31,9 @@ class CudaOps final : public Ops {
   std::string numerics() const override {
     return "cuda-1 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
   }
-  /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16 models accuracy
-  /// (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no measurable time.
+  /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
+  /// models accuracy (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no
+  /// measurable time.
   DType projection_dtype(DType) const override { return DType::f32; }
 
   std::unique_ptr<Matrix> make_matrix(int64_t n, int64_t k, DType dtype) override {
@@ -111,7 +112,8 @@ class CudaOps final : public Ops {
     }
     most_top = std::min(most_top, static_cast<size_t>(logits_RV.dim(1)));
 
-    // On the device: the rows to draw, the tokens drawn, the alternatives. The last two come back in one piece.
+    // On the device: the rows to draw, the tokens drawn, the alternatives. The last two come back in one
+    // piece.
     const size_t drawn_at = rows * sizeof(RowToDraw);
     const size_t top_at = drawn_at + rows * sizeof(DrawnToken);
     const size_t end = top_at + rows * most_top * sizeof(TokenLogprob);
@@ -122,8 +124,8 @@ class CudaOps final : public Ops {
     auto* const memory = static_cast<char*>(sample_memory_.get());
     device_.upload(memory, to_draw_.data(), drawn_at);
     sample_rows(device_.stream(), logits_RV, reinterpret_cast<const RowToDraw*>(memory),
-                reinterpret_cast<DrawnToken*>(memory + drawn_at), reinterpret_cast<TokenLogprob*>(memory + top_at),
-                static_cast<int64_t>(most_top));
+                reinterpret_cast<DrawnToken*>(memory + drawn_at),
+                reinterpret_cast<TokenLogprob*>(memory + top_at), static_cast<int64_t>(most_top));
     answer_.resize(end - drawn_at);
     device_.download(answer_.data(), memory + drawn_at, answer_.size());
 
@@ -152,6 +154,8 @@ class CudaOps final : public Ops {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(Device& device) { return std::make_unique<CudaOps>(as_cuda(device)); }
+std::unique_ptr<Ops> make_cuda_ops(Device& device) {
+  return std::make_unique<CudaOps>(as_cuda(device));
+}
 
 }  // namespace penstock

@@ -63,7 +63,9 @@ __global__ void rms_norm_row(T* y_TD, const float* x_TD, const float* weight_D, 
   }
 }
 
-__device__ float silu_times(float gate, float up) { return gate / (1.0F + expf(-gate)) * up; }
+__device__ float silu_times(float gate, float up) {
+  return gate / (1.0F + expf(-gate)) * up;
+}
 
 template <class To, class From>
 __global__ void swiglu_row(To* y_TF, const From* gate_up_T2F, int64_t width) {
@@ -80,12 +82,14 @@ __global__ void swiglu_row(To* y_TF, const From* gate_up_T2F, int64_t width) {
       store_four(y_F + i, y);
     }
   } else {
-    for (int64_t i = thread; i < width; i += threads) put(y_F[i], silu_times(widen(gate_F[i]), widen(up_F[i])));
+    for (int64_t i = thread; i < width; i += threads)
+      put(y_F[i], silu_times(widen(gate_F[i]), widen(up_F[i])));
   }
 }
 
 __global__ void round_values(__nv_bfloat16* to, const float* from, int64_t count) {
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads)
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
+       i += static_cast<int64_t>(gridDim.x) * kThreads)
     put(to[i], from[i]);
 }
 
@@ -106,7 +110,9 @@ __global__ void find_difference(const uint16_t* a, const uint16_t* b, int64_t co
     if (a[i] != b[i]) *differs = 1;
 }
 
-unsigned rows_of(const TensorView& t) { return static_cast<unsigned>(t.dim(0)); }
+unsigned rows_of(const TensorView& t) {
+  return static_cast<unsigned>(t.dim(0));
+}
 
 }  // namespace
 
@@ -117,8 +123,8 @@ void embed(cudaStream_t stream, TensorView x_TD, const int32_t* ids_T, TensorVie
                                                       x_TD.dim(1));
   else
     with_type(table_VD.dtype, [&](auto type) {
-      copy_rows<<<rows_of(x_TD), kThreads, 0, stream>>>(x_TD.as<float>(), table_VD.as<const decltype(type)>(), ids_T,
-                                                        x_TD.dim(1));
+      copy_rows<<<rows_of(x_TD), kThreads, 0, stream>>>(x_TD.as<float>(), table_VD.as<const decltype(type)>(),
+                                                        ids_T, x_TD.dim(1));
     });
   check_launch("embed");
 }
@@ -147,7 +153,8 @@ void swiglu(cudaStream_t stream, TensorView y_TF, TensorView gate_up_T2F) {
   const dim3 grid(rows_of(y_TF), static_cast<unsigned>((width + 4 * kThreads - 1) / (4 * kThreads)));
   with_type(y_TF.dtype, [&](auto to) {
     with_type(gate_up_T2F.dtype, [&](auto from) {
-      swiglu_row<<<grid, kThreads, 0, stream>>>(y_TF.as<decltype(to)>(), gate_up_T2F.as<const decltype(from)>(), width);
+      swiglu_row<<<grid, kThreads, 0, stream>>>(y_TF.as<decltype(to)>(),
+                                                gate_up_T2F.as<const decltype(from)>(), width);
     });
   });
   check_launch("swiglu");

@@ -1,4 +1,5 @@
-// Launchers of the operations that work row by row: shapes and meaning as in kernels/ops.h. All are asynchronous.
+// Launchers of the operations that work row by row: shapes and meaning as in kernels/ops.h. All are
+// asynchronous.
 #pragma once
 
 #include <cuda_runtime_api.h>

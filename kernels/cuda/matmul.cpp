@@ -15,9 +15,13 @@ constexpr int64_t kCheckedRows = 64;
 constexpr int kCandidates = 8;
 constexpr int kTimedRuns = 3;
 
-cudaDataType_t type_of(DType dtype) { return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t type_of(DType dtype) {
+  return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
 
-size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+size_t aligned(size_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
 
 /// The end of the range of M in which one algorithm serves.
 int64_t range_end(int64_t m) {
@@ -57,13 +61,15 @@ class MatrixProducts::Problem {
 
   Owned<cublasLtMatrixLayout_t> layout(DType dtype, int64_t rows, int64_t columns) const {
     cublasLtMatrixLayout_t made = nullptr;
-    check(library_.make_layout(&made, type_of(dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), rows),
+    check(library_.make_layout(&made, type_of(dtype), static_cast<uint64_t>(rows),
+                               static_cast<uint64_t>(columns), rows),
           "describe a matrix");
     return {made, library_.end_layout};
   }
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    check(library_.set_description(description_.get(), attribute, &value, sizeof value), "describe a product");
+    check(library_.set_description(description_.get(), attribute, &value, sizeof value),
+          "describe a product");
   }
 
   const CublasLt& library_;
@@ -76,10 +82,11 @@ class MatrixProducts::Problem {
 MatrixProducts::MatrixProducts(CudaDevice& device, Workspace workspace)
     : device_(device), workspace_(workspace), differs_(device.tensor(DType::i32, {1})) {}
 
-void MatrixProducts::multiply(TensorView y_TN, TensorView x_TK, const DenseMatrix& w_NK, TensorView bias_N, Into into) {
+void MatrixProducts::multiply(TensorView y_TN, TensorView x_TK, const DenseMatrix& w_NK, TensorView bias_N,
+                              Into into) {
   const int64_t m = y_TN.dim(0);
   if (m == 0) return;
-  const Kind kind{w_NK.n(),   w_NK.k(), w_NK.view().dtype, y_TN.dtype, bias_N.data != nullptr,
+  const Kind kind{w_NK.n(),         w_NK.k(), w_NK.view().dtype, y_TN.dtype, bias_N.data != nullptr,
                   into == Into::add};
   Operands operands{y_TN.data, x_TK.data, w_NK.view().data, bias_N.data};
   if (kind.bias && kind.out == DType::bf16) {  // cuBLASLt wants the bias in the dtype of the output
@@ -106,8 +113,8 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
   const Problem problem(library_, kind, m, nullptr);
   cublasLtMatmulPreference_t made = nullptr;
   check(library_.make_preference(&made), "state a preference");
-  const std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>, decltype(library_.end_preference)> preference(
-      made, library_.end_preference);
+  const std::unique_ptr<std::remove_pointer_t<cublasLtMatmulPreference_t>, decltype(library_.end_preference)>
+      preference(made, library_.end_preference);
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     check(library_.set_preference(made, attribute, &value, sizeof value), "state a preference");
   };
@@ -115,39 +122,42 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{0});
   cublasLtMatmulHeuristicResult_t results[kCandidates];
   int found = 0;
-  library_.heuristic(library_.handle(), problem.description(), problem.w(), problem.x(), problem.y(), problem.y(),
-                     made, kCandidates, results, &found);
+  library_.heuristic(library_.handle(), problem.description(), problem.w(), problem.x(), problem.y(),
+                     problem.y(), made, kCandidates, results, &found);
   std::vector<Algorithm> kept;
   if (!kind.bias && skinny_serves(m, kind.n, kind.k, kind.weight)) kept.push_back({true, {}});
   for (int i = 0; i < found; ++i) {
     if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize != 0) continue;
     int32_t split = 1;
     uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
-    check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof split, nullptr),
+    check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
+                                       sizeof split, nullptr),
           "read an algorithm");
-    check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme,
-                                       nullptr),
+    check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+                                       sizeof scheme, nullptr),
           "read an algorithm");
     if (split <= 1 && scheme == CUBLASLT_REDUCTION_SCHEME_NONE) kept.push_back({false, results[i].algo});
   }
   return kept;
 }
 
-cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& algorithm) {
+cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& operands,
+                                   const Algorithm& algorithm) {
   if (algorithm.skinny) {
-    skinny_product(device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k, kind.add);
+    skinny_product(device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k,
+                   kind.add);
     return CUBLAS_STATUS_SUCCESS;
   }
   const Problem problem(library_, kind, m, operands.bias);
   const float one = 1;
   const float beta = kind.add ? 1 : 0;
   return library_.matmul(library_.handle(), problem.description(), &one, operands.w, problem.w(), operands.x,
-                         problem.x(), &beta, operands.y, problem.y(), operands.y, problem.y(), &algorithm.cublaslt, nullptr, 0,
-                         device_.stream());
+                         problem.x(), &beta, operands.y, problem.y(), operands.y, problem.y(),
+                         &algorithm.cublaslt, nullptr, 0, device_.stream());
 }
 
-/// Whether two algorithms give m rows of random input the same bits. The output starts from zeros in both, so that
-/// an addition can be compared too.
+/// Whether two algorithms give m rows of random input the same bits. The output starts from zeros in both, so
+/// that an addition can be compared too.
 bool MatrixProducts::same_bits(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& a,
                                const Algorithm& b) {
   const size_t x_bytes = aligned(static_cast<size_t>(m * kind.k) * bytes_of(kind.weight));
@@ -163,7 +173,8 @@ bool MatrixProducts::same_bits(const Kind& kind, int64_t m, const Operands& oper
 }
 
 /// Whether one algorithm gives the first 1 and 7 of kCheckedRows rows the same bits alone as together.
-bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& operands, const Algorithm& algorithm) {
+bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& operands,
+                                          const Algorithm& algorithm) {
   const size_t x_bytes = aligned(static_cast<size_t>(kCheckedRows * kind.k) * bytes_of(kind.weight));
   const size_t row_bytes = static_cast<size_t>(kind.n) * bytes_of(kind.out);
   const size_t y_bytes = aligned(kCheckedRows * row_bytes);
@@ -176,7 +187,8 @@ bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& oper
   char* const all = x + x_bytes;
   char* const some = all + y_bytes;
   check(cudaMemsetAsync(all, 0, y_bytes, device_.stream()), "clear memory");
-  if (run(kind, kCheckedRows, {all, x, operands.w, operands.bias}, algorithm) != CUBLAS_STATUS_SUCCESS) return false;
+  if (run(kind, kCheckedRows, {all, x, operands.w, operands.bias}, algorithm) != CUBLAS_STATUS_SUCCESS)
+    return false;
   for (const int64_t m : {1, 7}) {
     check(cudaMemsetAsync(some, 0, y_bytes, device_.stream()), "clear memory");
     if (run(kind, m, {some, x, operands.w, operands.bias}, algorithm) != CUBLAS_STATUS_SUCCESS) return false;
@@ -186,7 +198,8 @@ bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& oper
 }
 
 /// The shortest of a few runs; infinite where the workspace cannot hold the output.
-float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& algorithm) {
+float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& operands,
+                                   const Algorithm& algorithm) {
   float shortest = std::numeric_limits<float>::infinity();
   if (static_cast<size_t>(m * kind.n) * bytes_of(kind.out) > workspace_.bytes) return shortest;
   const Operands scratch{workspace_.data, operands.x, operands.w, operands.bias};
@@ -198,7 +211,8 @@ float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& 
   for (int i = 0; i <= kTimedRuns; ++i) {
     check(cudaMemsetAsync(flush, i, flushed, device_.stream()), "flush the cache");
     check(cudaEventRecord(begin.get(), device_.stream()), "time a product");
-    if (run(kind, m, scratch, algorithm) != CUBLAS_STATUS_SUCCESS) return std::numeric_limits<float>::infinity();
+    if (run(kind, m, scratch, algorithm) != CUBLAS_STATUS_SUCCESS)
+      return std::numeric_limits<float>::infinity();
     check(cudaEventRecord(end.get(), device_.stream()), "time a product");
     check(cudaEventSynchronize(end.get()), "time a product");
     float time = 0;

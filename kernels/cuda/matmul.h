@@ -1,10 +1,10 @@
 // Matrix products through cuBLASLt, such that a row's bits do not depend on how many rows share the call.
 //
-// One algorithm of each kind of product sets the bits: the first that cuBLASLt's heuristics name for 256 rows, with
-// split-K, reductions across blocks and workspaces (which stream-K needs) excluded, and whose rows are seen to be the
-// same for 1, 7 and 64 rows. For every range of M the candidates that the heuristics name are then run on random
-// input; those with the same bits may be used, and the fastest of them is. So timing decides speed, never bits. For few
-// rows the kernel of skinny.h is one more candidate.
+// One algorithm of each kind of product sets the bits: the first that cuBLASLt's heuristics name for 256
+// rows, with split-K, reductions across blocks and workspaces (which stream-K needs) excluded, and whose rows
+// are seen to be the same for 1, 7 and 64 rows. For every range of M the candidates that the heuristics name
+// are then run on random input; those with the same bits may be used, and the fastest of them is. So timing
+// decides speed, never bits. For few rows the kernel of skinny.h is one more candidate.
 #pragma once
 
 #include <map>
@@ -37,8 +37,8 @@ class MatrixProducts {
   /// `workspace` serves as scratch memory while algorithms are chosen; whatever it held is lost then.
   MatrixProducts(CudaDevice& device, Workspace workspace);
 
-  /// Arguments as in Ops::matmul, already checked. The first call of a kind and range of M chooses an algorithm and
-  /// waits for the device; the others are asynchronous.
+  /// Arguments as in Ops::matmul, already checked. The first call of a kind and range of M chooses an
+  /// algorithm and waits for the device; the others are asynchronous.
   void multiply(TensorView y_TN, TensorView x_TK, const DenseMatrix& w_NK, TensorView bias_N, Into into);
 
   size_t library_version() const { return library_.version(); }
@@ -71,7 +71,8 @@ class MatrixProducts {
   class Problem;
   std::vector<Algorithm> candidates(const Kind& kind, int64_t m);
   cublasStatus_t run(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& algorithm);
-  bool same_bits(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& a, const Algorithm& b);
+  bool same_bits(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& a,
+                 const Algorithm& b);
   bool rows_are_independent(const Kind& kind, const Operands& operands, const Algorithm& algorithm);
   float milliseconds(const Kind& kind, int64_t m, const Operands& operands, const Algorithm& algorithm);
   void choose_bits(const Kind& kind, const Operands& operands, Choice& choice);
@@ -80,7 +81,7 @@ class MatrixProducts {
   CudaDevice& device_;
   CublasLt library_;
   Workspace workspace_;
-  Tensor differs_;  // one number: whether two results were found to differ
+  Tensor differs_;          // one number: whether two results were found to differ
   DeviceMemory bias_bf16_;  // room for a bias that was rounded for a bf16 output
   int64_t bias_room_ = 0;
   std::map<Kind, Choice> choices_;

@@ -14,11 +14,11 @@ struct Rotation {
   float eps;
 };
 
-/// One warp a head: values of the head pass through shared memory, because a lane rotates pairs (i, i + r) but
-/// stores neighbours.
+/// One warp a head: values of the head pass through shared memory, because a lane rotates pairs (i, i + r)
+/// but stores neighbours.
 template <class From, class Q, class Kv>
-__global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rotation, BatchView batch, int heads,
-                           int kv_heads, int dim, int block_size) {
+__global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
+                           int heads, int kv_heads, int dim, int block_size) {
   extern __shared__ float shared[];
   const int all_heads = heads + 2 * kv_heads;
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
@@ -62,7 +62,8 @@ __global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rot
   const int64_t row = batch.row_of_T[token];
   const int64_t block = batch.block_table_RB[row * batch.table_stride + position / block_size];
   const int64_t kv_head = (head - heads) % kv_heads;
-  const int64_t at = ((block * 2 + (is_value ? 1 : 0)) * kv_heads + kv_head) * block_size + position % block_size;
+  const int64_t at =
+      ((block * 2 + (is_value ? 1 : 0)) * kv_heads + kv_head) * block_size + position % block_size;
   for (int i = lane; i < dim; i += kWarp) put(cache[at * dim + i], x_d[i]);
 }
 
@@ -75,14 +76,16 @@ void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& ca
   const dim3 grid(static_cast<unsigned>(batch.tokens), (all_heads + kWarps - 1) / kWarps);
   const size_t shared = kWarps * static_cast<size_t>(cache.head_dim) * sizeof(float);
   const Rotation rotation{rotary.cos_sin_P2r.as<const float>(), rotary.q_norm_d.as<const float>(),
-                          rotary.k_norm_d.as<const float>(), static_cast<int>(rotary.rotary_dim / 2), rotary.norm_eps};
+                          rotary.k_norm_d.as<const float>(), static_cast<int>(rotary.rotary_dim / 2),
+                          rotary.norm_eps};
   with_type(qkv_TN.dtype, [&](auto from) {
     with_type(q_THd.dtype, [&](auto q) {
       with_type(cache.dtype, [&](auto kv) {
         rope_heads<<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            q_THd.as<decltype(q)>(), static_cast<decltype(kv)*>(cache.data), qkv_TN.as<const decltype(from)>(),
-            rotation, batch, static_cast<int>(heads), static_cast<int>(cache.kv_heads),
-            static_cast<int>(cache.head_dim), static_cast<int>(cache.block_size));
+            q_THd.as<decltype(q)>(), static_cast<decltype(kv)*>(cache.data),
+            qkv_TN.as<const decltype(from)>(), rotation, batch, static_cast<int>(heads),
+            static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+            static_cast<int>(cache.block_size));
       });
     });
   });

@@ -7,7 +7,8 @@
 
 namespace penstock::cuda {
 
-/// Inside a block of this back end's cache: [K or V][G][position][d]; what tensor cores load as tiles of positions.
+/// Inside a block of this back end's cache: [K or V][G][position][d]; what tensor cores load as tiles of
+/// positions.
 void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& cache, TensorView qkv_TN,
                     const RotaryView& rotary, const BatchView& batch, int64_t heads);
 

@@ -1,7 +1,7 @@
-// One block a row. Where the reference (kernels/cpu/reference_sample.cpp) sorts, this searches: the bits of the
-// logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
-// summed as integers in units of 2^-44 of the largest, so that no sum depends on its order; tokens lighter than that
-// are never drawn.
+// One block a row. Where the reference (kernels/cpu/reference_sample.cpp) sorts, this searches: the bits of
+// the logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
+// summed as integers in units of 2^-44 of the largest, so that no sum depends on its order; tokens lighter
+// than that are never drawn.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/sampling.h"
 
@@ -30,7 +30,9 @@ __device__ uint32_t order_of(float x) {
 __device__ uint64_t rank_key(float logit, int id) {
   return static_cast<uint64_t>(order_of(logit)) << 32 | (0xFFFFFFFF - static_cast<uint32_t>(id));
 }
-__device__ int id_of(uint64_t key) { return static_cast<int>(0xFFFFFFFF - static_cast<uint32_t>(key)); }
+__device__ int id_of(uint64_t key) {
+  return static_cast<int>(0xFFFFFFFF - static_cast<uint32_t>(key));
+}
 
 /// One row and the block that works on it. All methods are called by all threads and give all the same value.
 struct Row {
@@ -40,7 +42,7 @@ struct Row {
     Weight weights[kWarps];
     double sums[kWarps];
     uint64_t keys[kWarps];
-  }& shared;
+  } & shared;
   RowToDraw params;
   float largest = 0;
 
@@ -75,8 +77,8 @@ struct Row {
   __device__ float score(float logit) const { return (logit - largest) / params.temperature; }
 };
 
-/// The largest 32-bit key for which `enough(key)` holds, given that it holds for 0 and, if for some key, for every
-/// smaller one.
+/// The largest 32-bit key for which `enough(key)` holds, given that it holds for 0 and, if for some key, for
+/// every smaller one.
 template <class F>
 __device__ uint32_t last_key(F enough) {
   uint32_t key = 0;
@@ -105,7 +107,8 @@ __device__ Kept filter(const Row& row) {
   Kept kept{0, params.min_p, 0, 0x7FFFFFFF};
   if (params.top_k > 0 && params.top_k < row.size)
     kept.kth_order = last_key([&](uint32_t lowest) {
-      const Weight count = row.sum([&](int, float logit) { return order_of(logit) >= lowest ? Weight{1} : Weight{0}; });
+      const Weight count =
+          row.sum([&](int, float logit) { return order_of(logit) >= lowest ? Weight{1} : Weight{0}; });
       return count >= static_cast<Weight>(params.top_k);
     });
   if (!(params.top_p < 1)) return kept;
@@ -125,10 +128,10 @@ __device__ Kept filter(const Row& row) {
   });
   kept.lowest_order = lowest;
   const Weight above = weight_above(lowest);
-  const Weight equal_weight = row.sum([&](int, float logit) {
-    return order_of(logit) == lowest ? weight_of(row, kept, logit) : Weight{0};
-  });
-  const Weight equal_count = row.sum([&](int, float logit) { return order_of(logit) == lowest ? Weight{1} : Weight{0}; });
+  const Weight equal_weight = row.sum(
+      [&](int, float logit) { return order_of(logit) == lowest ? weight_of(row, kept, logit) : Weight{0}; });
+  const Weight equal_count =
+      row.sum([&](int, float logit) { return order_of(logit) == lowest ? Weight{1} : Weight{0}; });
   if (equal_weight > 0) {
     const double each = static_cast<double>(equal_weight / equal_count);
     const double missing = ceil((wanted - static_cast<double>(above)) / each);
@@ -164,8 +167,8 @@ __device__ Weight scan(Weight own, Weight* shared, Weight& all) {
   return before + upto - own;
 }
 
-/// The weight of each token after all filters is asked for in the order of ids, kThreads at a time, because of the
-/// tokens that tie at top-p's end, only those with the lowest ids stay.
+/// The weight of each token after all filters is asked for in the order of ids, kThreads at a time, because
+/// of the tokens that tie at top-p's end, only those with the lowest ids stay.
 template <class F>
 __device__ void for_kept(const Row& row, const Kept& kept, F take) {
   Weight equals = 0;
@@ -208,8 +211,9 @@ __device__ int draw(const Row& row, const Kept& kept, int* found) {
   return *found;
 }
 
-__global__ void __launch_bounds__(kThreads) sample_row(const float* logits_RV, int size, const RowToDraw* rows_R,
-                                                       DrawnToken* drawn_R, TokenLogprob* top_RL, int64_t most_top) {
+__global__ void __launch_bounds__(kThreads)
+    sample_row(const float* logits_RV, int size, const RowToDraw* rows_R, DrawnToken* drawn_R,
+               TokenLogprob* top_RL, int64_t most_top) {
   __shared__ Row::Shared shared;
   __shared__ int found;
   Row row{logits_RV + static_cast<int64_t>(blockIdx.x) * size, size, shared, rows_R[blockIdx.x]};
@@ -226,12 +230,12 @@ __global__ void __launch_bounds__(kThreads) sample_row(const float* logits_RV, i
   DrawnToken drawn{token, 0};
   if (row.params.logprobs >= 0) {
     double own = 0;
-    row.for_own([&](int, float logit) {
-      own += exp(static_cast<double>(logit) - static_cast<double>(row.largest));
-    });
+    row.for_own(
+        [&](int, float logit) { own += exp(static_cast<double>(logit) - static_cast<double>(row.largest)); });
     const double log_sum = log(block_sum<kThreads>(own, shared.sums));
     const auto logprob = [&](int id) {
-      return static_cast<float>(static_cast<double>(clean(row.logits_V[id])) - static_cast<double>(row.largest) - log_sum);
+      return static_cast<float>(static_cast<double>(clean(row.logits_V[id])) -
+                                static_cast<double>(row.largest) - log_sum);
     };
     drawn.logprob = logprob(token);
     uint64_t key = first;

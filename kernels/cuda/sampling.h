@@ -9,13 +9,14 @@
 
 namespace penstock::cuda {
 
-/// What the kernel is told of a row. `uniform` is uniform_for(params): the host runs the counter RNG, one number a row.
+/// What the kernel is told of a row. `uniform` is uniform_for(params): the host runs the counter RNG, one
+/// number a row.
 struct RowToDraw {
   double uniform;
   float temperature;  // 0: greedy
   int32_t top_k;      // 0: off
   float top_p;
-  float min_p;  // at most 1
+  float min_p;       // at most 1
   int32_t logprobs;  // -1: none, not even the token's own
 };
 

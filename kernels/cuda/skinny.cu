@@ -7,7 +7,8 @@ namespace {
 constexpr int kWeightRows = 16;
 constexpr int kStageK = 128;
 constexpr int kStages = 6;
-constexpr int kStride = kStageK + 8;  // in shared memory, so that the rows of one ldmatrix lie in different banks
+constexpr int kStride =
+    kStageK + 8;  // in shared memory, so that the rows of one ldmatrix lie in different banks
 constexpr int kChunks = kStageK / 8;  // of 16 bytes a row
 constexpr int64_t kMostRows = 16;
 
@@ -15,11 +16,12 @@ constexpr int64_t kMostRows = 16;
 template <int kTokens>
 constexpr int kStageElements = (kWeightRows + kTokens) * kStride;
 
-/// One warp a block: 16 rows of the weight times up to kTokens rows of x. Copies run kStages - 1 stages ahead.
+/// One warp a block: 16 rows of the weight times up to kTokens rows of x. Copies run kStages - 1 stages
+/// ahead.
 template <int kTokens, class Out>
-__global__ void __launch_bounds__(kWarp) multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK,
-                                                           const __nv_bfloat16* w_NK, int m, int64_t n, int64_t k,
-                                                           bool add) {
+__global__ void __launch_bounds__(kWarp)
+    multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK, const __nv_bfloat16* w_NK, int m, int64_t n,
+                      int64_t k, bool add) {
   extern __shared__ __align__(128) unsigned char raw[];
   auto* stages = reinterpret_cast<__nv_bfloat16*>(raw);
   const int lane = static_cast<int>(threadIdx.x);
@@ -35,7 +37,8 @@ __global__ void __launch_bounds__(kWarp) multiply_few_rows(Out* y_MN, const __nv
         start_copy(to + r * kStride + lane % kChunks * 8, w_NK + (first_row + r) * k + column, false);
 #pragma unroll
       for (int t = lane / kChunks; t < kTokens; t += kWarp / kChunks)
-        start_copy(to + (kWeightRows + t) * kStride + lane % kChunks * 8, x_MK + (t < m ? t * k : 0) + column, t >= m);
+        start_copy(to + (kWeightRows + t) * kStride + lane % kChunks * 8, x_MK + (t < m ? t * k : 0) + column,
+                   t >= m);
     }
     close_copies();
   };
@@ -75,14 +78,15 @@ __global__ void __launch_bounds__(kWarp) multiply_few_rows(Out* y_MN, const __nv
 }
 
 template <int kTokens, class Out>
-void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, int64_t m, int64_t n, int64_t k,
-            bool add) {
+void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, int64_t m, int64_t n,
+            int64_t k, bool add) {
   constexpr int kBytes = kStages * kStageElements<kTokens> * static_cast<int>(sizeof(__nv_bfloat16));
   const auto kernel = multiply_few_rows<kTokens, Out>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes), "skinny: shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "skinny: shared memory");
   kernel<<<static_cast<unsigned>(n / kWeightRows), kWarp, kBytes, stream>>>(
-      y_MN, static_cast<const __nv_bfloat16*>(x_MK), static_cast<const __nv_bfloat16*>(w_NK), static_cast<int>(m), n, k,
-      add);
+      y_MN, static_cast<const __nv_bfloat16*>(x_MK), static_cast<const __nv_bfloat16*>(w_NK),
+      static_cast<int>(m), n, k, add);
 }
 
 }  // namespace
@@ -91,8 +95,8 @@ bool skinny_serves(int64_t m, int64_t n, int64_t k, DType weight) {
   return weight == DType::bf16 && m <= kMostRows && n % kWeightRows == 0 && k % kStageK == 0;
 }
 
-void skinny_product(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK, const void* w_NK, int64_t m,
-                    int64_t n, int64_t k, bool add) {
+void skinny_product(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK, const void* w_NK,
+                    int64_t m, int64_t n, int64_t k, bool add) {
   with_type(y_dtype, [&](auto out) {
     auto* y = static_cast<decltype(out)*>(y_MN);
     if (m <= 8)

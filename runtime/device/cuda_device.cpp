@@ -10,7 +10,9 @@ using cuda::check;
 
 constexpr size_t kStagingBytes = size_t{8} << 20;
 
-std::string mib(size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+std::string mib(size_t bytes) {
+  return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
+}
 
 /// Makes `ordinal` the calling thread's device.
 void choose(int ordinal) {
@@ -23,9 +25,10 @@ void choose(int ordinal) {
                      "); run `nvidia-smi` to see what the driver says, or use --device cpu");
   }
   if (ordinal < 0 || ordinal >= count)
-    throw UsageError("--device cuda: expected a GPU number below " + std::to_string(count) + ", found " +
-                     std::to_string(ordinal) +
-                     "; start fewer ranks on this host, or make more devices visible in CUDA_VISIBLE_DEVICES");
+    throw UsageError(
+        "--device cuda: expected a GPU number below " + std::to_string(count) + ", found " +
+        std::to_string(ordinal) +
+        "; start fewer ranks on this host, or make more devices visible in CUDA_VISIBLE_DEVICES");
   check(cudaSetDevice(ordinal), "choose the device");
 }
 
@@ -45,9 +48,13 @@ CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
   }
 }
 
-CudaDevice::~CudaDevice() { cudaStreamSynchronize(stream_.get()); }  // staging memory may still be read
+CudaDevice::~CudaDevice() {
+  cudaStreamSynchronize(stream_.get());
+}  // staging memory may still be read
 
-std::string CudaDevice::name() const { return "cuda:" + std::to_string(ordinal_) + " " + properties_.name; }
+std::string CudaDevice::name() const {
+  return "cuda:" + std::to_string(ordinal_) + " " + properties_.name;
+}
 
 std::string CudaDevice::architecture() const {
   return "sm_" + std::to_string(properties_.major) + std::to_string(properties_.minor);
@@ -65,10 +72,11 @@ DeviceMemory CudaDevice::allocate(size_t bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     const MemoryInfo info = memory();
-    throw Error("out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
-                mib(info.total) +
-                " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
-                "helps, or more stages");
+    throw Error(
+        "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
+        mib(info.total) +
+        " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
+        "helps, or more stages");
   }
   check(status, "allocate device memory");
   return {p, [](void* memory) { cudaFree(memory); }};
@@ -86,8 +94,8 @@ void CudaDevice::upload(void* device_to, const void* host_from, size_t bytes) {
     const size_t piece = std::min(kStagingBytes, bytes - done);
     Staging& staging = next_staging();
     std::memcpy(staging.memory.get(), static_cast<const char*>(host_from) + done, piece);
-    check(cudaMemcpyAsync(static_cast<char*>(device_to) + done, staging.memory.get(), piece, cudaMemcpyHostToDevice,
-                          stream()),
+    check(cudaMemcpyAsync(static_cast<char*>(device_to) + done, staging.memory.get(), piece,
+                          cudaMemcpyHostToDevice, stream()),
           "copy to the device");
     check(cudaEventRecord(staging.free.get(), stream()), "mark a copy");
   }
@@ -105,7 +113,9 @@ void CudaDevice::download(void* host_to, const void* device_from, size_t bytes) 
   }
 }
 
-void CudaDevice::synchronize() { check(cudaStreamSynchronize(stream()), "wait for the device"); }
+void CudaDevice::synchronize() {
+  check(cudaStreamSynchronize(stream()), "wait for the device");
+}
 
 CudaDevice& as_cuda(Device& device) {
   auto* cuda_device = dynamic_cast<CudaDevice*>(&device);
@@ -113,6 +123,8 @@ CudaDevice& as_cuda(Device& device) {
   return *cuda_device;
 }
 
-std::unique_ptr<Device> make_cuda_device(int ordinal) { return std::make_unique<CudaDevice>(ordinal); }
+std::unique_ptr<Device> make_cuda_device(int ordinal) {
+  return std::make_unique<CudaDevice>(ordinal);
+}
 
 }  // namespace penstock

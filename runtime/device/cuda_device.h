@@ -1,5 +1,6 @@
-// One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream, in
-// the order of asking; the host runs ahead until download or synchronize. Driven by the thread that made it.
+// One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream,
+// in the order of asking; the host runs ahead until download or synchronize. Driven by the thread that made
+// it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -34,7 +35,8 @@ class CudaDevice final : public Device {
   std::string architecture() const;
 
  private:
-  /// Pinned memory between the host and the device. `free` is reached when the device has read what was put in last.
+  /// Pinned memory between the host and the device. `free` is reached when the device has read what was put
+  /// in last.
   struct Staging {
     cuda::PinnedMemory memory;
     cuda::Event free;

@@ -1,5 +1,6 @@
-// Owners of CUDA things. They move, destroy silently (a destructor has no one to tell) and are never static: the
-// driver may be gone when static objects die. Each belongs to the device that was current when it was made.
+// Owners of CUDA things. They move, destroy silently (a destructor has no one to tell) and are never static:
+// the driver may be gone when static objects die. Each belongs to the device that was current when it was
+// made.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,7 +17,8 @@ namespace penstock::cuda {
 inline void check(cudaError_t status, const char* what, Where where = Where::here()) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // an error that does not stick must not be found again by the next call
-  throw Error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")",
+  throw Error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" +
+                  cudaGetErrorName(status) + ")",
               ExitStatus::runtime_failure, where);
 }
 

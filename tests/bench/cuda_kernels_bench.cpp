@@ -1,5 +1,5 @@
-// Times of the CUDA kernels by shape, beside the bounds of the device measured in the same run: reading memory for
-// what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
+// Times of the CUDA kernels by shape, beside the bounds of the device measured in the same run: reading
+// memory for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
 //   cuda_kernels_bench
 #include <cuda_runtime_api.h>
 
@@ -22,7 +22,8 @@ class Bench {
   void run() {
     std::printf("%s, %s\n", device_.name().c_str(), ops_->numerics().c_str());
     measure_bounds();
-    std::printf("copy %.2f TB/s (bytes read and written); bf16 product %.0f TFLOP/s\n\n", copy_ * 1e-12, peak_ * 1e-12);
+    std::printf("copy %.2f TB/s (bytes read and written); bf16 product %.0f TFLOP/s\n\n", copy_ * 1e-12,
+                peak_ * 1e-12);
     std::printf("%-44s %10s %8s %8s %10s\n", "", "us", "TB/s", "TFLOP/s", "of bound");
     products();
     attention_decode();
@@ -35,7 +36,8 @@ class Bench {
   static constexpr int kRuns = 15;
   static constexpr int64_t kHeads = 32, kKvHeads = 8, kDim = 128, kBlock = 16;
 
-  /// The median of `kRuns` runs, in seconds. What `work` is given counts the runs, so that it can change its inputs.
+  /// The median of `kRuns` runs, in seconds. What `work` is given counts the runs, so that it can change its
+  /// inputs.
   double seconds(const std::function<void(int)>& work) {
     const cuda::Event begin = cuda::make_event(cudaEventDefault), end = cuda::make_event(cudaEventDefault);
     for (int i = 0; i < 3; ++i) work(i);
@@ -91,9 +93,11 @@ class Bench {
     {
       const DeviceMemory a = device_.allocate(kBytes), b = device_.allocate(kBytes);
       cuda::check(cudaMemset(a.get(), 1, kBytes), "clear");
-      copy_ = 2 * kBytes / seconds([&](int) {
-                cuda::check(cudaMemcpyAsync(b.get(), a.get(), kBytes, cudaMemcpyDeviceToDevice, device_.stream()), "copy");
-              });
+      copy_ =
+          2 * kBytes / seconds([&](int) {
+            cuda::check(cudaMemcpyAsync(b.get(), a.get(), kBytes, cudaMemcpyDeviceToDevice, device_.stream()),
+                        "copy");
+          });
     }
     constexpr int64_t n = 8192;
     const auto w = matrix(n, n);
@@ -120,9 +124,11 @@ class Bench {
       DType out;
       Into into;
     };
-    for (const Layer& l : {Layer{"qkv", 6144, 4096, DType::bf16, Into::overwrite}, {"o", 4096, 4096, DType::f32, Into::add},
+    for (const Layer& l : {Layer{"qkv", 6144, 4096, DType::bf16, Into::overwrite},
+                           {"o", 4096, 4096, DType::f32, Into::add},
                            {"gate_up", 28672, 4096, DType::bf16, Into::overwrite},
-                           {"down", 4096, 14336, DType::f32, Into::add}, {"head", 128256, 4096, DType::f32, Into::overwrite}}) {
+                           {"down", 4096, 14336, DType::f32, Into::add},
+                           {"head", 128256, 4096, DType::f32, Into::overwrite}}) {
       std::vector<std::unique_ptr<Matrix>> weights;  // more than the cache holds
       for (int64_t bytes = 0; bytes < 200 << 20; bytes += l.n * l.k * 2) weights.push_back(matrix(l.n, l.k));
       for (const int64_t m : {1, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192}) {
@@ -159,30 +165,54 @@ class Bench {
     Batch made{device_.tensor(DType::i32, {static_cast<int64_t>(host.size())}), {}};
     device_.upload(made.memory.view.data, host.data(), host.size() * 4);
     const auto* p = made.memory.view.as<const int32_t>();
-    made.view = {tokens, rows, p, p + tokens, p + 2 * tokens, p + 2 * tokens + rows + 1, p + 2 * tokens + 2 * rows + 1,
-                 stride, context};
+    made.view = {tokens,
+                 rows,
+                 p,
+                 p + tokens,
+                 p + 2 * tokens,
+                 p + 2 * tokens + rows + 1,
+                 p + 2 * tokens + 2 * rows + 1,
+                 stride,
+                 context};
     return made;
   }
 
   void attention(const std::string& name, int64_t rows, int64_t count, int64_t context) {
     const Batch b = batch(rows, count, context);
     const int64_t blocks = rows * b.view.table_stride;
-    const int copies = static_cast<int>(std::max<int64_t>(1, (200 << 20) / (blocks * kBlock * kKvHeads * kDim * 4)));
+    const int copies =
+        static_cast<int>(std::max<int64_t>(1, (200 << 20) / (blocks * kBlock * kKvHeads * kDim * 4)));
     std::vector<Tensor> caches;
-    for (int i = 0; i < std::min(copies, 8); ++i) caches.push_back(random(DType::bf16, {blocks * 2 * kKvHeads, kBlock, kDim}));
-    const Tensor q = random(DType::bf16, {b.view.tokens, kHeads, kDim}), out = device_.tensor(DType::bf16, {b.view.tokens, kHeads, kDim});
+    for (int i = 0; i < std::min(copies, 8); ++i)
+      caches.push_back(random(DType::bf16, {blocks * 2 * kKvHeads, kBlock, kDim}));
+    const Tensor q = random(DType::bf16, {b.view.tokens, kHeads, kDim}),
+                 out = device_.tensor(DType::bf16, {b.view.tokens, kHeads, kDim});
     const double time = seconds([&](int i) {
-      const KvCacheView cache{caches[static_cast<size_t>(i) % caches.size()].view.data, DType::bf16, blocks, kKvHeads, kDim, kBlock};
+      const KvCacheView cache{caches[static_cast<size_t>(i) % caches.size()].view.data,
+                              DType::bf16,
+                              blocks,
+                              kKvHeads,
+                              kDim,
+                              kBlock};
       ops_->attention(out, q, cache, b.view, 0.088F);
     });
-    const double pairs = static_cast<double>(rows) * static_cast<double>(count) * (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
-    print(name + " " + std::to_string(rows) + " x " + std::to_string(count) + " at " + std::to_string(context), time,
-          static_cast<double>(rows * context * kKvHeads * kDim * 4) + 2.0 * static_cast<double>(q.view.bytes()),
-          4.0 * pairs * static_cast<double>(kHeads * kDim));
+    const double pairs = static_cast<double>(rows) * static_cast<double>(count) *
+                         (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
+    print(
+        name + " " + std::to_string(rows) + " x " + std::to_string(count) + " at " + std::to_string(context),
+        time,
+        static_cast<double>(rows * context * kKvHeads * kDim * 4) + 2.0 * static_cast<double>(q.view.bytes()),
+        4.0 * pairs * static_cast<double>(kHeads * kDim));
   }
 
   void attention_decode() {
-    for (const auto& [rows, context] : {std::pair<int64_t, int64_t>(1, 256), {1, 4096}, {64, 256}, {64, 4096}, {256, 200}, {256, 1024}, {512, 256}})
+    for (const auto& [rows, context] : {std::pair<int64_t, int64_t>(1, 256),
+                                        {1, 4096},
+                                        {64, 256},
+                                        {64, 4096},
+                                        {256, 200},
+                                        {256, 1024},
+                                        {512, 256}})
       attention("attention decode", rows, 1, context);
   }
   void attention_prefill() {
@@ -192,7 +222,8 @@ class Bench {
 
   void rows() {
     for (const int64_t t : {1, 256, 2048}) {
-      const Tensor x = random(DType::f32, {t, 4096}), w = random(DType::f32, {4096}), y = device_.tensor(DType::bf16, {t, 4096});
+      const Tensor x = random(DType::f32, {t, 4096}), w = random(DType::f32, {4096}),
+                   y = device_.tensor(DType::bf16, {t, 4096});
       print("rms_norm " + x.view.shape.text(), seconds([&](int) { ops_->rms_norm(y, x, w, 1e-5F); }),
             static_cast<double>(x.view.bytes() + y.view.bytes()), 0);
       const Tensor gate_up = random(DType::bf16, {t, 28672}), z = device_.tensor(DType::bf16, {t, 14336});
@@ -203,8 +234,9 @@ class Bench {
       const Tensor qkv = random(DType::bf16, {t, 6144}), q = device_.tensor(DType::bf16, {t, kHeads, kDim});
       const Tensor angles = random(DType::f32, {256, kDim});
       const KvCacheView view{cache.view.data, DType::bf16, t * 16, kKvHeads, kDim, kBlock};
-      print("rope_and_store " + qkv.view.shape.text(),
-            seconds([&](int) { ops_->rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view); }),
+      print("rope_and_store " + qkv.view.shape.text(), seconds([&](int) {
+              ops_->rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
+            }),
             2.0 * static_cast<double>(qkv.view.bytes()), 0);
     }
   }
@@ -214,8 +246,8 @@ class Bench {
       const Tensor logits = random(DType::f32, {rows, 128256});
       const auto time = [&](const char* name, const SampleParams& params) {
         const std::vector<SampleParams> all(static_cast<size_t>(rows), params);
-        print(std::string(name) + " " + logits.view.shape.text(), seconds([&](int) { ops_->sample(logits, all); }),
-              static_cast<double>(logits.view.bytes()), 0);
+        print(std::string(name) + " " + logits.view.shape.text(),
+              seconds([&](int) { ops_->sample(logits, all); }), static_cast<double>(logits.view.bytes()), 0);
       };
       time("sample greedy", {0, 0, 1, 0, 1, 0, -1});
       time("sample temperature", {1, 0, 1, 0, 1, 0, -1});

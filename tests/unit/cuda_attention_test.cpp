@@ -1,5 +1,5 @@
-// Rotary positions and paged attention of the CUDA back end: against the plain reference, and against itself for
-// prefill at once, in chunks and token by token.
+// Rotary positions and paged attention of the CUDA back end: against the plain reference, and against itself
+// for prefill at once, in chunks and token by token.
 #include "tests/unit/cuda_fixtures.h"
 
 namespace penstock::test {
@@ -46,8 +46,15 @@ class CudaAttention : public CudaTest {
     Batch made{of(positions), of(row_of), of(starts), of(context), of(table), {}, {}};
     const auto view = [&](auto side) {
       const auto p = [&](const Twin& twin) { return (twin.*side).view.template as<const int32_t>(); };
-      return BatchView{static_cast<int64_t>(positions.size()), static_cast<int64_t>(parts.size()), p(made.positions),
-                       p(made.row_of), p(made.starts), p(made.context), p(made.table), stride, longest};
+      return BatchView{static_cast<int64_t>(positions.size()),
+                       static_cast<int64_t>(parts.size()),
+                       p(made.positions),
+                       p(made.row_of),
+                       p(made.starts),
+                       p(made.context),
+                       p(made.table),
+                       stride,
+                       longest};
     };
     made.host = view(&Twin::host);
     made.gpu = view(&Twin::gpu);
@@ -61,9 +68,11 @@ class CudaAttention : public CudaTest {
     return {cache.view.data, cache.view.dtype, kRows * kBlocksARow, heads.g, heads.d, heads.block_size};
   }
 
-  /// Attention outputs [tokens, H d] of `parts` of sequences whose projections are rows of qkv_N[row][position].
-  std::vector<std::byte> attend(const std::vector<RowPart>& parts, const Heads& heads, const Twin& cache_memory,
-                                const Twin& qkv_all, int64_t positions, const Twin& angles) {
+  /// Attention outputs [tokens, H d] of `parts` of sequences whose projections are rows of
+  /// qkv_N[row][position].
+  std::vector<std::byte> attend(const std::vector<RowPart>& parts, const Heads& heads,
+                                const Twin& cache_memory, const Twin& qkv_all, int64_t positions,
+                                const Twin& angles) {
     const DType dtype = qkv_all.gpu.view.dtype;
     const Batch b = batch(parts, heads.block_size);
     std::vector<int32_t> which;
@@ -73,9 +82,11 @@ class CudaAttention : public CudaTest {
     const Twin rows = of(which);
     const int64_t tokens = b.gpu.tokens;
     const Twin qkv = poisoned(dtype, {tokens, qkv_all.gpu.view.dim(1)});
-    const Twin q = poisoned(ops_->projection_dtype(dtype), {tokens, heads.h * heads.d}), out = poisoned(dtype, {tokens, heads.h * heads.d});
+    const Twin q = poisoned(ops_->projection_dtype(dtype), {tokens, heads.h * heads.d}),
+               out = poisoned(dtype, {tokens, heads.h * heads.d});
     ops_->gather_rows(qkv.gpu, qkv_all.gpu, rows.gpu.view.as<const int32_t>());
-    ops_->rope_and_store(q.gpu, view(cache_memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0}, b.gpu);
+    ops_->rope_and_store(q.gpu, view(cache_memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0},
+                         b.gpu);
     ops_->attention(out.gpu, q.gpu, view(cache_memory.gpu, heads), b.gpu, 0.2F);
     return bytes_of_rows(out.gpu, 0, tokens);
   }
@@ -83,21 +94,25 @@ class CudaAttention : public CudaTest {
 
 TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (const Heads& heads : {Heads{4, 2, 20}, Heads{4, 4, 16}, Heads{6, 2, 32}, Heads{8, 1, 64, 5}, Heads{8, 2, 128},
-                               Heads{20, 1, 64}, Heads{2, 2, 256}})
+    for (const Heads& heads : {Heads{4, 2, 20}, Heads{4, 4, 16}, Heads{6, 2, 32}, Heads{8, 1, 64, 5},
+                               Heads{8, 2, 128}, Heads{20, 1, 64}, Heads{2, 2, 256}})
       for (const bool norms : {false, true}) {
         // With norms, the query in the dtype of projections, which is what a stage passes.
         const DType query = norms ? ops_->projection_dtype(dtype) : dtype;
-        SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + name_of(dtype) + (norms ? " with norms" : ""));
-        const Twin memory = cache(heads, dtype), angles = random(DType::f32, {400, heads.d / 2 / 2 * 2}, 0.7F);
+        SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + name_of(dtype) +
+                     (norms ? " with norms" : ""));
+        const Twin memory = cache(heads, dtype),
+                   angles = random(DType::f32, {400, heads.d / 2 / 2 * 2}, 0.7F);
         const Twin q_norm = random(DType::f32, {heads.d}), k_norm = random(DType::f32, {heads.d});
         const auto rotary = [&](auto side) {
           const auto weight = [&](const Twin& twin) { return norms ? (twin.*side).view : TensorView{}; };
-          return RotaryView{(angles.*side).view, angles.host.view.dim(1), weight(q_norm), weight(k_norm), 1e-6F};
+          return RotaryView{(angles.*side).view, angles.host.view.dim(1), weight(q_norm), weight(k_norm),
+                            1e-6F};
         };
         // Row 0 in two chunks, row 1 at once, then both decode beside the prefill of row 2.
         for (const auto& parts : {std::vector<RowPart>{{0, 0, 70}, {1, 0, 9}, {3, 0, 1}},
-                                  {{0, 70, 230}}, {{2, 0, 130}, {0, 300, 1}, {1, 9, 2}, {3, 1, 1}}}) {
+                                  {{0, 70, 230}},
+                                  {{2, 0, 130}, {0, 300, 1}, {1, 9, 2}, {3, 1, 1}}}) {
           const Batch b = batch(parts, heads.block_size);
           const Twin qkv = random(dtype, {b.host.tokens, (heads.h + 2 * heads.g) * heads.d});
           const Twin q = poisoned(query, {b.host.tokens, heads.h, heads.d});
@@ -126,7 +141,9 @@ TEST_F(CudaAttention, PrefillAtOnceInChunksAndTokenByTokenGiveTheSameBits) {
       const size_t token = at_once.size() / kPositions;
       const auto expect_same = [&](const std::vector<std::byte>& found, int64_t first, int64_t count) {
         const auto begin = at_once.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(first) * token);
-        EXPECT_TRUE(std::equal(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(count) * token), begin))
+        EXPECT_TRUE(std::equal(
+            found.begin(), found.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(count) * token),
+            begin))
             << "positions from " << first;
       };
       for (const int64_t chunk : {1, 3, 17, 100}) {
@@ -146,7 +163,8 @@ TEST_F(CudaAttention, PrefillAtOnceInChunksAndTokenByTokenGiveTheSameBits) {
 }
 
 TEST_F(CudaAttention, ManyRowsAndFewRowsGiveTheSameBits) {
-  // The same decode in a batch that fills the device, where a block walks all extents, and alone, where they are split.
+  // The same decode in a batch that fills the device, where a block walks all extents, and alone, where they
+  // are split.
   const Heads heads{8, 8, 64};
   constexpr int64_t kPositions = 700;
   const Twin angles = random(DType::f32, {kPositions, heads.d}, 0.7F);

@@ -70,7 +70,8 @@ class CudaTest : public ::testing::Test {
     std::vector<std::byte> raw(gpu.bytes());
     gpu_->download(raw.data(), gpu.data, raw.size());
     std::vector<float> values(static_cast<size_t>(gpu.shape.elements()));
-    for (size_t i = 0; i < values.size(); ++i) values[i] = cpu::read(raw.data(), gpu.dtype, static_cast<int64_t>(i));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = cpu::read(raw.data(), gpu.dtype, static_cast<int64_t>(i));
     return values;
   }
 
@@ -86,7 +87,8 @@ class CudaTest : public ::testing::Test {
     const std::vector<float> found = values_of(twin.gpu);
     double error = 0, size = 0;
     for (size_t i = 0; i < found.size(); ++i) {
-      const auto expected = static_cast<double>(cpu::read(twin.host.view.data, twin.host.view.dtype, static_cast<int64_t>(i)));
+      const auto expected =
+          static_cast<double>(cpu::read(twin.host.view.data, twin.host.view.dtype, static_cast<int64_t>(i)));
       error += std::pow(static_cast<double>(found[i]) - expected, 2);
       size += expected * expected;
     }
@@ -102,7 +104,9 @@ class CudaTest : public ::testing::Test {
   std::mt19937 random_;
 
  private:
-  Twin empty(DType dtype, const Shape& shape) { return {host_->tensor(dtype, shape), gpu_->tensor(dtype, shape)}; }
+  Twin empty(DType dtype, const Shape& shape) {
+    return {host_->tensor(dtype, shape), gpu_->tensor(dtype, shape)};
+  }
 };
 
 }  // namespace penstock::test

@@ -33,7 +33,8 @@ TEST_F(CudaOps, OutOfMemoryNamesWhatWasAskedForAndWhatIsFree) {
 TEST_F(CudaOps, RmsNormMatchesTheReference) {
   for (const DType out : {DType::f32, DType::bf16})
     for (const int64_t d : {1, 20, 64, 333, 4096}) {
-      const Twin x = random(DType::f32, {5, d}, 3), weight = random(DType::f32, {d}), y = poisoned(out, {5, d});
+      const Twin x = random(DType::f32, {5, d}, 3), weight = random(DType::f32, {d}),
+                 y = poisoned(out, {5, d});
       ops_->rms_norm(y.gpu, x.gpu, weight.gpu, 1e-5F);
       reference_->rms_norm(y.host, x.host, weight.host, 1e-5F);
       expect_close(y, tolerance(out));
@@ -112,14 +113,17 @@ TEST_F(CudaMatmul, MatchesTheReference) {
 TEST_F(CudaMatmul, RowsHaveTheSameBitsForEveryM) {
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const DType out : {dtype, DType::f32})
-      for (const auto& [n, k] : {std::pair<int64_t, int64_t>(4096, 4096), {6144, 4096}, {4096, 14336}, {384, 192}}) {
+      for (const auto& [n, k] :
+           {std::pair<int64_t, int64_t>(4096, 4096), {6144, 4096}, {4096, 14336}, {384, 192}}) {
         SCOPED_TRACE(Shape({n, k}).text() + name_of(dtype) + name_of(out));
         const int64_t most = 2048;
         const auto w = ops_->make_matrix(n, k, dtype);
         ops_->load_rows(*w, 0, random(DType::bf16, {n, k}, 0.1F).host);
-        const Twin x = random(dtype, {most, k}), all = poisoned(out, {most, n}), some = poisoned(out, {most, n});
+        const Twin x = random(dtype, {most, k}), all = poisoned(out, {most, n}),
+                   some = poisoned(out, {most, n});
         ops_->matmul(all.gpu, x.gpu, *w, {}, Into::overwrite);
-        for (const int64_t m : {1, 2, 3, 5, 8, 13, 16, 17, 32, 47, 64, 65, 100, 128, 129, 192, 256, 300, 512, 700, 1024, 1500}) {
+        for (const int64_t m : {1,  2,   3,   5,   8,   13,  16,  17,  32,  47,   64,
+                                65, 100, 128, 129, 192, 256, 300, 512, 700, 1024, 1500}) {
           const int64_t first = most - m;  // other places in a tile than the first time
           TensorView x_m = x.gpu;
           x_m.data = x.gpu.view.as<char>() + static_cast<size_t>(first * k) * bytes_of(dtype);
@@ -171,7 +175,8 @@ TEST_F(CudaSampling, TakesTheLowestIdsAmongEquals) {
   const int64_t v = 3000;
   std::vector<SampleParams> params;
   for (int i = 0; i < 60; ++i)
-    params.push_back({i % 5 == 0 ? 0.0F : 1.0F, i % 3 == 0 ? 40 : 0, 0.05F * static_cast<float>(i % 20), 0, random_(), 0, 4});
+    params.push_back({i % 5 == 0 ? 0.0F : 1.0F, i % 3 == 0 ? 40 : 0, 0.05F * static_cast<float>(i % 20), 0,
+                      random_(), 0, 4});
   const Twin logits = random(DType::f32, {60, v});
   auto* values = logits.host.view.as<float>();
   for (int64_t i = 0; i < 60 * v; ++i) values[i] = std::round(2 * values[i]);
@@ -190,7 +195,8 @@ TEST_F(CudaSampling, NoNumberIsNoToken) {
     const std::vector<SampleParams> params(4, {temperature, 0, 1, 0, 5, 0, -1});
     expect_as_reference(logits, params);
   }
-  EXPECT_TRUE(std::isnan(ops_->sample(logits.gpu, std::vector<SampleParams>(4, {0, 0, 1, 0, 5, 0, 0}))[1].logprob));
+  EXPECT_TRUE(
+      std::isnan(ops_->sample(logits.gpu, std::vector<SampleParams>(4, {0, 0, 1, 0, 5, 0, 0}))[1].logprob));
 }
 
 }  // namespace
