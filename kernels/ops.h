@@ -123,9 +123,8 @@ class Ops {
   virtual void swiglu(TensorView y_TF, TensorView gate_up_T2F) = 0;
   /// y_RD = x_TD[rows_R]: only rows whose logits are wanted go on to the head. `rows_R` is device memory.
   virtual void gather_rows(TensorView y_RD, TensorView x_TD, const int32_t* rows_R) = 0;
-  /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, then top-k, then
-  /// top-p, then min-p... see kernels/sampling.h for the exact order. Results are on the host when it
-  /// returns.
+  /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, min-p, top-k,
+  /// top-p; kernels/sampling.h has the exact rules. Results are on the host when it returns.
   virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
 };
 

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "kernels/ops.h"
 #include "runtime/model/config.h"
@@ -23,7 +22,6 @@ struct StageSpec {
   int64_t block_size = 16;
   int64_t max_tokens = 0;         // largest micro-batch
   int64_t max_rows = 0;           // most sequences in one
-  std::optional<DType> kv_dtype;  // of the KV cache; as `dtype` if not given
 };
 
 /// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates

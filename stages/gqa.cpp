@@ -34,12 +34,7 @@ class Gqa final : public Attention {
     }
     rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_,
                context.config.rms_norm_eps};
-    cache_ = {nullptr,
-              context.spec.kv_dtype.value_or(dtype_),
-              0,
-              config.kv_heads,
-              config.head_dim,
-              context.spec.block_size};
+    cache_ = {nullptr, dtype_, 0, config.kv_heads, config.head_dim, context.spec.block_size};
   }
 
   size_t weight_bytes() const override {

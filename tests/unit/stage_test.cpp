@@ -146,31 +146,6 @@ TEST(ModelCost, IsWhatAStageHolds) {
     }
 }
 
-TEST(Stage, TheCacheMayBeFinerThanTheWeights) {
-  const auto device = make_cpu_device();
-  const auto ops = make_reference_ops(*device);
-  const auto source = make_dummy_weights(1);
-  const ModelConfig config = small_config({4, 2, 6}, false);
-  StageSpec spec{0, 4, true, true, DType::bf16, 64, 8, 20, 3};
-  const auto logprob = [&] {
-    const auto stage = build_stage(config, *source, spec, *device, *ops);
-    stage->allocate_cache(1);
-    proto::Plan plan;
-    proto::PlannedRow& row = *plan.add_rows();
-    for (const uint32_t token : {3, 9, 4, 1, 7}) row.add_tokens(token);
-    row.add_blocks(0);
-    want_logits(row, 1);
-    const float found = stage->forward(plan, {}, {}).at(0).logprob;
-    return std::pair(stage->kv_bytes_per_block(), found);
-  };
-  const auto coarse = logprob();
-  spec.kv_dtype = DType::f32;
-  const auto fine = logprob();
-  EXPECT_EQ(fine.first, 2 * coarse.first);
-  EXPECT_NEAR(fine.second, coarse.second, 0.05);
-  EXPECT_NE(fine.second, coarse.second) << "keys and values were not rounded to bfloat16";
-}
-
 TEST(ModelCost, CountsTheBenchmarkShapeAsTheIssueDoes) {
   ModelConfig c;
   c.vocab_size = 32000;

@@ -4,6 +4,7 @@
 #include "runtime/base/error.h"
 #include "runtime/base/json_file.h"
 #include "runtime/requests/text/chat_template.h"
+#include "runtime/requests/text/json_depth.h"
 #include "runtime/requests/text/special_tokens.h"
 #include "runtime/requests/text/template/python_text.h"
 
@@ -118,6 +119,11 @@ std::string ChatRenderer::render_variables(const Json& variables) const {
 std::string ChatRenderer::render(const Json& messages, const Json& tools, const Json& more, const ChatOptions& options) const {
   if (options.continue_final_message && options.add_generation_prompt) {
     throw Error("continue_final_message and add_generation_prompt cannot both be set: the one leaves the last message open, the other begins a new one.");
+  }
+  for (const Json* input : {&messages, &tools, &more}) {
+    if (nests_deeper(*input, kMaxJsonDepth)) {
+      throw Error("Messages, tools and chat_template_kwargs may nest at most " + std::to_string(kMaxJsonDepth) + " deep.");
+    }
   }
   Json variables{{"messages", messages}, {"tools", tools}, {"documents", nullptr}, {"add_generation_prompt", options.add_generation_prompt}};
   std::string last;

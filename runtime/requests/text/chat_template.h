@@ -19,7 +19,7 @@ class ChatTemplate {
 
   /// `variables` is an object: messages, add_generation_prompt, tools, bos_token ... Keys keep their order. Throws Error
   /// with the template's line for everything that goes wrong, raise_exception among it; work and memory are bounded
-  /// (about two seconds, 512 MiB, an output of 64 MiB).
+  /// (about a second, 512 MiB, an output of 64 MiB).
   std::string render(const nlohmann::ordered_json& variables) const;
 
   /// The template's own text.

@@ -16,6 +16,7 @@ using nlohmann::json;
 using Step = DecoderStream::Step;
 
 constexpr size_t kMaxSteps = 64;
+constexpr size_t kMaxReplaced = size_t{16} << 20;  // bytes that Replace may make of one token
 
 /// A step that needs whole tokens: gathers the parts of one.
 class WholeTokenStep : public Step {
@@ -159,14 +160,7 @@ class ReplaceStep : public WholeTokenStep {
 
  protected:
   void token(std::string_view whole, DecoderStream& next) override {
-    std::string text;
-    size_t seen = 0;
-    pattern_.for_each_match(whole, [&](Span span) {
-      text += whole.substr(seen, span.begin - seen);
-      text += content_;
-      seen = span.end;
-    });
-    text += whole.substr(seen);
+    const std::string text = replaced(pattern_, whole, content_, kMaxReplaced);
     next.give(text, true);
   }
 

@@ -18,11 +18,14 @@ using nlohmann::json;
 using Step = Normalizer::Step;
 
 constexpr size_t kMaxSteps = 64;
+// A file may replace everything by something longer, many times over; text may not grow beyond this.
+constexpr size_t kMostGrowth = 64;
+constexpr size_t kRoomForGrowth = size_t{1} << 20;
 
 class FormStep : public Step {
  public:
   explicit FormStep(UnicodeForm form) : form_(form) {}
-  bool run(std::string& text) const override {
+  bool run(std::string& text, size_t /*bound*/) const override {
     text = to_unicode_form(form_, text);
     return true;
   }
@@ -34,7 +37,7 @@ class FormStep : public Step {
 class PrependStep : public Step {
  public:
   explicit PrependStep(std::string prefix) : prefix_(std::move(prefix)) {}
-  bool run(std::string& text) const override {
+  bool run(std::string& text, size_t /*bound*/) const override {
     if (!text.empty()) text.insert(0, prefix_);
     return true;
   }
@@ -46,17 +49,8 @@ class PrependStep : public Step {
 class ReplaceStep : public Step {
  public:
   ReplaceStep(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  bool run(std::string& text) const override {
-    std::string out;
-    size_t seen = 0;
-    pattern_.for_each_match(text, [&](Span span) {
-      out.append(text, seen, span.begin - seen);
-      out += content_;
-      seen = span.end;
-    });
-    if (seen == 0 && out.empty()) return true;
-    out.append(text, seen);
-    text = std::move(out);
+  bool run(std::string& text, size_t bound) const override {
+    text = replaced(pattern_, text, content_, bound);
     return true;
   }
 
@@ -68,7 +62,7 @@ class ReplaceStep : public Step {
 class StripStep : public Step {
  public:
   StripStep(bool left, bool right) : left_(left), right_(right), spaces_(code_points_named("Space")) {}
-  bool run(std::string& text) const override {
+  bool run(std::string& text, size_t /*bound*/) const override {
     const char* begin = text.data();
     const char* end = begin + text.size();
     const auto is_space = [&](const char* p) { return contains(spaces_, utf8::next(p)); };
@@ -89,7 +83,7 @@ class StripStep : public Step {
 /// Rust's char::to_lowercase, character by character: without the Greek final sigma.
 class LowercaseStep : public Step {
  public:
-  bool run(std::string& text) const override {
+  bool run(std::string& text, size_t /*bound*/) const override {
     std::string out;
     out.reserve(text.size());
     for (const char* p = text.data(); p != text.data() + text.size();) {
@@ -146,8 +140,9 @@ Normalizer Normalizer::parse(const json& object) {
 }
 
 bool Normalizer::run(std::string& text) const {
+  const size_t bound = kMostGrowth * text.size() + kRoomForGrowth;
   bool front_stays = true;
-  for (const auto& step : steps_) front_stays &= step->run(text);
+  for (const auto& step : steps_) front_stays &= step->run(text, bound);
   return front_stays;
 }
 

@@ -14,9 +14,9 @@ class Normalizer {
   class Step {
    public:
     virtual ~Step() = default;
-    /// Rewrites `text` in place. Returns false when it took characters away from the front: the text then no
+    /// Rewrites `text` in place, to at most `bound` bytes where it could grow without limit. Returns false when it took characters away from the front: the text then no
     /// longer begins where the input did.
-    virtual bool run(std::string& text) const = 0;
+    virtual bool run(std::string& text, size_t bound) const = 0;
   };
 
   /// `json` is the normalizer object or null. Throws UsageError naming a type that is not known.

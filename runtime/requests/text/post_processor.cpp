@@ -11,6 +11,9 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxItems = 64;
+// A file may repeat the sequence, many times over; it may not grow beyond this.
+constexpr size_t kMostGrowth = 8;
+constexpr size_t kRoomForGrowth = 100'000;
 
 /// The ids of {"SpecialToken": {"id": name}}, looked up in the template's own table.
 std::vector<int32_t> special_ids(const json& processor, const std::string& name, size_t id_bound) {
@@ -68,8 +71,10 @@ void PostProcessor::add(const json& object, size_t id_bound, int depth, std::vec
 }
 
 void PostProcessor::run(std::vector<int32_t>& ids) const {
+  const size_t bound = kMostGrowth * ids.size() + kRoomForGrowth;
   for (const Template& one : templates_) {
     std::vector<int32_t> out;
+    if (one.size() * ids.size() > bound) throw Error("The post_processor of tokenizer.json repeats the text too often.");
     for (size_t i = 0; i < one.size(); ++i) {
       if (i > 0) out.insert(out.end(), ids.begin(), ids.end());
       out.insert(out.end(), one[i].begin(), one[i].end());

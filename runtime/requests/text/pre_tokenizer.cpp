@@ -2,6 +2,7 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "runtime/base/error.h"
@@ -235,6 +236,10 @@ PreTokenizer PreTokenizer::parse(const json& object) {
       if (made.steps_[i]->concerns(static_cast<uint8_t>(byte))) made.concerned_by_[byte] |= uint64_t{1} << i;
     }
   }
+  const auto respelling = std::count_if(objects.begin(), objects.end(), [](const json* o) {
+    return json_fields::type_of(*o, "pre_tokenizer") == "ByteLevel";
+  });
+  if (respelling > 2) throw UsageError("tokenizer.json: pre_tokenizer has more than two ByteLevel steps; each doubles the text.");
   made.ends_in_bytes_ = !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
   return made;
 }

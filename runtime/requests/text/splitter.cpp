@@ -18,6 +18,21 @@ Pattern Pattern::regular_expression(const std::string& source) {
   return p;
 }
 
+std::string replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound) {
+  std::string out;
+  size_t seen = 0;
+  pattern.for_each_match(text, [&](Span span) {
+    out += text.substr(seen, span.begin - seen);
+    out += content;
+    seen = span.end;
+    if (out.size() > bound) {
+      throw Error("A Replace of tokenizer.json makes more than " + std::to_string(bound) + " bytes of a text of " +
+                  std::to_string(text.size()) + ".");
+    }
+  });
+  return out += text.substr(seen);
+}
+
 SplitBehavior split_behavior(const std::string& name) {
   if (name == "Removed") return SplitBehavior::removed;
   if (name == "Isolated") return SplitBehavior::isolated;

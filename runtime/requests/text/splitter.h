@@ -51,6 +51,9 @@ class Pattern {
   std::shared_ptr<const Regex> regex_;
 };
 
+/// `text` with every match replaced. Throws Error when the result would be longer than `bound` bytes.
+std::string replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound);
+
 enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
 
 /// Throws UsageError for a name that Hugging Face does not have.

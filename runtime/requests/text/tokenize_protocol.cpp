@@ -4,6 +4,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/requests/text/chat_template.h"
+#include "runtime/requests/text/json_depth.h"
 
 namespace penstock {
 namespace {
@@ -51,7 +52,9 @@ std::string TokenizeProtocol::answer(const std::string& json_line) const {
   Json out;
   try {
     const Json line = Json::parse(json_line);
-    if (!line.is_object()) throw Error("The line must be a JSON object.");
+    if (!line.is_object() || nests_deeper(line, kMaxJsonDepth)) {
+      throw Error("The line must be a JSON object that nests at most " + std::to_string(kMaxJsonDepth) + " deep.");
+    }
     if (line.contains("text")) {
       if (!line["text"].is_string()) throw Error("Field 'text' must be a string.");
       out["ids"] = tokenizer_->encode(line["text"].get_ref<const std::string&>(), flag(line, "add_special_tokens"));

@@ -25,6 +25,8 @@ class Tokenizer {
   /// `path` is a model's folder with tokenizer.json in it, or that file. Throws UsageError naming the file and what
   /// is missing, wrong or not supported in it.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& path);
+  /// The same from the text of a tokenizer.json alone; `name` stands for it in messages.
+  static std::shared_ptr<const Tokenizer> parse(const std::string& json, const std::string& name);
   ~Tokenizer();
 
   /// The ids of a text. Special tokens in the text itself are always found; `add_special_tokens` puts those of the
@@ -51,6 +53,7 @@ class Tokenizer {
   friend class Detokenizer;
   struct Parts;
   explicit Tokenizer(std::unique_ptr<Parts> parts);
+  static std::shared_ptr<const Tokenizer> assemble(const std::string& json, const std::string& name, SpecialTokens special_tokens);
   std::unique_ptr<Parts> parts_;
 };
 

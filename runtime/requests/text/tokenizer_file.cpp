@@ -4,6 +4,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/json_file.h"
+#include "runtime/requests/text/json_depth.h"
 #include "runtime/requests/text/special_tokens.h"
 #include "runtime/requests/text/tokenizer.h"
 #include "runtime/requests/text/tokenizer_parts.h"
@@ -45,15 +46,24 @@ SpecialTokens read_special_tokens(const fs::path& folder) {
 }
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
-  const bool is_folder = fs::is_directory(path);
-  const fs::path file = is_folder ? path / "tokenizer.json" : path;
+  const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
   if (!fs::exists(file)) {
     throw UsageError(file.string() + " does not exist; a tokenizer is a folder with a tokenizer.json, or such a file.");
   }
-  const json root = read_json_file(file);
-  if (!root.is_object()) throw UsageError(file.string() + " must hold a JSON object.");
+  return assemble(read_text_file(file), file.string(), read_special_tokens(file.parent_path()));
+}
+
+std::shared_ptr<const Tokenizer> Tokenizer::parse(const std::string& text, const std::string& name) {
+  return assemble(text, name, {});
+}
+
+std::shared_ptr<const Tokenizer> Tokenizer::assemble(const std::string& text, const std::string& name, SpecialTokens special_tokens) {
+  const json root = parse_json(text, name);
+  if (!root.is_object() || nests_deeper(root, kMaxJsonDepth)) {
+    throw UsageError(name + " must hold a JSON object that nests at most " + std::to_string(kMaxJsonDepth) + " deep.");
+  }
   const json absent;
-  const auto part = [&](const char* name) -> const json& { return root.contains(name) ? root[name] : absent; };
+  const auto part = [&](const char* field) -> const json& { return root.contains(field) ? root[field] : absent; };
   try {
     auto parts = std::make_unique<Parts>();
     parts->normalizer = Normalizer::parse(part("normalizer"));
@@ -63,10 +73,10 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
     parts->post_processor =
         PostProcessor::parse(part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));
     parts->decoder = Decoder::parse(part("decoder"));
-    parts->special_tokens = read_special_tokens(file.parent_path());
+    parts->special_tokens = std::move(special_tokens);
     return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(parts)));
   } catch (const UsageError& error) {
-    throw UsageError(file.string() + ": " + error.what());
+    throw UsageError(name + ": " + error.what());
   }
 }
 

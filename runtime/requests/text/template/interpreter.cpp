@@ -13,7 +13,7 @@
 namespace penstock::jinja {
 namespace {
 
-constexpr size_t kMaxWork = size_t{4} << 30;
+constexpr size_t kMaxWork = size_t{1} << 30;
 constexpr size_t kMaxMemory = size_t{512} << 20;
 constexpr size_t kMaxOutput = size_t{64} << 20;
 constexpr size_t kStepWork = 40;      // what evaluating one node costs next to touching one byte

@@ -1,5 +1,5 @@
 // Renders a parsed template. One Interpreter renders once, on one thread. Work, memory, depth and output are bounded:
-// a hostile template ends in an Error after about two seconds and half a gigabyte at the most.
+// a hostile template ends in an Error after about a second and half a gigabyte at the most.
 #pragma once
 
 #include <deque>

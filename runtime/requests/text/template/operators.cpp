@@ -100,7 +100,11 @@ bool Interpreter::compare(const std::string& op, const Value& a, const Value& b)
 Value Interpreter::add(const Value& a, const Value& b) {
   if (a.is_text() && b.is_text()) {
     charge(a.text().size() + b.text().size());
-    return {a.text() + b.text()};
+    if (!a.is_markup() && !b.is_markup()) return {a.text() + b.text()};
+    std::string out = a.is_markup() ? a.text() : python::escape_html(a.text());
+    out += b.is_markup() ? b.text() : python::escape_html(b.text());
+    charge(out.size());
+    return Value::markup(std::move(out));
   }
   const Sequence* s = a.sequence();
   const Sequence* t = b.sequence();

@@ -46,6 +46,9 @@ std::string capitalize(std::string_view text);
 std::string title(std::string_view text);
 std::string swapcase(std::string_view text);
 
+/// & < > ' " as HTML entities.
+std::string escape_html(std::string_view text);
+
 /// repr(text): 'it' or "it's".
 std::string repr(std::string_view text);
 

@@ -85,18 +85,17 @@ Value tojson(Interpreter& run, const Value& subject, const Arguments& arguments)
 
 Value escape(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound none(run, "escape", arguments, {});
-  std::string out;
-  for (const char c : run.to_text(subject)) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
-    }
-  }
-  return run.text(std::move(out));
+  if (subject.is_markup()) return subject;
+  std::string out = python::escape_html(run.to_text(subject));
+  run.charge(out.size());
+  return Value::markup(std::move(out));
+}
+
+Value safe(Interpreter& run, const Value& subject, const Arguments& arguments) {
+  const Bound none(run, "safe", arguments, {});
+  std::string out = run.to_text(subject);
+  run.charge(out.size());
+  return Value::markup(std::move(out));
 }
 
 /// Upper case behind white space, dashes and opening brackets; Jinja's rule, which is not str.title's.
@@ -214,7 +213,7 @@ std::optional<Value> text_filter(Interpreter& run, const std::string& name, cons
       {"indent", indent},
       {"lower", mapped<python::lower>},
       {"replace", replace},
-      {"safe", [](I& r, V& v, A&) { return r.text(r.to_text(v)); }},
+      {"safe", safe},
       {"string", [](I& r, V& v, A&) { return r.text(r.to_text(v)); }},
       {"title", title},
       {"tojson", tojson},

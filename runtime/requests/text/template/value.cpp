@@ -58,6 +58,12 @@ Value Object::call(Interpreter& /*run*/, const Arguments& /*arguments*/) {
 
 Value Value::undefined(std::string what) { return Value(Undefined{std::make_shared<const std::string>(std::move(what))}); }
 
+Value Value::markup(std::string s) {
+  Value v(std::move(s));
+  v.is_markup_ = true;
+  return v;
+}
+
 Value Value::list(std::vector<Value> items, Sequence::Kind kind) {
   auto made = std::make_shared<Sequence>();
   for (const Value& item : items) made->depth = std::max(made->depth, item.depth() + 1);

@@ -66,6 +66,8 @@ class Value {
   Value(std::shared_ptr<const Dict> d) : v_(std::move(d)) {}
   Value(std::shared_ptr<Object> o) : v_(std::move(o)) {}
   static Value undefined(std::string what);
+  /// Text that `safe` or `escape` made (Jinja's Markup): added to other text, it has that escaped for HTML.
+  static Value markup(std::string s);
   static Value undefined() { return Value(Undefined{}); }
   static Value list(std::vector<Value> items, Sequence::Kind kind = Sequence::Kind::list);
   static Value dict(Dict dict);
@@ -75,6 +77,7 @@ class Value {
   bool is_undefined() const { return std::holds_alternative<Undefined>(v_); }
   bool is_none() const { return std::holds_alternative<None>(v_); }
   bool is_bool() const { return std::holds_alternative<bool>(v_); }
+  bool is_markup() const { return is_markup_; }
   bool is_text() const { return std::holds_alternative<Text>(v_); }
   /// int or bool, as in Python.
   bool is_integer() const { return std::holds_alternative<int64_t>(v_) || is_bool(); }
@@ -101,6 +104,7 @@ class Value {
  private:
   explicit Value(Undefined u) : v_(std::move(u)) {}
   Variant v_;
+  bool is_markup_ = false;
 };
 
 /// A dict in order of insertion.
