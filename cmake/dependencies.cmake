@@ -13,3 +13,16 @@ find_library(UTF8PROC_LIBRARY utf8proc REQUIRED)
 if(PENSTOCK_TESTS)
   find_package(GTest REQUIRED)
 endif()
+if(PENSTOCK_CUDA)
+  # Machine code for A100 and H100, and PTX that later devices compile. cudart is linked statically and cuBLASLt is
+  # opened when a device is asked for (kernels/cuda/cublaslt.cpp), so that the program starts without a driver.
+  set(CMAKE_CUDA_ARCHITECTURES "80-real;90" CACHE STRING "compute capabilities to compile for")
+  enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # Debian 12's CMake does not know yet that nvcc has C++20
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_EXTENSIONS OFF)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+  find_package(CUDAToolkit REQUIRED)
+endif()

@@ -11,7 +11,8 @@ endfunction()
 # kernels that want a fused multiply-add say so. -Wno-restrict: g++ 12 warns of std::string's own code (GCC bug 105651).
 add_library(penstock_flags INTERFACE)
 target_compile_options(penstock_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off>
+  $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false -Xcompiler=-Wall>)
 if(PENSTOCK_SANITIZER)
   # Instrumented code makes g++ 12 see uses of uninitialised variables that are none.
   add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)

@@ -7,17 +7,22 @@
 namespace penstock {
 namespace {
 
-// On these CPUs a matrix product reaches its best rate from about 32 rows on; 64 rows a micro-batch leave room for
-// rows that end. docs/architecture.md, "Choosing sizes".
+// On these CPUs a matrix product reaches its best rate from about 32 rows on; 64 rows a micro-batch leave
+// room for rows that end. docs/architecture.md, "Choosing sizes".
 constexpr int64_t kRowsPerMicroBatch = 64;
 constexpr int64_t kTokensPerMicroBatch = 512;
+// A GPU multiplies 1024 rows in little more time than it takes to read the weights; longer prefill chunks
+// fill it.
+constexpr int64_t kGpuRowsPerMicroBatch = 1024;
+constexpr int64_t kGpuTokensPerMicroBatch = 8192;
 constexpr int64_t kMostTokensPerMicroBatch = 65536;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
   const int64_t most = default_max_model_len(config);
   if (options.max_model_len > most)
     throw UsageError("--max-model-len: expected at most " + std::to_string(most) +
-                     " (max_position_embeddings of the model's config.json, times the factor of its rope scaling), found " +
+                     " (max_position_embeddings of the model's config.json, times the factor of its rope "
+                     "scaling), found " +
                      std::to_string(options.max_model_len));
   return options.max_model_len > 0 ? options.max_model_len : most;
 }
@@ -38,22 +43,28 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--model,-m", o.model, "Folder with config.json, safetensors and tokenizer.json")
       ->required()
       ->group(group);
-  app.add_option("--tokenizer", o.tokenizer, "Folder with tokenizer.json, when it is not the model's")->group(group);
+  app.add_option("--tokenizer", o.tokenizer, "Folder with tokenizer.json, when it is not the model's")
+      ->group(group);
   app.add_flag("--skip-tokenizer-init", o.skip_tokenizer_init, "Prompts and answers are token ids only")
       ->group(group);
-  app.add_option("--dtype", o.dtype, "Of weights, KV cache and products: auto (the checkpoint's), float32, bfloat16")
+  app.add_option("--dtype", o.dtype,
+                 "Of weights, KV cache and products: auto (the checkpoint's), float32, bfloat16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--load-format", o.load_format,
-                 "auto reads the folder's safetensors; dummy makes seeded random weights from config.json alone")
+  app.add_option(
+         "--load-format", o.load_format,
+         "auto reads the folder's safetensors; dummy makes seeded random weights from config.json alone")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--max-model-len", o.max_model_len, "Longest prompt and answer together, in tokens [the model's]")
+  app.add_option("--max-model-len", o.max_model_len,
+                 "Longest prompt and answer together, in tokens [the model's]")
       ->check(CLI::PositiveNumber)
       ->group(group);
-  app.add_option("--seed", o.seed, "Of rows that give none, and of dummy weights")->group(group)->capture_default_str();
+  app.add_option("--seed", o.seed, "Of rows that give none, and of dummy weights")
+      ->group(group)
+      ->capture_default_str();
 }
 
 void add_machine_flags(CLI::App& app, JobOptions& o) {
@@ -62,7 +73,8 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--threads", o.threads, "CPU threads a rank [the cores of this host, shared among its ranks]")
+  app.add_option("--threads", o.threads,
+                 "CPU threads a rank [the cores of this host, shared among its ranks]")
       ->check(CLI::Range(1, 1024))
       ->group(group);
   app.add_option("--pipeline-parallel-size,--pp", o.pipeline_parallel,
@@ -72,38 +84,48 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--layer-partition", o.layer_partition,
                  "Layers by stage, such as 0,6,6,6, or auto for an even cost [embedding alone, then evenly]")
       ->group(group);
-  app.add_option("--gpu-memory-utilization", o.memory_utilization,
-                 "Share of free memory that the KV cache may take [0.5 of a CPU's, divided among the host's ranks]")
+  app.add_option(
+         "--gpu-memory-utilization", o.memory_utilization,
+         "Share of a GPU's memory to fill [0.92], or of a CPU's free memory for the KV cache [0.5, divided "
+         "among the host's ranks]")
       ->check(CLI::Range(0.01, 1.0))
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", o.kv_cache_bytes, "The KV cache of each rank, instead of a share")
       ->check(CLI::PositiveNumber)
       ->group(group);
-  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences running at once, over all micro-batches [64 a micro-batch]")
+  app.add_option("--max-num-seqs", o.max_num_seqs,
+                 "Sequences running at once, over all micro-batches [64 a micro-batch; 1024 on a GPU]")
       ->check(CLI::PositiveNumber)
       ->group(group);
-  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens a micro-batch [512]")
+  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens,
+                 "Tokens a micro-batch [512; 8192 on a GPU]")
       ->check(CLI::Range(int64_t{1}, kMostTokensPerMicroBatch))
       ->group(group);
   app.add_option("--block-size", o.block_size, "Tokens a KV block")
       ->check(CLI::Range(1, 1024))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--micro-batches", o.micro_batches,
-                 "Micro-batches in flight [1 for one stage, stages + 1, or twice the stages when they share cores]")
+  app.add_option(
+         "--micro-batches", o.micro_batches,
+         "Micro-batches in flight [1 for one stage, stages + 1, or twice the stages when they share cores]")
       ->check(CLI::Range(1, 4096))
       ->group(group);
 }
 
 void add_batch_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Batch";
-  app.add_option("-i,--input-file", o.input, "OpenAI Batch file: one JSON request a line; - is standard input")
+  app.add_option("-i,--input-file", o.input,
+                 "OpenAI Batch file: one JSON request a line; - is standard input")
       ->required()
       ->group(group);
-  app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")->required()->group(group);
-  app.add_option("--served-model-name", o.served_model_name, "Rows that name another model are errors [any name]")
+  app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")
+      ->required()
       ->group(group);
-  app.add_option("--progress-seconds", o.progress_seconds, "Between progress lines [1 on a terminal, else 10]")
+  app.add_option("--served-model-name", o.served_model_name,
+                 "Rows that name another model are errors [any name]")
+      ->group(group);
+  app.add_option("--progress-seconds", o.progress_seconds,
+                 "Between progress lines [1 on a terminal, else 10]")
       ->check(CLI::Range(0.1, 86400.0))
       ->group(group);
 }
@@ -119,10 +141,14 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);
   shape.schedule = make_generation_schedule(stages, micro_batches);
   // One stage has no one to wait for: a larger batch only shares each reading of the weights among more rows.
-  const int64_t rows = stages == 1 ? 2 * kRowsPerMicroBatch : kRowsPerMicroBatch * micro_batches;
+  const bool on_gpu = options.device == "cuda";
+  const int64_t rows = on_gpu        ? kGpuRowsPerMicroBatch * micro_batches
+                       : stages == 1 ? 2 * kRowsPerMicroBatch
+                                     : kRowsPerMicroBatch * micro_batches;
   shape.max_num_seqs = options.max_num_seqs > 0 ? options.max_num_seqs : rows;
-  shape.max_num_batched_tokens =
-      options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens : kTokensPerMicroBatch;
+  shape.max_num_batched_tokens = options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens
+                                 : on_gpu                           ? kGpuTokensPerMicroBatch
+                                                                    : kTokensPerMicroBatch;
   shape.max_rows = std::min(shape.max_num_seqs, shape.max_num_batched_tokens);
   return shape;
 }

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "launch/agree.h"
+#include "launch/warm_up.h"
 #include "runtime/base/log.h"
 #include "runtime/model/weight_source.h"
 #include "stages/build_stage.h"
@@ -15,6 +16,7 @@ namespace penstock {
 namespace {
 
 constexpr double kCpuMemoryUtilization = 0.5;
+constexpr double kGpuMemoryUtilization = 0.92;
 
 cpu_set_t allowed_cores() {
   cpu_set_t set;
@@ -43,23 +45,35 @@ std::unique_ptr<WeightSource> open_weights(const JobOptions& options) {
   return open_checkpoint(options.model);
 }
 
+/// What is left for KV once the weights are in: of a GPU, its share of the whole memory less what is used
+/// already; of a CPU, whose memory others use too, a share of what is free.
+int64_t kv_share(const World& world, const JobOptions& options, const Device& device) {
+  const MemoryInfo memory = device.memory();
+  const auto free = static_cast<double>(memory.free);
+  if (device.kind() == DeviceKind::cuda) {
+    const double share = options.memory_utilization > 0 ? options.memory_utilization : kGpuMemoryUtilization;
+    return static_cast<int64_t>(std::max(0.0, free - (1 - share) * static_cast<double>(memory.total)));
+  }
+  const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
+  return static_cast<int64_t>(share * free / world.local_size());
+}
+
 /// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
-int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape, const Device& device,
-                          const Stage& stage) {
+int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape,
+                          const Device& device, const Stage& stage) {
   const int64_t a_row = (shape.max_model_len + options.block_size - 1) / options.block_size;
   const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
   const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
   if (per_block == 0) return usable;
-  const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
-  const int64_t bytes = options.kv_cache_bytes > 0
-                            ? options.kv_cache_bytes
-                            : static_cast<int64_t>(share * static_cast<double>(device.memory().free) / world.local_size());
+  const int64_t bytes =
+      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : kv_share(world, options, device);
   const int64_t blocks = std::min(usable, bytes / per_block);
   if (blocks < a_row)
-    throw UsageError("the KV cache: expected room for one sequence of --max-model-len " +
-                     std::to_string(shape.max_model_len) + " tokens (" + std::to_string(a_row * per_block >> 20) +
-                     " MiB on this stage), found " + std::to_string(bytes >> 20) +
-                     " MiB; lower --max-model-len, or raise --kv-cache-memory-bytes or --gpu-memory-utilization");
+    throw UsageError(
+        "the KV cache: expected room for one sequence of --max-model-len " +
+        std::to_string(shape.max_model_len) + " tokens (" + std::to_string(a_row * per_block >> 20) +
+        " MiB on this stage), found " + std::to_string(bytes >> 20) +
+        " MiB; lower --max-model-len, or raise --kv-cache-memory-bytes or --gpu-memory-utilization");
   return blocks;
 }
 
@@ -98,8 +112,11 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
 
   agree(world, [&]() -> std::string {
     if (stages != world.size())
-      throw UsageError("--pipeline-parallel-size: expected the number of ranks, " + std::to_string(world.size()) +
-                       ", found " + std::to_string(stages));
+      throw UsageError("--pipeline-parallel-size: expected the number of ranks, " +
+                       std::to_string(world.size()) + ", found " + std::to_string(stages));
+    if (stages > 1 && options.device == "cuda")
+      throw UsageError("--device cuda: expected one rank, found " + std::to_string(stages) +
+                       "; GPUs of several ranks cannot exchange hidden states yet");
     ready.shape = shape_job(options, stages, oversubscribed);
     return {};
   });
@@ -109,30 +126,35 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   // Ranks on other hosts may see other files or other flags: the schedule must be one.
   check_same(world, "the job",
              shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
-                 std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
-                 " " + name_of(shape.dtype) + " max-model-len " + std::to_string(shape.max_model_len) +
-                 " max-num-seqs " + std::to_string(shape.max_num_seqs) + " max-num-batched-tokens " +
-                 std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
-                 std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
+                 std::to_string(shape.config.layer_count()) + " vocab " +
+                 std::to_string(shape.config.vocab_size) + " " + name_of(shape.dtype) + " max-model-len " +
+                 std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
+                 " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) +
+                 " micro-batches " + std::to_string(shape.schedule.micro_batches) + " block-size " +
+                 std::to_string(options.block_size));
 
+  const StageSpec spec{cut.first_layer, cut.layers,          cut.embedding,      cut.head,
+                       shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
+                       shape.max_rows};
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
     ready.device = options.device == "cuda" ? make_cuda_device(world.local_rank()) : make_cpu_device();
-    ready.ops = options.device == "cuda" ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
+    ready.ops =
+        options.device == "cuda" ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
     const auto weights = open_weights(options);
-    const StageSpec spec{cut.first_layer, cut.layers,         cut.embedding,                cut.head,
-                         shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
-                         shape.max_rows};
     ready.stage = build_stage(shape.config, *weights, spec, *ready.device, *ready.ops);
     return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage));
   });
   ready.blocks = INT64_MAX;
-  for (const std::string& blocks : affordable) ready.blocks = std::min<int64_t>(ready.blocks, std::stoll(blocks));
+  for (const std::string& blocks : affordable)
+    ready.blocks = std::min<int64_t>(ready.blocks, std::stoll(blocks));
   agree(world, [&]() -> std::string {
     ready.stage->allocate_cache(ready.blocks);
+    if (ready.device->kind() == DeviceKind::cuda) warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
   ready.numerics = std::string(name_of(shape.dtype)) + " " + ready.ops->numerics();
-  check_same(world, "how numbers are computed (ranks on different processors give different bits)", ready.numerics);
+  check_same(world, "how numbers are computed (ranks on different processors give different bits)",
+             ready.numerics);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
   return ready;
 }

@@ -1,0 +1,358 @@
+// Tensor-core attention. A row's queries, packed with the heads that share a KV head, are cut into tiles of
+// query rows; keys are walked in tiles of 64, four tiles make an extent of 256 keys. An extent starts from
+// nothing and is folded into the extents before it, in order. Three launches share that arithmetic:
+//   - long rows (prefill): four warps a block, 64 query rows, all extents in order;
+//   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
+//   - short rows again when there are too few of them to fill the device: one warp for each extent, then a
+//   second
+//     kernel folds the extents in order.
+#include <type_traits>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_tile.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+constexpr int kLongWarps = 4;
+constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
+constexpr float kLog2E = 1.4426950408889634F;
+
+struct Problem {
+  __nv_bfloat16* out_THd;
+  const void* q_THd;
+  bool q_is_f32;  // rounded to bfloat16 as it is read
+  const __nv_bfloat16* cache;
+  BatchView batch;
+  int heads;
+  int kv_heads;
+  int group;  // H / G
+  int block_size;
+  float scale_log2;
+  float* partial_acc;       // [token][head][extent][d]
+  float2* partial_max_sum;  // [token][head][extent]
+  int extents;              // stride of the two
+};
+
+/// The query rows of one block: rows i of [0, items) are query i / group of the sequence, head i % group of
+/// the group.
+struct QueryTile {
+  int row = 0;
+  int first_token = 0;
+  int count = 0;
+  int first_item = 0;
+  bool mine = false;
+
+  __device__ QueryTile(const Problem& p, int block, int warps) {
+    row = warps == 1 ? block : row_of(p, block);
+    first_token = p.batch.row_start_R1[row];
+    count = p.batch.row_start_R1[row + 1] - first_token;
+    const bool is_short = items(p) <= kWarpRows;
+    const int tile = warps == 1 ? 0 : block - first_block(p, row);
+    const int tiles = (items(p) + warps * kWarpRows - 1) / (warps * kWarpRows);
+    mine = is_short == (warps == 1) && tile < tiles;
+    first_item = (tiles - 1 - tile) * warps * kWarpRows;  // the last tile sees most keys: begin with it
+  }
+  __device__ int items(const Problem& p) const { return count * p.group; }
+  __device__ int token_of(const Problem& p, int item) const { return first_token + item / p.group; }
+
+  /// Tiles of long rows are numbered with gaps, so that a row's first one follows from where its tokens
+  /// begin: up to row r there are at most (tokens before r) group / kLongRows + r of them.
+  __host__ __device__ static int64_t blocks_before(int64_t tokens, int64_t rows, int group) {
+    return tokens * group / kLongRows + rows;
+  }
+  __device__ static int first_block(const Problem& p, int row) {
+    return static_cast<int>(blocks_before(p.batch.row_start_R1[row], row, p.group));
+  }
+  __device__ static int row_of(const Problem& p, int block) {
+    int low = 0;
+    for (int high = static_cast<int>(p.batch.rows); high - low > 1;) {
+      const int middle = (low + high) / 2;
+      (first_block(p, middle) <= block ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
+/// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
+template <int kDim, int kThreads>
+__device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache,
+                           const int64_t (&offsets)[kTileKeys], int64_t value_offset) {
+  constexpr int kChunks = kDim / 8;
+#pragma unroll 4
+  for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
+    const int chunk = i * kThreads + static_cast<int>(threadIdx.x);
+    const int key = chunk / kChunks;
+    const int64_t offset = offsets[key];
+    const __nv_bfloat16* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
+    start_copy(shared + key * kTileStride<kDim> + chunk % kChunks * 8, from, offset < 0);
+  }
+  close_copies();
+}
+
+/// Where the keys of a tile lie in the cache; -1 past the context.
+template <int kDim, int kThreads>
+__device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int row, int kv_head, int tile,
+                          int context) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTileKeys; i += kThreads) {
+    const int position = tile * kTileKeys + i;
+    int64_t offset = -1;
+    if (position < context) {
+      const int64_t block = p.batch.block_table_RB[row * p.batch.table_stride + position / p.block_size];
+      offset = ((block * 2 * p.kv_heads + kv_head) * p.block_size + position % p.block_size) * kDim;
+    }
+    offsets[i] = offset;
+  }
+}
+
+/// Elements i and i + 1 of q; i is even.
+__device__ inline uint32_t query_pair(const Problem& p, int64_t i) {
+  if (!p.q_is_f32) return *reinterpret_cast<const uint32_t*>(static_cast<const __nv_bfloat16*>(p.q_THd) + i);
+  const auto pair = *reinterpret_cast<const float2*>(static_cast<const float*>(p.q_THd) + i);
+  return pack(pair.x, pair.y);
+}
+
+template <int kDim, int kThreads>
+__device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r,
+                          int lane) {
+  const float inverse = 1.0F / total.sum[r];
+  __nv_bfloat16* out_d = p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+    *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
+        __floats2bfloat162_rn(total.at(n, 2 * r) * inverse, total.at(n, 2 * r + 1) * inverse);
+}
+
+template <int kDim>
+__device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part,
+                              int r, int lane) {
+  const int64_t at = (static_cast<int64_t>(token) * p.heads + head) * p.extents + extent;
+  if (lane % 4 == 0) p.partial_max_sum[at] = {part.max[r], part.sum[r]};
+  float* acc_d = p.partial_acc + at * kDim + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+    *reinterpret_cast<float2*>(acc_d + n * 8) = {part.acc[n][2 * r], part.acc[n][2 * r + 1]};
+}
+
+struct Unused {
+  __device__ explicit Unused(float*) {}
+};
+
+/// A warp alone keeps few tiles in shared memory so that many warps fit; four that share a tile can afford
+/// two.
+__host__ __device__ constexpr int buffers_for(int warps) {
+  return warps == kLongWarps ? 2 : 1;
+}
+
+/// Grid (tiles, G) for long rows, (R, G) for short ones, (R, G, extents) with kSplit.
+template <int kDim, int kWarps, bool kSplit>
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
+    attend(const __grid_constant__ Problem p) {
+  constexpr int kThreads = kWarps * kWarp;
+  constexpr int kBuffers = buffers_for(kWarps);
+  constexpr int kTile = kTileKeys * kTileStride<kDim>;
+  extern __shared__ __align__(128) unsigned char raw[];
+  auto* tiles = reinterpret_cast<__nv_bfloat16*>(raw);  // K and V of a tile, kBuffers times
+  __shared__ int64_t offsets[3][kTileKeys];             // of the tile in use and of the two that follow
+
+  const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
+  if (!queries.mine) return;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int context = p.batch.context_R[queries.row];
+  const int last_item = min(queries.items(p), queries.first_item + kWarps * kWarpRows) - 1;
+  const int keys = p.batch.positions_T[queries.token_of(p, last_item)] + 1;  // that any of these queries sees
+  const int first_tile = kSplit ? static_cast<int>(blockIdx.z) * kTilesPerExtent : 0;
+  const int end_tile =
+      min((keys + kTileKeys - 1) / kTileKeys, kSplit ? first_tile + kTilesPerExtent : INT32_MAX);
+  if (first_tile >= end_tile) return;
+
+  // This lane's two query rows; rows past the end see nothing and are not written.
+  int token[2], head[2], seen[2];
+  bool real[2];
+  uint32_t q[kDim / 16][4];
+  for (int r = 0; r < 2; ++r) {
+    const int item =
+        queries.first_item + static_cast<int>(threadIdx.x) / kWarp * kWarpRows + lane / 4 + 8 * r;
+    real[r] = item <= last_item;
+    token[r] = real[r] ? queries.token_of(p, item) : queries.first_token;
+    head[r] = kv_head * p.group + (real[r] ? item % p.group : 0);
+    seen[r] = real[r] ? p.batch.positions_T[token[r]] + 1 : 0;
+    const int64_t at = (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim + lane % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < kDim / 16; ++k) {
+      q[k][r] = query_pair(p, at + k * 16);
+      q[k][r + 2] = query_pair(p, at + k * 16 + 8);
+    }
+  }
+
+  const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
+  const auto find =
+      [&](int tile) {  // past the last tile nothing is copied, but zeros are written all the same
+        find_tile<kDim, kThreads>(offsets[tile % 3], p, queries.row, kv_head, tile,
+                                  tile < end_tile ? context : 0);
+      };
+  find(first_tile);
+  find(first_tile + 1);
+  __syncthreads();
+  __nv_bfloat16* first = tiles + first_tile % kBuffers * 2 * kTile;
+  start_tile<kDim, kThreads>(first, p.cache, offsets[first_tile % 3], 0);
+  start_tile<kDim, kThreads>(first + kTile, p.cache, offsets[first_tile % 3], value_offset);
+
+  // A split row's only extent needs no total.
+  std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
+      reinterpret_cast<float*>(tiles + kBuffers * 2 * kTile));
+  Partial<kDim> part;
+  part.clear();
+  for (int tile = first_tile; tile < end_tile; ++tile) {
+    const int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 3];
+    const __nv_bfloat16* k_shared = tiles + tile % kBuffers * 2 * kTile;
+    const __nv_bfloat16* v_shared = k_shared + kTile;
+    __nv_bfloat16* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
+    const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
+    float s[kTileKeys / 8][4];
+    if constexpr (kBuffers == 2) {
+      wait_for_copies<0>();
+      __syncthreads();  // the tile is there, and nobody reads the one before it any more
+      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+      find(tile + 2);
+      score_tile<kDim>(s, q, k_shared, lane);
+      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+      add_values<kDim>(part, s, v_shared, lane);
+    } else {  // K of the next tile is copied while V of this one is used, and the other way round
+      wait_for_copies<1>();
+      __syncthreads();
+      score_tile<kDim>(s, q, k_shared, lane);
+      __syncthreads();
+      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      find(tile + 2);
+      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+      wait_for_copies<1>();
+      __syncthreads();
+      add_values<kDim>(part, s, v_shared, lane);
+      __syncthreads();
+      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+    }
+
+    if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {
+      close_extent(part);
+      if constexpr (!kSplit) {
+        total.add(part);
+        part.clear();
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (!real[r]) continue;
+    if constexpr (kSplit)
+      write_partial(p, token[r], head[r], static_cast<int>(blockIdx.z), part, r, lane);
+    else
+      write_row(p, token[r], head[r], total, r, lane);
+  }
+}
+
+/// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
+template <int kDim>
+__global__ void fold_split_rows(const __grid_constant__ Problem p) {
+  const QueryTile queries(p, p.batch.row_of_T[blockIdx.x], 1);
+  if (!queries.mine) return;
+  const int token = static_cast<int>(blockIdx.x);
+  const int head = static_cast<int>(blockIdx.y);
+  const int keys = p.batch.positions_T[token] + 1;
+  const int i = static_cast<int>(threadIdx.x);
+  const int64_t first = (static_cast<int64_t>(token) * p.heads + head) * p.extents;
+  float max = kNothing, sum = 0, acc = 0;
+  for (int extent = 0; extent * kExtentKeys < keys; ++extent) {
+    const float2 max_sum = p.partial_max_sum[first + extent];
+    if (max_sum.x == kNothing) continue;
+    const Fold fold(max, max_sum.x);
+    max = fold.max;
+    sum = fold(sum, max_sum.y);
+    acc = fold(acc, p.partial_acc[(first + extent) * kDim + i]);
+  }
+  const float inverse = 1.0F / sum;
+  p.out_THd[(static_cast<int64_t>(token) * p.heads + head) * kDim + i] = __float2bfloat16_rn(acc * inverse);
+}
+
+template <int kDim, int kWarps, bool kSplit>
+void launch_attend(cudaStream_t stream, const Problem& p) {
+  constexpr int kBytes =
+      buffers_for(kWarps) * 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16)) +
+      (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
+  const auto kernel = attend<kDim, kWarps, kSplit>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+        "attention: shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "attention: prefer shared memory");
+  const int64_t blocks =
+      kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group);
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads),
+                  kSplit ? static_cast<unsigned>(p.extents) : 1);
+  kernel<<<grid, kWarps * kWarp, kBytes, stream>>>(p);
+  check_launch("attention");
+}
+
+template <int kDim>
+void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiprocessors) {
+  // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very
+  // many.
+  const bool some_short = p.group <= kWarpRows;
+  const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
+  if (some_long) launch_attend<kDim, kLongWarps, false>(stream, p);
+  if (!some_short) return;
+  const int64_t parts = p.batch.tokens * p.heads * p.extents;
+  const size_t needed = static_cast<size_t>(parts) * (kDim * sizeof(float) + sizeof(float2));
+  constexpr int kEnoughWarps = 16;  // on a multiprocessor: more hide no more latency
+  const bool split = p.extents > 1 && needed <= workspace.bytes &&
+                     p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * multiprocessors;
+  if (!split) {
+    launch_attend<kDim, 1, false>(stream, p);
+    return;
+  }
+  p.partial_max_sum = static_cast<float2*>(workspace.data);
+  p.partial_acc = reinterpret_cast<float*>(p.partial_max_sum + parts);
+  launch_attend<kDim, 1, true>(stream, p);
+  fold_split_rows<kDim>
+      <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
+  check_launch("attention: fold");
+}
+
+}  // namespace
+
+bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache) {
+  const bool known = shape.dim == 16 || shape.dim == 32 || shape.dim == 64 || shape.dim == 128;
+  return known && (query == DType::f32 || query == DType::bf16) && out == DType::bf16 && cache == DType::bf16;
+}
+
+void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd,
+                            const KvCacheView& cache, const BatchView& batch, const AttentionShape& shape,
+                            float scale, Workspace workspace, int multiprocessors) {
+  if (batch.tokens == 0) return;
+  Problem p{};
+  p.out_THd = out_THd.as<__nv_bfloat16>();
+  p.q_THd = q_THd.data;
+  p.q_is_f32 = q_THd.dtype == DType::f32;
+  p.cache = static_cast<const __nv_bfloat16*>(cache.data);
+  p.batch = batch;
+  p.heads = static_cast<int>(shape.heads);
+  p.kv_heads = static_cast<int>(shape.kv_heads);
+  p.group = p.heads / p.kv_heads;
+  p.block_size = static_cast<int>(cache.block_size);
+  p.scale_log2 = scale * kLog2E;
+  p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
+  switch (shape.dim) {
+    case 16:
+      return launch<16>(stream, p, workspace, multiprocessors);
+    case 32:
+      return launch<32>(stream, p, workspace, multiprocessors);
+    case 64:
+      return launch<64>(stream, p, workspace, multiprocessors);
+    default:
+      return launch<128>(stream, p, workspace, multiprocessors);
+  }
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,68 @@
+// What the kernels share: reading and writing values of either dtype, and sums whose order is fixed.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "runtime/device/cuda_handle.h"
+#include "runtime/device/tensor.h"
+
+namespace penstock::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xFFFFFFFF;
+
+__device__ inline float widen(float x) {
+  return x;
+}
+__device__ inline float widen(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+__device__ inline float widen(__half x) {
+  return __half2float(x);
+}
+__device__ inline void put(float& to, float x) {
+  to = x;
+}
+__device__ inline void put(__nv_bfloat16& to, float x) {
+  to = __float2bfloat16_rn(x);
+}
+
+/// The same sum in every lane; which lane adds what to what is fixed.
+template <class T>
+__device__ T warp_sum(T x) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+
+/// The same sum in every thread of a block of kThreads. `shared` holds kThreads / 32 values; the block may
+/// use it again once this has returned.
+template <int kThreads, class T>
+__device__ T block_sum(T x, T* shared) {
+  x = warp_sum(x);
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  T sum = shared[0];
+  for (int w = 1; w < kThreads / kWarp; ++w) sum += shared[w];
+  __syncthreads();
+  return sum;
+}
+
+/// Calls f(T()) with T the C++ type of a dtype: float or __nv_bfloat16.
+template <class F>
+void with_type(DType dtype, F f) {
+  if (dtype == DType::bf16)
+    f(__nv_bfloat16());
+  else
+    f(float());
+}
+
+inline void check_launch(const char* kernel, Where where = Where::here()) {
+  check(cudaGetLastError(), kernel, where);
+}
+
+}  // namespace penstock::cuda

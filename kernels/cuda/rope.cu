@@ -1,0 +1,95 @@
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/rope.h"
+
+namespace penstock::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+
+struct Rotation {
+  const float* cos_sin_P2r;
+  const float* q_norm_d;  // null: no norm
+  const float* k_norm_d;
+  int half;  // r
+  float eps;
+};
+
+/// One warp a head: values of the head pass through shared memory, because a lane rotates pairs (i, i + r)
+/// but stores neighbours.
+template <class From, class Q, class Kv>
+__global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
+                           int heads, int kv_heads, int dim, int block_size) {
+  extern __shared__ float shared[];
+  const int all_heads = heads + 2 * kv_heads;
+  const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
+  if (head >= all_heads) return;
+  const int lane = static_cast<int>(threadIdx.x);
+  const int64_t token = blockIdx.x;
+  const int position = batch.positions_T[token];
+  float* x_d = shared + threadIdx.y * dim;
+  const From* from_d = qkv_TN + (token * all_heads + head) * dim;
+
+  float sum = 0;
+  for (int i = lane; i < dim; i += kWarp) {
+    const float x = widen(from_d[i]);
+    x_d[i] = x;
+    sum = fmaf(x, x, sum);
+  }
+  const bool is_query = head < heads;
+  const bool is_value = head >= heads + kv_heads;
+  const float* norm_d = is_query ? rotation.q_norm_d : is_value ? nullptr : rotation.k_norm_d;
+  if (norm_d != nullptr) {
+    const float scale = 1.0F / sqrtf(warp_sum(sum) / static_cast<float>(dim) + rotation.eps);
+    for (int i = lane; i < dim; i += kWarp) x_d[i] = x_d[i] * scale * norm_d[i];
+  }
+  __syncwarp();
+  if (!is_value) {
+    const float* cos_r = rotation.cos_sin_P2r + static_cast<int64_t>(position) * 2 * rotation.half;
+    const float* sin_r = cos_r + rotation.half;
+    for (int i = lane; i < rotation.half; i += kWarp) {
+      const float a = x_d[i];
+      const float b = x_d[i + rotation.half];
+      x_d[i] = a * cos_r[i] - b * sin_r[i];
+      x_d[i + rotation.half] = b * cos_r[i] + a * sin_r[i];
+    }
+    __syncwarp();
+  }
+  if (is_query) {
+    Q* to_d = q_THd + (token * heads + head) * dim;
+    for (int i = lane; i < dim; i += kWarp) put(to_d[i], x_d[i]);
+    return;
+  }
+  const int64_t row = batch.row_of_T[token];
+  const int64_t block = batch.block_table_RB[row * batch.table_stride + position / block_size];
+  const int64_t kv_head = (head - heads) % kv_heads;
+  const int64_t at =
+      ((block * 2 + (is_value ? 1 : 0)) * kv_heads + kv_head) * block_size + position % block_size;
+  for (int i = lane; i < dim; i += kWarp) put(cache[at * dim + i], x_d[i]);
+}
+
+}  // namespace
+
+void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& cache, TensorView qkv_TN,
+                    const RotaryView& rotary, const BatchView& batch, int64_t heads) {
+  if (batch.tokens == 0) return;
+  const auto all_heads = static_cast<unsigned>(heads + 2 * cache.kv_heads);
+  const dim3 grid(static_cast<unsigned>(batch.tokens), (all_heads + kWarps - 1) / kWarps);
+  const size_t shared = kWarps * static_cast<size_t>(cache.head_dim) * sizeof(float);
+  const Rotation rotation{rotary.cos_sin_P2r.as<const float>(), rotary.q_norm_d.as<const float>(),
+                          rotary.k_norm_d.as<const float>(), static_cast<int>(rotary.rotary_dim / 2),
+                          rotary.norm_eps};
+  with_type(qkv_TN.dtype, [&](auto from) {
+    with_type(q_THd.dtype, [&](auto q) {
+      with_type(cache.dtype, [&](auto kv) {
+        rope_heads<<<grid, dim3(kWarp, kWarps), shared, stream>>>(
+            q_THd.as<decltype(q)>(), static_cast<decltype(kv)*>(cache.data),
+            qkv_TN.as<const decltype(from)>(), rotation, batch, static_cast<int>(heads),
+            static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+            static_cast<int>(cache.block_size));
+      });
+    });
+  });
+  check_launch("rope_and_store");
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,57 @@
+#include "launch/warm_up.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace penstock {
+namespace {
+
+/// A micro-batch of about `tokens` tokens in as many sequences as may be; all of them use the same blocks.
+proto::Plan made_up_plan(const StageSpec& spec, int64_t tokens) {
+  proto::Plan plan;
+  const int64_t rows = std::min(tokens, spec.max_rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t count = std::min((r + 1) * tokens / rows - r * tokens / rows, spec.max_model_len);
+    proto::PlannedRow& row = *plan.add_rows();
+    row.set_sequence(static_cast<uint64_t>(r));
+    for (int64_t i = 0; i < count; ++i) row.add_tokens(0);
+    for (int64_t b = 0; b * spec.block_size < count; ++b) row.add_blocks(static_cast<uint32_t>(b));
+    row.mutable_sampling()->set_logprobs(-1);
+  }
+  return plan;
+}
+
+int64_t tokens_of(const proto::Plan& plan) {
+  int64_t tokens = 0;
+  for (const auto& row : plan.rows()) tokens += row.tokens_size();
+  return tokens;
+}
+
+/// 1, 2, 3, 4, 6, 8, 12, ... and the largest: an algorithm serves all sizes between two of them.
+std::vector<int64_t> sizes_up_to(int64_t largest) {
+  std::vector<int64_t> sizes;
+  for (int64_t size = 1; size < largest; size *= 2) {
+    sizes.push_back(size);
+    if (size > 1 && size / 2 * 3 < largest) sizes.push_back(size / 2 * 3);
+  }
+  sizes.push_back(largest);
+  return sizes;
+}
+
+}  // namespace
+
+void warm_up(Stage& stage, Device& device, const StageSpec& spec) {
+  const Shape shape{spec.max_tokens, stage.hidden_size()};
+  Tensor in, out;
+  if (!stage.is_first()) in = device.tensor(DType::f32, shape);
+  if (!stage.is_last()) out = device.tensor(DType::f32, shape);
+  for (const int64_t size : sizes_up_to(spec.max_tokens)) {
+    const proto::Plan plan = made_up_plan(spec, size);
+    const int64_t tokens = tokens_of(plan);
+    stage.forward(plan, in ? in.view.first(tokens) : TensorView{},
+                  out ? out.view.first(tokens) : TensorView{});
+  }
+  device.synchronize();
+}
+
+}  // namespace penstock

@@ -1,0 +1,130 @@
+#include "runtime/device/cuda_device.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace penstock {
+namespace {
+
+using cuda::check;
+
+constexpr size_t kStagingBytes = size_t{8} << 20;
+
+std::string mib(size_t bytes) {
+  return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
+}
+
+/// Makes `ordinal` the calling thread's device.
+void choose(int ordinal) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    cudaGetLastError();
+    throw UsageError(std::string("--device cuda: this machine has no usable GPU (") +
+                     (status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status)) +
+                     "); run `nvidia-smi` to see what the driver says, or use --device cpu");
+  }
+  if (ordinal < 0 || ordinal >= count)
+    throw UsageError(
+        "--device cuda: expected a GPU number below " + std::to_string(count) + ", found " +
+        std::to_string(ordinal) +
+        "; start fewer ranks on this host, or make more devices visible in CUDA_VISIBLE_DEVICES");
+  check(cudaSetDevice(ordinal), "choose the device");
+}
+
+}  // namespace
+
+CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
+  choose(ordinal);
+  check(cudaGetDeviceProperties(&properties_, ordinal), "read the device's properties");
+  if (properties_.major < 8)
+    throw UsageError("--device cuda: expected a GPU of compute capability 8.0 or later (Ampere), found " +
+                     std::to_string(properties_.major) + "." + std::to_string(properties_.minor) + ", " +
+                     properties_.name);
+  stream_ = cuda::make_stream();
+  for (Staging& staging : staging_) {
+    staging.memory = cuda::make_pinned(kStagingBytes);
+    staging.free = cuda::make_event();
+  }
+}
+
+CudaDevice::~CudaDevice() {
+  cudaStreamSynchronize(stream_.get());
+}  // staging memory may still be read
+
+std::string CudaDevice::name() const {
+  return "cuda:" + std::to_string(ordinal_) + " " + properties_.name;
+}
+
+std::string CudaDevice::architecture() const {
+  return "sm_" + std::to_string(properties_.major) + std::to_string(properties_.minor);
+}
+
+MemoryInfo CudaDevice::memory() const {
+  MemoryInfo info;
+  check(cudaMemGetInfo(&info.free, &info.total), "read how much memory is free");
+  return info;
+}
+
+DeviceMemory CudaDevice::allocate(size_t bytes) {
+  void* p = nullptr;
+  const cudaError_t status = cudaMalloc(&p, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    const MemoryInfo info = memory();
+    throw Error(
+        "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
+        mib(info.total) +
+        " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
+        "helps, or more stages");
+  }
+  check(status, "allocate device memory");
+  return {p, [](void* memory) { cudaFree(memory); }};
+}
+
+CudaDevice::Staging& CudaDevice::next_staging() {
+  Staging& staging = staging_[next_];
+  next_ = (next_ + 1) % staging_.size();
+  check(cudaEventSynchronize(staging.free.get()), "wait for staging memory");
+  return staging;
+}
+
+void CudaDevice::upload(void* device_to, const void* host_from, size_t bytes) {
+  for (size_t done = 0; done < bytes; done += kStagingBytes) {
+    const size_t piece = std::min(kStagingBytes, bytes - done);
+    Staging& staging = next_staging();
+    std::memcpy(staging.memory.get(), static_cast<const char*>(host_from) + done, piece);
+    check(cudaMemcpyAsync(static_cast<char*>(device_to) + done, staging.memory.get(), piece,
+                          cudaMemcpyHostToDevice, stream()),
+          "copy to the device");
+    check(cudaEventRecord(staging.free.get(), stream()), "mark a copy");
+  }
+}
+
+void CudaDevice::download(void* host_to, const void* device_from, size_t bytes) {
+  for (size_t done = 0; done < bytes; done += kStagingBytes) {
+    const size_t piece = std::min(kStagingBytes, bytes - done);
+    Staging& staging = next_staging();
+    check(cudaMemcpyAsync(staging.memory.get(), static_cast<const char*>(device_from) + done, piece,
+                          cudaMemcpyDeviceToHost, stream()),
+          "copy from the device");
+    synchronize();
+    std::memcpy(static_cast<char*>(host_to) + done, staging.memory.get(), piece);
+  }
+}
+
+void CudaDevice::synchronize() {
+  check(cudaStreamSynchronize(stream()), "wait for the device");
+}
+
+CudaDevice& as_cuda(Device& device) {
+  auto* cuda_device = dynamic_cast<CudaDevice*>(&device);
+  ensure(cuda_device != nullptr, "CUDA ops are made for a CUDA device");
+  return *cuda_device;
+}
+
+std::unique_ptr<Device> make_cuda_device(int ordinal) {
+  return std::make_unique<CudaDevice>(ordinal);
+}
+
+}  // namespace penstock

@@ -1,0 +1,56 @@
+// One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream,
+// in the order of asking; the host runs ahead until download or synchronize. Driven by the thread that made
+// it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+
+#include "runtime/device/cuda_handle.h"
+#include "runtime/device/device.h"
+
+namespace penstock {
+
+class CudaDevice final : public Device {
+ public:
+  /// Throws UsageError when there is no driver, or no such device.
+  explicit CudaDevice(int ordinal);
+  ~CudaDevice() override;
+
+  DeviceKind kind() const override { return DeviceKind::cuda; }
+  std::string name() const override;
+  MemoryInfo memory() const override;
+  /// Every call asks the driver, which waits for the device: memory is for start-up, not for steps.
+  DeviceMemory allocate(size_t bytes) override;
+  /// `host_from` may be changed as soon as this returns: it is copied into pinned memory first.
+  void upload(void* device_to, const void* host_from, size_t bytes) override;
+  /// Waits for the stream.
+  void download(void* host_to, const void* device_from, size_t bytes) override;
+  void synchronize() override;
+
+  cudaStream_t stream() const { return stream_.get(); }
+  int multiprocessors() const { return properties_.multiProcessorCount; }
+  /// "sm_90": which machine code runs here.
+  std::string architecture() const;
+
+ private:
+  /// Pinned memory between the host and the device. `free` is reached when the device has read what was put
+  /// in last.
+  struct Staging {
+    cuda::PinnedMemory memory;
+    cuda::Event free;
+  };
+  Staging& next_staging();
+
+  int ordinal_;
+  cudaDeviceProp properties_{};
+  cuda::Stream stream_;
+  std::array<Staging, 4> staging_;
+  size_t next_ = 0;
+};
+
+/// The CUDA back end's ops work on its device only.
+CudaDevice& as_cuda(Device& device);
+
+}  // namespace penstock

@@ -1,0 +1,277 @@
+// Times of the CUDA kernels by shape, beside the bounds of the device measured in the same run: reading
+// memory for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
+//   cuda_kernels_bench
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <random>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "runtime/device/cuda_device.h"
+
+namespace penstock {
+namespace {
+
+class Bench {
+ public:
+  Bench() : device_(0), ops_(make_cuda_ops(device_)) {}
+
+  void run() {
+    std::printf("%s, %s\n", device_.name().c_str(), ops_->numerics().c_str());
+    measure_bounds();
+    std::printf("copy %.2f TB/s (bytes read and written); bf16 product %.0f TFLOP/s\n\n", copy_ * 1e-12,
+                peak_ * 1e-12);
+    std::printf("%-44s %10s %8s %8s %10s\n", "", "us", "TB/s", "TFLOP/s", "of bound");
+    products();
+    attention_decode();
+    attention_prefill();
+    rows();
+    sampling();
+  }
+
+ private:
+  static constexpr int kRuns = 15;
+  static constexpr int64_t kHeads = 32, kKvHeads = 8, kDim = 128, kBlock = 16;
+
+  /// The median of `kRuns` runs, in seconds. What `work` is given counts the runs, so that it can change its
+  /// inputs.
+  double seconds(const std::function<void(int)>& work) {
+    const cuda::Event begin = cuda::make_event(cudaEventDefault), end = cuda::make_event(cudaEventDefault);
+    for (int i = 0; i < 3; ++i) work(i);
+    std::vector<float> times;
+    for (int i = 0; i < kRuns; ++i) {
+      cuda::check(cudaEventRecord(begin.get(), device_.stream()), "time");
+      work(i);
+      cuda::check(cudaEventRecord(end.get(), device_.stream()), "time");
+      cuda::check(cudaEventSynchronize(end.get()), "time");
+      cuda::check(cudaEventElapsedTime(&times.emplace_back(), begin.get(), end.get()), "time");
+    }
+    std::nth_element(times.begin(), times.begin() + kRuns / 2, times.end());
+    return 1e-3 * static_cast<double>(times[kRuns / 2]);
+  }
+
+  void print(const std::string& what, double time, double bytes, double flops) const {
+    const double bound = std::max(bytes / copy_, flops / peak_);
+    std::printf("%-44s %10.1f %8.2f %8.1f %9.0f%%\n", what.c_str(), time * 1e6, bytes / time * 1e-12,
+                flops / time * 1e-12, 100 * bound / time);
+    std::fflush(stdout);
+  }
+
+  Tensor random(DType dtype, const Shape& shape) {
+    Tensor tensor = device_.tensor(dtype, shape);
+    if (noise_.empty()) {
+      std::mt19937 engine(1);
+      std::normal_distribution<float> normal(0, 1);
+      noise_.resize((1 << 22) + 7);
+      for (float& x : noise_) x = normal(engine);
+    }
+    std::vector<uint16_t> bf16;
+    for (int64_t at = 0, end = shape.elements(); at < end;) {
+      const int64_t count = std::min(end - at, static_cast<int64_t>(noise_.size()));
+      char* to = tensor.view.as<char>() + static_cast<size_t>(at) * bytes_of(dtype);
+      if (dtype == DType::f32) {
+        device_.upload(to, noise_.data(), static_cast<size_t>(count) * 4);
+      } else {
+        if (bf16.empty())
+          for (const float x : noise_) {
+            uint32_t bits = 0;
+            std::copy_n(reinterpret_cast<const char*>(&x), 4, reinterpret_cast<char*>(&bits));
+            bf16.push_back(static_cast<uint16_t>(bits >> 16));
+          }
+        device_.upload(to, bf16.data(), static_cast<size_t>(count) * 2);
+      }
+      at += count;
+    }
+    return tensor;
+  }
+
+  void measure_bounds() {
+    constexpr size_t kBytes = size_t{2} << 30;
+    {
+      const DeviceMemory a = device_.allocate(kBytes), b = device_.allocate(kBytes);
+      cuda::check(cudaMemset(a.get(), 1, kBytes), "clear");
+      copy_ =
+          2 * kBytes / seconds([&](int) {
+            cuda::check(cudaMemcpyAsync(b.get(), a.get(), kBytes, cudaMemcpyDeviceToDevice, device_.stream()),
+                        "copy");
+          });
+    }
+    constexpr int64_t n = 8192;
+    const auto w = matrix(n, n);
+    const Tensor x = random(DType::bf16, {n, n}), y = device_.tensor(DType::bf16, {n, n});
+    peak_ = 2.0 * n * n * n / seconds([&](int) { ops_->matmul(y, x, *w, {}, Into::overwrite); });
+  }
+
+  std::unique_ptr<Matrix> matrix(int64_t n, int64_t k) {
+    auto w = ops_->make_matrix(n, k, DType::bf16);
+    std::vector<uint16_t> row(static_cast<size_t>(k));
+    std::mt19937 engine(2);
+    for (int64_t r = 0; r < n; ++r) {
+      if (r % 64 == 0)
+        for (uint16_t& x : row) x = static_cast<uint16_t>(0x3C00 | (engine() & 0x80FF));
+      ops_->load_rows(*w, r, {row.data(), DType::bf16, {1, k}});
+    }
+    return w;
+  }
+
+  void products() {
+    struct Layer {
+      const char* name;
+      int64_t n, k;
+      DType out;
+      Into into;
+    };
+    for (const Layer& l : {Layer{"qkv", 6144, 4096, DType::bf16, Into::overwrite},
+                           {"o", 4096, 4096, DType::f32, Into::add},
+                           {"gate_up", 28672, 4096, DType::bf16, Into::overwrite},
+                           {"down", 4096, 14336, DType::f32, Into::add},
+                           {"head", 128256, 4096, DType::f32, Into::overwrite}}) {
+      std::vector<std::unique_ptr<Matrix>> weights;  // more than the cache holds
+      for (int64_t bytes = 0; bytes < 200 << 20; bytes += l.n * l.k * 2) weights.push_back(matrix(l.n, l.k));
+      for (const int64_t m : {1, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192}) {
+        if (l.n > 100000 && m > 512) continue;
+        const Tensor x = random(DType::bf16, {m, l.k}), y = random(l.out, {m, l.n});
+        const double time = seconds([&](int i) {
+          ops_->matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, l.into);
+        });
+        const double out = static_cast<double>(y.view.bytes()) * (l.into == Into::add ? 2 : 1);
+        print(std::string(l.name) + " " + Shape{l.n, l.k}.text() + " M " + std::to_string(m), time,
+              static_cast<double>(l.n * l.k * 2) + static_cast<double>(x.view.bytes()) + out,
+              2.0 * static_cast<double>(m * l.n * l.k));
+      }
+    }
+  }
+
+  struct Batch {
+    Tensor memory;
+    BatchView view;
+  };
+
+  /// `rows` sequences with `count` new tokens each, ending at `context`; blocks in a scattered order.
+  Batch batch(int64_t rows, int64_t count, int64_t context) {
+    const int64_t tokens = rows * count, stride = (context + kBlock - 1) / kBlock;
+    std::vector<int32_t> host;
+    for (int64_t t = 0; t < tokens; ++t) host.push_back(static_cast<int32_t>(context - count + t % count));
+    for (int64_t t = 0; t < tokens; ++t) host.push_back(static_cast<int32_t>(t / count));
+    for (int64_t r = 0; r <= rows; ++r) host.push_back(static_cast<int32_t>(r * count));
+    for (int64_t r = 0; r < rows; ++r) host.push_back(static_cast<int32_t>(context));
+    std::vector<int32_t> blocks(static_cast<size_t>(rows * stride));
+    for (size_t b = 0; b < blocks.size(); ++b) blocks[b] = static_cast<int32_t>(b);
+    std::shuffle(blocks.begin(), blocks.end(), std::mt19937(3));
+    host.insert(host.end(), blocks.begin(), blocks.end());
+    Batch made{device_.tensor(DType::i32, {static_cast<int64_t>(host.size())}), {}};
+    device_.upload(made.memory.view.data, host.data(), host.size() * 4);
+    const auto* p = made.memory.view.as<const int32_t>();
+    made.view = {tokens,
+                 rows,
+                 p,
+                 p + tokens,
+                 p + 2 * tokens,
+                 p + 2 * tokens + rows + 1,
+                 p + 2 * tokens + 2 * rows + 1,
+                 stride,
+                 context};
+    return made;
+  }
+
+  void attention(const std::string& name, int64_t rows, int64_t count, int64_t context) {
+    const Batch b = batch(rows, count, context);
+    const int64_t blocks = rows * b.view.table_stride;
+    const int copies =
+        static_cast<int>(std::max<int64_t>(1, (200 << 20) / (blocks * kBlock * kKvHeads * kDim * 4)));
+    std::vector<Tensor> caches;
+    for (int i = 0; i < std::min(copies, 8); ++i)
+      caches.push_back(random(DType::bf16, {blocks * 2 * kKvHeads, kBlock, kDim}));
+    const Tensor q = random(DType::bf16, {b.view.tokens, kHeads, kDim}),
+                 out = device_.tensor(DType::bf16, {b.view.tokens, kHeads, kDim});
+    const double time = seconds([&](int i) {
+      const KvCacheView cache{caches[static_cast<size_t>(i) % caches.size()].view.data,
+                              DType::bf16,
+                              blocks,
+                              kKvHeads,
+                              kDim,
+                              kBlock};
+      ops_->attention(out, q, cache, b.view, 0.088F);
+    });
+    const double pairs = static_cast<double>(rows) * static_cast<double>(count) *
+                         (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
+    print(
+        name + " " + std::to_string(rows) + " x " + std::to_string(count) + " at " + std::to_string(context),
+        time,
+        static_cast<double>(rows * context * kKvHeads * kDim * 4) + 2.0 * static_cast<double>(q.view.bytes()),
+        4.0 * pairs * static_cast<double>(kHeads * kDim));
+  }
+
+  void attention_decode() {
+    for (const auto& [rows, context] : {std::pair<int64_t, int64_t>(1, 256),
+                                        {1, 4096},
+                                        {64, 256},
+                                        {64, 4096},
+                                        {256, 200},
+                                        {256, 1024},
+                                        {512, 256}})
+      attention("attention decode", rows, 1, context);
+  }
+  void attention_prefill() {
+    for (const auto& [rows, count] : {std::pair<int64_t, int64_t>(1, 8192), {4, 2048}, {64, 128}})
+      attention("attention prefill", rows, count, count);
+  }
+
+  void rows() {
+    for (const int64_t t : {1, 256, 2048}) {
+      const Tensor x = random(DType::f32, {t, 4096}), w = random(DType::f32, {4096}),
+                   y = device_.tensor(DType::bf16, {t, 4096});
+      print("rms_norm " + x.view.shape.text(), seconds([&](int) { ops_->rms_norm(y, x, w, 1e-5F); }),
+            static_cast<double>(x.view.bytes() + y.view.bytes()), 0);
+      const Tensor gate_up = random(DType::bf16, {t, 28672}), z = device_.tensor(DType::bf16, {t, 14336});
+      print("swiglu " + z.view.shape.text(), seconds([&](int) { ops_->swiglu(z, gate_up); }),
+            static_cast<double>(gate_up.view.bytes() + z.view.bytes()), 0);
+      const Batch b = batch(t, 1, 256);
+      const Tensor cache = device_.tensor(DType::bf16, {t * 16 * 2 * kKvHeads, kBlock, kDim});
+      const Tensor qkv = random(DType::bf16, {t, 6144}), q = device_.tensor(DType::bf16, {t, kHeads, kDim});
+      const Tensor angles = random(DType::f32, {256, kDim});
+      const KvCacheView view{cache.view.data, DType::bf16, t * 16, kKvHeads, kDim, kBlock};
+      print("rope_and_store " + qkv.view.shape.text(), seconds([&](int) {
+              ops_->rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
+            }),
+            2.0 * static_cast<double>(qkv.view.bytes()), 0);
+    }
+  }
+
+  void sampling() {
+    for (const int64_t rows : {1, 256, 512}) {
+      const Tensor logits = random(DType::f32, {rows, 128256});
+      const auto time = [&](const char* name, const SampleParams& params) {
+        const std::vector<SampleParams> all(static_cast<size_t>(rows), params);
+        print(std::string(name) + " " + logits.view.shape.text(),
+              seconds([&](int) { ops_->sample(logits, all); }), static_cast<double>(logits.view.bytes()), 0);
+      };
+      time("sample greedy", {0, 0, 1, 0, 1, 0, -1});
+      time("sample temperature", {1, 0, 1, 0, 1, 0, -1});
+      time("sample top-p 0.95", {0.8F, 0, 0.95F, 0, 1, 0, -1});
+      time("sample greedy, 1 logprob", {0, 0, 1, 0, 1, 0, 1});
+    }
+  }
+
+  CudaDevice device_;
+  std::unique_ptr<Ops> ops_;
+  double copy_ = 1;
+  double peak_ = 1;
+  std::vector<float> noise_;
+};
+
+}  // namespace
+}  // namespace penstock
+
+int main() {
+  try {
+    penstock::Bench().run();
+    return 0;
+  } catch (const penstock::Error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return static_cast<int>(e.status());
+  }
+}
