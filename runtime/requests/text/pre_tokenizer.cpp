@@ -42,6 +42,7 @@ class SplitStep : public Step {
              [&](auto& pieces) { pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); }); });
   }
   bool concerns(uint8_t byte) const override { return invert_ || pattern_.needs_byte(byte); }
+  bool may_cut(std::string_view text) const override { return invert_ || pattern_.may_match(text); }
 
  private:
   Pattern pattern_;

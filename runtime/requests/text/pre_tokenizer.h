@@ -29,6 +29,8 @@ class PreTokenizer {
     /// May this step do anything but give a piece on that has this byte, and only such bytes, in it? A piece in
     /// which no byte concerns a step goes past it.
     virtual bool concerns(uint8_t /*byte*/) const { return true; }
+    /// A second, closer look at a piece that concerns the step: false if it would be given on as it is.
+    virtual bool may_cut(std::string_view /*text*/) const { return true; }
   };
   static constexpr size_t kMaxSteps = 64;
 
@@ -52,6 +54,9 @@ class PreTokenizer {
       uint64_t concerned = 0;
       for (const char c : piece.text) concerned |= all_.concerned_by_[static_cast<uint8_t>(c)];
       concerned &= ahead_;
+      while (concerned != 0 && !all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->may_cut(piece.text)) {
+        concerned &= concerned - 1;
+      }
       if (concerned == 0) return sink_(context_, piece.text);
       const uint64_t here = ahead_;
       ahead_ = ~((concerned & -concerned) * 2 - 1);  // the steps behind the first one concerned

@@ -35,6 +35,21 @@ uint32_t needed_class(const RunPattern::Alternative& alternative, const ClassTab
   return best;
 }
 
+RunPattern::Simple simple_form(const RunPattern::Alternative& alternative) {
+  RunPattern::Simple out;
+  size_t i = 0;
+  const auto is_run = [&](uint32_t min, uint32_t max) {
+    return i < alternative.size() && alternative[i].kind == Kind::run && alternative[i].min == min && alternative[i].max == max;
+  };
+  if (is_run(0, 1) && !alternative[i].keeps_all) out.head = alternative[i++].bit;
+  if (!is_run(1, UINT32_MAX)) return {};
+  const uint32_t body = alternative[i++].bit;
+  if (is_run(0, UINT32_MAX)) out.tail = alternative[i++].bit;
+  if (i < alternative.size()) return {};
+  out.body = body;
+  return out;
+}
+
 /// May this alternative begin with a character whose class bits are `bits`, or match without one (`empty`)?
 bool may_begin(const RunPattern::Alternative& alternative, uint32_t bits, bool& empty) {
   for (const Element& e : alternative) {
@@ -100,6 +115,33 @@ struct RunPattern::Matcher {
     return p;
   }
 
+  const char* simple_run(uint32_t bit, const char* p) const {
+    const uint32_t* ascii = table.ascii();
+    while (p != end) {
+      const auto b = static_cast<unsigned char>(*p);
+      if (b < 0x80) {
+        if ((ascii[b] & bit) == 0) break;
+        ++p;
+      } else {
+        const char* after = p;
+        if ((table[utf8::next(after)] & bit) == 0) break;
+        p = after;
+      }
+    }
+    return p;
+  }
+
+  const char* match(const Simple& simple, const char* p) const {
+    const char* q = p;
+    if (simple.head != 0 && (bits_at(q) & simple.head) != 0) {
+      const char* body_end = simple_run(simple.body, q);
+      if (body_end != q) return simple.tail == 0 ? body_end : simple_run(simple.tail, body_end);
+    }
+    const char* body_end = simple_run(simple.body, p);
+    if (body_end == p) return nullptr;
+    return simple.tail == 0 ? body_end : simple_run(simple.tail, body_end);
+  }
+
   const char* word_end(const std::vector<uint32_t>& word, const char* p) const {
     for (const uint32_t bit : word) {
       if (p == end || (bits_at(p) & bit) == 0) return nullptr;
@@ -157,6 +199,11 @@ struct RunPattern::Matcher {
 
 RunPattern::RunPattern(std::vector<Alternative> alternatives, const std::vector<CodePointRanges>& classes)
     : alternatives_(std::move(alternatives)), table_(classes) {
+  for (const Alternative& alternative : alternatives_) simple_.push_back(simple_form(alternative));
+  if (alternatives_.size() == 1 && alternatives_[0].size() == 2 && alternatives_[0][0].kind == Kind::run &&
+      alternatives_[0][1].kind == Kind::end_of_line) {
+    before_line_end_ = alternatives_[0][0].bit;
+  }
   for (Alternative& alternative : alternatives_) {
     for (size_t i = 0; i + 1 < alternative.size(); ++i) {
       // When no character of a run can begin what must follow, giving characters back never helps.
@@ -212,6 +259,12 @@ std::shared_ptr<const RunPattern> RunPattern::compile(const std::string& pattern
   return made;
 }
 
+bool RunPattern::may_match(std::string_view text) const {
+  if (before_line_end_ == 0 || text.find('\n') != std::string_view::npos) return true;
+  const char* last = utf8::previous(text.data() + text.size());
+  return (table_[utf8::next(last)] & before_line_end_) != 0;
+}
+
 std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
   const char* begin = text.data();
   const char* end = begin + text.size();
@@ -225,7 +278,9 @@ std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
       const uint32_t bit = uint32_t{1} << i;
       if ((ever_dead & bit) != 0 && p < dead_until[i]) continue;
       const Alternative& alternative = alternatives_[i];
-      const char* found = matcher.match(alternative.data(), alternative.data() + alternative.size(), p);
+      const char* found = simple_[i].body != 0
+                              ? matcher.match(simple_[i], p)
+                              : matcher.match(alternative.data(), alternative.data() + alternative.size(), p);
       if (found != nullptr) return Span{static_cast<size_t>(p - begin), static_cast<size_t>(found - begin)};
       if (matcher.exhausted) {
         throw Error("Splitting a text of " + std::to_string(text.size()) + " bytes with '" + pattern_ +

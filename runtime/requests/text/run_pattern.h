@@ -44,6 +44,10 @@ class RunPattern {
   /// A match has at least one character whose UTF-8 begins with a byte for which this is true.
   bool needs_byte(uint8_t byte) const { return table_.may_begin(byte, needed_); }
 
+  /// False if a quick look shows that it does not match anywhere in a text that is not empty: a pattern such as \s+$ needs
+  /// a line to end behind one of its characters.
+  bool may_match(std::string_view text) const;
+
   struct Element {
     enum class Kind : uint8_t { run, words, followed_by, not_followed_by, end_of_line };
     Kind kind = Kind::run;
@@ -53,6 +57,13 @@ class RunPattern {
     std::vector<std::vector<uint32_t>> words;         // each a sequence of classes; the first that fits is taken
   };
   using Alternative = std::vector<Element>;
+  /// The alternatives that most matches come from have the form A?B+C*, with any of A and C absent. They are matched
+  /// without the general machine.
+  struct Simple {
+    uint32_t head = 0;  // classes; 0: absent
+    uint32_t body = 0;  // 0: the alternative has another form
+    uint32_t tail = 0;
+  };
 
  private:
   struct Matcher;
@@ -60,7 +71,9 @@ class RunPattern {
 
   std::string pattern_;
   std::vector<Alternative> alternatives_;
+  std::vector<Simple> simple_;          // by alternative
   ClassTable table_;
+  uint32_t before_line_end_ = 0;        // not 0: every match is a run of these classes up to the end of a line
   uint32_t needed_ = 0;                 // classes, of which every match has a character in one
   std::array<uint32_t, 256> starts_{};  // by first byte: the alternatives that may begin with it
 };

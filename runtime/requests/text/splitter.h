@@ -45,6 +45,9 @@ class Pattern {
     return regex_ || static_cast<uint8_t>(literal_.front()) == byte;
   }
 
+  /// False if a quick look shows that it does not match anywhere in a text that is not empty.
+  bool may_match(std::string_view text) const { return !runs_ || runs_->may_match(text); }
+
  private:
   std::string literal_;
   std::shared_ptr<const RunPattern> runs_;

@@ -2,6 +2,7 @@
 // thread at a time, and never wrong: the whole piece is compared.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -26,8 +27,9 @@ class WordCache {
 
   static Key key(std::string_view piece) {
     Key k{{0, 0, 0}, static_cast<uint32_t>(piece.size()), 0};
-    size_t at = 0;
-    for (size_t w = 0; at < piece.size(); ++w, at += 8) k.words[w] = load(piece.data() + at, piece.size() - at);
+    k.words[0] = load(piece.data(), piece.size());
+    if (piece.size() > 8) k.words[1] = load(piece.data() + 8, piece.size() - 8);
+    if (piece.size() > 16) k.words[2] = load(piece.data() + 16, piece.size() - 16);
     uint64_t h = (k.words[0] ^ k.size) * 0x9E3779B97F4A7C15ULL;
     h = (h ^ (h >> 32) ^ k.words[1]) * 0xD6E8FEB86659FD93ULL;
     h = (h ^ (h >> 32) ^ k.words[2]) * 0xC2B2AE3D27D4EB4FULL;
@@ -39,8 +41,13 @@ class WordCache {
   bool find(const Key& k, std::vector<int32_t>& out) const {
     for (const uint32_t slot : {k.slot, k.slot ^ 1U}) {
       const Entry& e = entries_[slot];
-      if (e.size == k.size && std::memcmp(e.words, k.words, sizeof(e.words)) == 0) {
-        out.insert(out.end(), e.ids, e.ids + e.count);
+      const uint64_t differs = (e.words[0] ^ k.words[0]) | (e.words[1] ^ k.words[1]) | (e.words[2] ^ k.words[2]);
+      if (differs == 0 && e.size == k.size) {
+        if (e.count == 1) {
+          out.push_back(e.ids[0]);
+        } else {
+          out.insert(out.end(), e.ids, e.ids + e.count);
+        }
         return true;
       }
     }
