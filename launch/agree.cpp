@@ -36,7 +36,8 @@ std::vector<std::string> agree(World& world, const std::function<std::string()>&
     status = std::max(status, static_cast<ExitStatus>(all[r].front() - '0'));
     if (std::find(told.begin(), told.end(), text) != told.end()) continue;
     told.push_back(text);
-    message += (message.empty() ? "" : "\n") + (world.size() > 1 ? named(world, static_cast<int>(r)) + ": " : "") + text;
+    message += (message.empty() ? "" : "\n") +
+               (world.size() > 1 ? named(world, static_cast<int>(r)) + ": " : "") + text;
   }
   if (status != ExitStatus::success) throw AgreedFailure(message, status);
   for (std::string& text : all) text.erase(0, 1);
@@ -47,7 +48,8 @@ void check_same(World& world, const std::string& what, const std::string& mine) 
   const std::vector<std::string> all = agree(world, [&mine] { return mine; });
   agree(world, [&]() -> std::string {
     if (mine != all[0])
-      throw UsageError(what + " differs between ranks: expected '" + all[0] + "' as on rank 0, found '" + mine + "'");
+      throw UsageError(what + " differs between ranks: expected '" + all[0] + "' as on rank 0, found '" +
+                       mine + "'");
     return {};
   });
 }

@@ -12,9 +12,9 @@ namespace {
 
 void print(const std::vector<KernelTiming>& timings) {
   for (const KernelTiming& t : timings)
-    std::printf("%-52s %10.1f us  %7.1f GFLOP/s %5.1f %%   %6.2f GB/s %5.1f %%\n", t.what.c_str(), 1e6 * t.seconds,
-                1e-9 * t.flops / t.seconds, 100 * t.share_of_peak(), 1e-9 * t.bytes / t.seconds,
-                100 * t.share_of_reading());
+    std::printf("%-52s %10.1f us  %7.1f GFLOP/s %5.1f %%   %6.2f GB/s %5.1f %%\n", t.what.c_str(),
+                1e6 * t.seconds, 1e-9 * t.flops / t.seconds, 100 * t.share_of_peak(),
+                1e-9 * t.bytes / t.seconds, 100 * t.share_of_reading());
 }
 
 int bench_all(int threads) {

@@ -1,11 +1,11 @@
-// `penstock bench pipeline`: a whole generation job on made-up prompts, in tokens per second and as a share of the
-// multiply-add peak measured in the same run. Counts 2 FLOP per multiplied weight and token: all layers for each
-// token, the head for each token whose logits are wanted.
+// `penstock bench pipeline`: a whole generation job on made-up prompts, in tokens per second and as a share
+// of the multiply-add peak measured in the same run. Counts 2 FLOP per multiplied weight and token: all
+// layers for each token, the head for each token whose logits are wanted.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
-#include <optional>
 #include <numeric>
+#include <optional>
 
 #include "kernels/bench.h"
 #include "launch/agree.h"
@@ -85,8 +85,8 @@ class BenchPlans final : public PlanSource {
 
 void print_share(const char* what, double tokens, double seconds, double flops, double peak) {
   if (seconds <= 0 || tokens <= 0) return;
-  std::printf("%-22s %9.0f tokens in %7.2f s: %8.1f tokens/s, %6.1f GFLOP/s, %5.1f %% of the peak\n", what, tokens,
-              seconds, tokens / seconds, 1e-9 * flops / seconds, 100 * flops / seconds / peak);
+  std::printf("%-22s %9.0f tokens in %7.2f s: %8.1f tokens/s, %6.1f GFLOP/s, %5.1f %% of the peak\n", what,
+              tokens, seconds, tokens / seconds, 1e-9 * flops / seconds, 100 * flops / seconds / peak);
 }
 
 void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans, double peak) {
@@ -95,7 +95,8 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   const auto prompt_tokens = static_cast<double>(flags.prompts * flags.input_len);
   const auto output_tokens = static_cast<double>(flags.prompts * flags.output_len);
   // The last token of an answer is never fed back.
-  const double all = (prompt_tokens + output_tokens - static_cast<double>(flags.prompts)) * layers + output_tokens * cost.head;
+  const double all = (prompt_tokens + output_tokens - static_cast<double>(flags.prompts)) * layers +
+                     output_tokens * cost.head;
   if (flags.output_len == 1) {
     print_share("prefill", prompt_tokens, plans.seconds(), all, peak);
     return;
@@ -116,8 +117,9 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   ReadyRank ready = make_ready(world, flags.job);
   agree(world, [&]() -> std::string {
     if (flags.input_len + flags.output_len > ready.shape.max_model_len)
-      throw UsageError("--input-len and --output-len: expected at most " + std::to_string(ready.shape.max_model_len) +
-                       " together, found " + std::to_string(flags.input_len + flags.output_len));
+      throw UsageError("--input-len and --output-len: expected at most " +
+                       std::to_string(ready.shape.max_model_len) + " together, found " +
+                       std::to_string(flags.input_len + flags.output_len));
     return {};
   });
   double peak = world.rank() == 0 ? measured_peak(world, ready) : 0;
@@ -132,23 +134,31 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   if (world.rank() > 0) return;
   // Before and after, and the higher one counts: on a shared machine the speed changes between them.
   peak = std::max(peak, measured_peak(world, ready));
-  std::printf("%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches in flight, %lld preemptions\n",
-              world.size(), world.size() == 1 ? "stage" : "stages", ready.numerics.c_str(),
-              static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
-              static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs),
-              ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
-  std::printf("%-22s %s %.1f GFLOP/s, measured in this run\n", "multiply-add peak", name_of(ready.shape.dtype), 1e-9 * peak);
+  std::printf(
+      "%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches "
+      "in flight, %lld preemptions\n",
+      world.size(), world.size() == 1 ? "stage" : "stages", ready.numerics.c_str(),
+      static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
+      static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs),
+      ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
+  std::printf("%-22s %s %.1f GFLOP/s, measured in this run\n", "multiply-add peak",
+              name_of(ready.shape.dtype), 1e-9 * peak);
   print_figures(flags, ready, *plans, peak);
 }
 
 }  // namespace
 
 void add_bench_pipeline(CLI::App& bench, Command& chosen) {
-  CLI::App* sub = bench.add_subcommand("pipeline", "A generation job on made-up prompts, alone or under mpirun");
+  CLI::App* sub =
+      bench.add_subcommand("pipeline", "A generation job on made-up prompts, alone or under mpirun");
   auto flags = std::make_shared<BenchFlags>();
   flags->job.load_format = "dummy";
-  sub->add_option("--num-prompts", flags->prompts, "Requests")->check(CLI::PositiveNumber)->capture_default_str();
-  sub->add_option("--input-len", flags->input_len, "Tokens a prompt")->check(CLI::PositiveNumber)->capture_default_str();
+  sub->add_option("--num-prompts", flags->prompts, "Requests")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  sub->add_option("--input-len", flags->input_len, "Tokens a prompt")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   sub->add_option("--output-len", flags->output_len, "New tokens a request; 1 measures prefill")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -15,7 +15,8 @@ namespace {
 int bench_tokenizer(const std::filesystem::path& tokenizer, const std::filesystem::path& text_file) {
   std::ifstream file(text_file, std::ios::binary);
   std::stringstream text;
-  if (!file || !(text << file.rdbuf())) throw UsageError("--text " + text_file.string() + ": cannot be read or is empty");
+  if (!file || !(text << file.rdbuf()))
+    throw UsageError("--text " + text_file.string() + ": cannot be read or is empty");
   const TokenizerSpeed speed = measure_tokenizer(tokenizer, text.str());
   std::printf("reading the text once: %.0f MB/s\n", speed.read_bound_mb_per_s);
   for (const TokenizerSpeed::Case& c : speed.cases)
@@ -33,7 +34,8 @@ void add_bench_tokenizer(CLI::App& bench, Command& chosen) {
   auto flags = std::make_shared<Flags>();
   sub->add_option("--tokenizer,--model,-m", flags->tokenizer, "Folder with tokenizer.json")->required();
   sub->add_option("--text", flags->text, "UTF-8 text to encode")->required();
-  sub->callback([flags, &chosen] { chosen = [flags] { return bench_tokenizer(flags->tokenizer, flags->text); }; });
+  sub->callback(
+      [flags, &chosen] { chosen = [flags] { return bench_tokenizer(flags->tokenizer, flags->text); }; });
 }
 
 }  // namespace penstock

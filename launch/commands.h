@@ -1,4 +1,5 @@
-// The subcommands, one file each. Each adds itself to the command line and, when chosen, runs and returns the exit status.
+// The subcommands, one file each. Each adds itself to the command line and, when chosen, runs and returns the
+// exit status.
 #pragma once
 
 #include <functional>

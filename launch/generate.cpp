@@ -1,8 +1,8 @@
 // `penstock generate`: a batch file of requests in, a file of answers out.
 #include <CLI/CLI.hpp>
 
-#include "launch/commands.h"
 #include "launch/agree.h"
+#include "launch/commands.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
@@ -36,8 +36,8 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready)
   batch.input = options.input;
   batch.output = options.output;
   batch.request.served_model_name = options.served_model_name;
-  batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size, ready.blocks,
-                     ready.shape.schedule.micro_batches};
+  batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
+                     ready.blocks, ready.shape.schedule.micro_batches};
   batch.max_model_len = ready.shape.max_model_len;
   batch.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
@@ -103,8 +103,8 @@ void generate(World& world, const JobOptions& options) {
             " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +
             std::to_string(ready.shape.max_num_seqs) + " sequences at once");
   for (size_t s = 0; s < ready.facts.size(); ++s)
-    log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part + ", " +
-              ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
+    log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part +
+              ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
   JobPlans plans(*job);
   Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
@@ -115,7 +115,8 @@ void generate(World& world, const JobOptions& options) {
     job->finish();
   }
   const std::vector<proto::StageReport> reports = gather_reports(world, complete_report(report, ready));
-  log::info(closing_summary(job->progress(), reports, ready.facts, ready.shape.schedule, options.output.string()));
+  log::info(
+      closing_summary(job->progress(), reports, ready.facts, ready.shape.schedule, options.output.string()));
 }
 
 }  // namespace

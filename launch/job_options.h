@@ -1,5 +1,5 @@
-// What a job is asked to be: the flags of `generate` and `plan`, and what follows from them for a given model and world.
-// Flag names are vLLM's where vLLM has one.
+// What a job is asked to be: the flags of `generate` and `plan`, and what follows from them for a given model
+// and world. Flag names are vLLM's where vLLM has one.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +32,8 @@ struct JobOptions {
   uint64_t seed = 0;
   // machine
   std::string device = "cpu";
-  int threads = 0;             // 0: this rank's share of the cores
-  int pipeline_parallel = 0;   // 0: one stage a rank
+  int threads = 0;            // 0: this rank's share of the cores
+  int pipeline_parallel = 0;  // 0: one stage a rank
   std::string layer_partition;
   double memory_utilization = 0;  // 0: 0.5 of a CPU's free memory
   int64_t kv_cache_bytes = 0;     // 0: by memory_utilization

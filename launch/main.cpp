@@ -1,3 +1,5 @@
 #include "launch/program.h"
 
-int main(int argc, char** argv) { return penstock::run_program(argc, argv); }
+int main(int argc, char** argv) {
+  return penstock::run_program(argc, argv);
+}

@@ -10,7 +10,9 @@
 namespace penstock {
 namespace {
 
-double mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+double mib(int64_t bytes) {
+  return static_cast<double>(bytes) / (1 << 20);
+}
 
 std::vector<double> stage_costs(const Partition& partition, const CutCost& cost) {
   std::vector<double> costs;
@@ -27,30 +29,36 @@ void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
   const ModelConfig& config = shape.config;
   std::printf("%s: %lld layers, hidden %lld, vocabulary %lld, in %s, up to %lld tokens a sequence\n\n",
               config.architecture.c_str(), static_cast<long long>(config.layer_count()),
-              static_cast<long long>(config.hidden_size), static_cast<long long>(config.vocab_size), name_of(shape.dtype),
-              static_cast<long long>(shape.max_model_len));
+              static_cast<long long>(config.hidden_size), static_cast<long long>(config.vocab_size),
+              name_of(shape.dtype), static_cast<long long>(shape.max_model_len));
   const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
   int64_t kv_per_token = 0;
-  std::printf("rank  part                       weights MiB   KV MiB / 1000 tokens   share of the products\n");
+  std::printf(
+      "rank  part                       weights MiB   KV MiB / 1000 tokens   share of the products\n");
   for (size_t s = 0; s < shape.partition.size(); ++s) {
     const StageCut& cut = shape.partition[s];
     const int64_t kv = kv_bytes_per_block(shape, cut, options.block_size) / options.block_size;
     kv_per_token += kv;
-    std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(), mib(weight_bytes(shape, cut)),
-                mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
+    std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
+                mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
   std::printf("\nKV cache: %lld bytes a token over all ranks\n", static_cast<long long>(kv_per_token));
 
   const TimingModel timing{costs, 0.05 * all / stages};
-  std::printf("in flight: %d micro-batches of up to %lld tokens; bubble of the busiest stage %.1f %% (a hop taken as 5 %% of a mean forward)\n",
-              shape.schedule.micro_batches, static_cast<long long>(shape.max_num_batched_tokens),
-              100 * predicted_bubble(shape.schedule, timing));
+  std::printf(
+      "in flight: %d micro-batches of up to %lld tokens; bubble of the busiest stage %.1f %% (a hop taken as "
+      "5 %% of a mean forward)\n",
+      shape.schedule.micro_batches, static_cast<long long>(shape.max_num_batched_tokens),
+      100 * predicted_bubble(shape.schedule, timing));
   const double here = imbalance(shape.partition, shape.cost);
   const double best = imbalance(partition_by_cost(stages, shape.cost), shape.cost);
-  std::printf("--layer-partition auto would make the dearest stage %.2f times the mean instead of %.2f: %.0f %% more throughput where every stage has processors of its own\n",
-              best, here, 100 * (here / best - 1));
-  std::printf("\nforwards, one column a unit of time, the digit is the micro-batch:\n%s", grid(shape.schedule, 48).c_str());
+  std::printf(
+      "--layer-partition auto would make the dearest stage %.2f times the mean instead of %.2f: %.0f %% more "
+      "throughput where every stage has processors of its own\n",
+      best, here, 100 * (here / best - 1));
+  std::printf("\nforwards, one column a unit of time, the digit is the micro-batch:\n%s",
+              grid(shape.schedule, 48).c_str());
 }
 
 }  // namespace

@@ -21,7 +21,8 @@ bool speaks() {
 
 int run_program(int argc, const char* const* argv) {
   CLI::App app{
-      "Penstock turns a file of prompts into a file of answers. The decoder is cut into pipeline stages, one per MPI rank:\n"
+      "Penstock turns a file of prompts into a file of answers. The decoder is cut into pipeline stages, one "
+      "per MPI rank:\n"
       "  mpirun -n 4 penstock generate --model DIR -i requests.jsonl -o results.jsonl\n"
       "Without mpirun, one process does everything.",
       "penstock"};

@@ -1,5 +1,5 @@
-// The program behind main(): reads the command line, runs the chosen subcommand, turns errors into one message and an exit
-// status. Apart from main() so that tests run it in their own process.
+// The program behind main(): reads the command line, runs the chosen subcommand, turns errors into one
+// message and an exit status. Apart from main() so that tests run it in their own process.
 #pragma once
 
 namespace penstock {

@@ -35,10 +35,12 @@ std::string fitted(const std::string& text, size_t width) {
   return text.substr(0, width - 1) + "~";
 }
 
-double share(double part, double whole) { return whole > 0 ? 100 * part / whole : 0; }
+double share(double part, double whole) {
+  return whole > 0 ? 100 * part / whole : 0;
+}
 
-/// The bubble that the schedule itself has with these stages' mean forward times, and the one that was measured:
-/// idle time of the busiest stage between its first forward and its last.
+/// The bubble that the schedule itself has with these stages' mean forward times, and the one that was
+/// measured: idle time of the busiest stage between its first forward and its last.
 std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const Schedule& schedule) {
   TimingModel timing;
   double measured = 0;
@@ -67,20 +69,23 @@ std::string progress_line(const JobProgress& now, const JobProgress& before) {
   std::string line = printed("rows %lld", static_cast<long long>(now.rows_done));
   if (known)
     line += printed(" of %s%.0f (%.0f %%)", now.input_ended ? "" : "about ", total, share(done, total));
-  line += printed(", %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s", rate(now.rows_done, before.rows_done),
-                  rate(now.prompt_tokens, before.prompt_tokens), rate(now.generated_tokens, before.generated_tokens));
+  line += printed(", %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
+                  rate(now.rows_done, before.rows_done), rate(now.prompt_tokens, before.prompt_tokens),
+                  rate(now.generated_tokens, before.generated_tokens));
   if (known && now.rows_done > 0 && total > done)
     line += ", ETA " + duration((total - done) * now.seconds / done);
   line += printed(", KV %.0f %%, running %lld, waiting %lld", 100 * now.kv_used_share,
                   static_cast<long long>(now.running), static_cast<long long>(now.waiting));
-  if (now.rows_failed > 0) line += printed(", %lld rows with errors", static_cast<long long>(now.rows_failed));
+  if (now.rows_failed > 0)
+    line += printed(", %lld rows with errors", static_cast<long long>(now.rows_failed));
   return line;
 }
 
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
                             const std::vector<StageFacts>& facts, const Schedule& schedule,
                             const std::string& results) {
-  std::string text = printed("%lld rows in %s", static_cast<long long>(end.rows_done), duration(end.seconds).c_str());
+  std::string text =
+      printed("%lld rows in %s", static_cast<long long>(end.rows_done), duration(end.seconds).c_str());
   text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
                   static_cast<long long>(end.rows_failed), static_cast<double>(end.rows_done) / end.seconds,
                   static_cast<double>(end.prompt_tokens) / end.seconds,
@@ -90,25 +95,28 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
   if (end.first_row_seconds) text += printed(", first row after %.1f s", *end.first_row_seconds);
   text += printed(", %lld preemptions\n\n", static_cast<long long>(end.preemptions));
 
-  text += "stage  part                 host           busy   input    plan    send  micro-batches  tokens each  weights        KV  peak memory\n";
+  text +=
+      "stage  part                 host           busy   input    plan    send  micro-batches  tokens each  "
+      "weights        KV  peak memory\n";
   for (size_t s = 0; s < reports.size(); ++s) {
     const proto::StageReport& r = reports[s];
-    const double whole =
-        r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds();
-    text += printed("%5zu  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n", s,
-                    fitted(facts[s].part, 20).c_str(), fitted(facts[s].host, 12).c_str(),
-                    share(r.busy_seconds(), whole), share(r.wait_input_seconds(), whole),
-                    share(r.wait_plan_seconds(), whole), share(r.send_seconds(), whole),
-                    static_cast<unsigned long long>(r.micro_batches()),
-                    static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
-                    bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
-                    bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
-                    bytes_text(static_cast<double>(r.peak_resident_bytes())).c_str());
+    const double whole = r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds();
+    text += printed(
+        "%5zu  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n", s,
+        fitted(facts[s].part, 20).c_str(), fitted(facts[s].host, 12).c_str(), share(r.busy_seconds(), whole),
+        share(r.wait_input_seconds(), whole), share(r.wait_plan_seconds(), whole),
+        share(r.send_seconds(), whole), static_cast<unsigned long long>(r.micro_batches()),
+        static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
+        bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.peak_resident_bytes())).c_str());
   }
   if (reports.size() > 1) {
     const auto [measured, predicted] = bubbles(reports, schedule);
-    text += printed("bubble of the busiest stage: %.1f %% measured, %.1f %% in the schedule (%d micro-batches in flight)\n",
-                    100 * measured, 100 * predicted, schedule.micro_batches);
+    text += printed(
+        "bubble of the busiest stage: %.1f %% measured, %.1f %% in the schedule (%d micro-batches in "
+        "flight)\n",
+        100 * measured, 100 * predicted, schedule.micro_batches);
   }
   return text + "results: " + results;
 }

@@ -1,5 +1,5 @@
-// What the user sees while a job runs and when it ends, on standard error. Text is made by pure functions; Progress owns
-// a thread that prints it now and then.
+// What the user sees while a job runs and when it ends, on standard error. Text is made by pure functions;
+// Progress owns a thread that prints it now and then.
 #pragma once
 
 #include <condition_variable>
@@ -13,13 +13,14 @@
 
 namespace penstock {
 
-/// "rows 120 of about 1000 (12 %), 8.1 rows/s, prompt 903 tok/s, output 420 tok/s, ETA 1 m 40 s, KV 35 %". Rates are over
-/// the time since `before`.
+/// "rows 120 of about 1000 (12 %), 8.1 rows/s, prompt 903 tok/s, output 420 tok/s, ETA 1 m 40 s, KV 35 %".
+/// Rates are over the time since `before`.
 std::string progress_line(const JobProgress& now, const JobProgress& before);
 
 /// The closing table. `reports` by stage. `results` names the output file.
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
-                            const std::vector<StageFacts>& facts, const Schedule& schedule, const std::string& results);
+                            const std::vector<StageFacts>& facts, const Schedule& schedule,
+                            const std::string& results);
 
 /// Prints progress lines until destroyed: over one another on a terminal, one below the other elsewhere.
 class Progress {

@@ -1,5 +1,5 @@
-// One rank's part of a generation job: device, ops, stage, cache; then its program of the schedule. The same for a
-// process under mpirun and for a thread of a loopback world. This is where concrete types are named.
+// One rank's part of a generation job: device, ops, stage, cache; then its program of the schedule. The same
+// for a process under mpirun and for a thread of a loopback world. This is where concrete types are named.
 #pragma once
 
 #include <memory>
@@ -31,8 +31,8 @@ struct ReadyRank {
   std::vector<StageFacts> facts;  ///< by stage
 };
 
-/// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or AgreedFailure
-/// on every rank.
+/// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or
+/// AgreedFailure on every rank.
 ReadyRank make_ready(World& world, const JobOptions& options);
 
 /// Cores that this process may use.

@@ -7,8 +7,8 @@
 
 namespace penstock {
 
-/// `local_ranks` > 1, or no launcher: ranks are threads of this process. Under mpirun or srun: this process is one rank of
-/// their world. Returns the process's exit status.
+/// `local_ranks` > 1, or no launcher: ranks are threads of this process. Under mpirun or srun: this process
+/// is one rank of their world. Returns the process's exit status.
 int run_ranks(int local_ranks, const std::function<void(World&)>& body);
 
 }  // namespace penstock

@@ -1,9 +1,9 @@
-// What a signal does to a job: SIGTERM and SIGINT end it on every rank with one message. A thread waits for them, so
-// nothing runs inside a signal handler.
+// What a signal does to a job: SIGTERM and SIGINT end it on every rank with one message. A thread waits for
+// them, so nothing runs inside a signal handler.
 #pragma once
 
-#include <csignal>
 #include <atomic>
+#include <csignal>
 #include <thread>
 
 #include "runtime/comm/world.h"

@@ -1,4 +1,5 @@
-// `penstock tokenize`: one JSON object a line on standard input, one answer a line. Protocol: docs/formats.md.
+// `penstock tokenize`: one JSON object a line on standard input, one answer a line. Protocol:
+// docs/formats.md.
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <iostream>
@@ -28,8 +29,10 @@ void add_tokenize(CLI::App& app, Command& chosen) {
   };
   auto flags = std::make_shared<Flags>();
   sub->add_option("--tokenizer,--model,-m", flags->tokenizer, "Folder with tokenizer.json")->required();
-  sub->add_option("--chat-template", flags->chat_template, "A Jinja file, in place of the folder's own template");
-  sub->callback([flags, &chosen] { chosen = [flags] { return tokenize(flags->tokenizer, flags->chat_template); }; });
+  sub->add_option("--chat-template", flags->chat_template,
+                  "A Jinja file, in place of the folder's own template");
+  sub->callback(
+      [flags, &chosen] { chosen = [flags] { return tokenize(flags->tokenizer, flags->chat_template); }; });
 }
 
 }  // namespace penstock

@@ -20,8 +20,8 @@ struct StageSpec {
   DType dtype = DType::f32;  // of weights and matrix product inputs: f32 or bf16
   int64_t max_model_len = 0;
   int64_t block_size = 16;
-  int64_t max_tokens = 0;         // largest micro-batch
-  int64_t max_rows = 0;           // most sequences in one
+  int64_t max_tokens = 0;  // largest micro-batch
+  int64_t max_rows = 0;    // most sequences in one
 };
 
 /// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates

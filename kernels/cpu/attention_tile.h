@@ -17,16 +17,17 @@ template <class V, class Step, int M>
 void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int64_t dim, float* scores) {
   using F = typename V::F;
   using Key = typename Step::Key;
-  constexpr int kLines = kGroups * kGroup * static_cast<int>(sizeof(Key)) / 64;  // of the next tile, each step
+  constexpr int kLines =
+      kGroups * kGroup * static_cast<int>(sizeof(Key)) / 64;  // of the next tile, each step
   const auto at = [](const void* p, int64_t i) { return static_cast<const Key*>(p) + i * kGroup; };
   F sums[M][kGroups];
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) sums[m][g] = V::zero();
-  // Meanwhile this extent's V comes in, tile after tile: runs of 4 KiB are read from memory half as fast again as
-  // lines here and there. The next K comes in while V is multiplied. No further ahead: all tiles start at the
-  // same sets of the L1 cache, and three times four of them are all it holds.
+  // Meanwhile this extent's V comes in, tile after tile: runs of 4 KiB are read from memory half as fast
+  // again as lines here and there. The next K comes in while V is multiplied. No further ahead: all tiles
+  // start at the same sets of the L1 cache, and three times four of them are all it holds.
   int64_t i = 0;
   for (int next = 0; next < kGroups; ++next) {
     const auto* ahead = static_cast<const char*>(ahead_g[next]);

@@ -4,11 +4,11 @@
 // block_size is a multiple of 16, a part is a row of tiles of 16 positions, arranged as attention multiplies
 // them:
 //   K tile: [d][16 positions] elements        V tile: [16 positions' words][d] words
-// where a word is a float, or a pair of bf16 (positions 2j and 2j + 1). In a cache of two-byte elements K is kept
-// as float16: it has the same bytes as bf16 and three more bits, and of all that is rounded to two bytes K moves
-// a log-probability most (docs/architecture.md, "Numbers"). What float16 cannot hold is kept as its largest
-// number. With any other block size a part is plainly [position][d], and attention copies it into tiles before it
-// multiplies.
+// where a word is a float, or a pair of bf16 (positions 2j and 2j + 1). In a cache of two-byte elements K is
+// kept as float16: it has the same bytes as bf16 and three more bits, and of all that is rounded to two bytes
+// K moves a log-probability most (docs/architecture.md, "Numbers"). What float16 cannot hold is kept as its
+// largest number. With any other block size a part is plainly [position][d], and attention copies it into
+// tiles before it multiplies.
 #pragma once
 
 #include "kernels/ops.h"

@@ -38,7 +38,8 @@ inline uint16_t round_to_f16(float value) {
   if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
   if (magnitude > 0x477FE000) return static_cast<uint16_t>(sign | 0x7BFF);
   if (magnitude < 0x38800000)  // subnormal: in units of 2^-24
-    return static_cast<uint16_t>(sign | static_cast<uint16_t>(std::lrint(std::bit_cast<float>(magnitude) * 0x1p24F)));
+    return static_cast<uint16_t>(
+        sign | static_cast<uint16_t>(std::lrint(std::bit_cast<float>(magnitude) * 0x1p24F)));
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13));
 }
 

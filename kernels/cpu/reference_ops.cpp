@@ -132,7 +132,8 @@ class ReferenceOps final : public Ops {
           normalise(head_d, is_query ? rotary.q_norm_d : rotary.k_norm_d, rotary.norm_eps);
           rotate(head_d, rotary, position);
         }
-        const TensorView to = is_query ? q_THd : TensorView{cache.data, is_value ? cache.dtype : key_dtype(cache), {}};
+        const TensorView to =
+            is_query ? q_THd : TensorView{cache.data, is_value ? cache.dtype : key_dtype(cache), {}};
         const int64_t first =
             is_query ? (t * h + j) * d : at.element(batch.row_of_T[t], position, is_value, (j - h) % g);
         for (int64_t i = 0; i < d; ++i) write(to.data, to.dtype, first + i, head_d[static_cast<size_t>(i)]);
@@ -155,7 +156,8 @@ class ReferenceOps final : public Ops {
           double dot = 0;
           for (int64_t i = 0; i < d; ++i)
             dot += static_cast<double>(read(q_THd.data, q_THd.dtype, (t * h + j) * d + i)) *
-                   static_cast<double>(read(cache.data, key_dtype(cache), at.element(row, p, false, kv_head) + i));
+                   static_cast<double>(
+                       read(cache.data, key_dtype(cache), at.element(row, p, false, kv_head) + i));
           p_P[static_cast<size_t>(p)] = dot * static_cast<double>(scale);
           largest = std::max(largest, p_P[static_cast<size_t>(p)]);
         }

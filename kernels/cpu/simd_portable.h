@@ -168,7 +168,8 @@ struct Portable {
     if (magnitude > 0x7F800000) return static_cast<uint16_t>(sign | 0x7E00);
     // A subnormal is rounded by adding a half, whose last bit is float16's least number.
     if (magnitude < 0x38800000)
-      return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, as_float(magnitude) + 0.5F) - 0x3F000000));
+      return static_cast<uint16_t>(sign |
+                                   (__builtin_bit_cast(uint32_t, as_float(magnitude) + 0.5F) - 0x3F000000));
     return static_cast<uint16_t>(sign | ((magnitude - 0x38000000 + 0xFFF + ((magnitude >> 13) & 1)) >> 13));
   }
   static float widen(uint16_t x) { return as_float(static_cast<uint32_t>(x) << 16); }

@@ -11,7 +11,7 @@ namespace penstock {
 enum class ExitStatus : int {
   success = 0,
   runtime_failure = 1,  ///< something broke while the job ran (a rank died, a disk filled)
-  bad_usage = 2,        ///< the command line, the model, the input or the world cannot work; nothing was computed
+  bad_usage = 2,  ///< the command line, the model, the input or the world cannot work; nothing was computed
 };
 
 /// Where in the source an error was raised. clang 14 lacks std::source_location.

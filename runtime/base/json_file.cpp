@@ -29,6 +29,8 @@ nlohmann::json parse_json(const std::string& text, const std::string& what) {
   }
 }
 
-nlohmann::json read_json_file(const std::filesystem::path& path) { return parse_json(read_text_file(path), path.string()); }
+nlohmann::json read_json_file(const std::filesystem::path& path) {
+  return parse_json(read_text_file(path), path.string());
+}
 
 }  // namespace penstock

@@ -19,10 +19,14 @@ spdlog::logger& logger() {
 
 spdlog::level::level_enum spd(Level level) {
   switch (level) {
-    case Level::debug: return spdlog::level::debug;
-    case Level::info: return spdlog::level::info;
-    case Level::warning: return spdlog::level::warn;
-    case Level::error: return spdlog::level::err;
+    case Level::debug:
+      return spdlog::level::debug;
+    case Level::info:
+      return spdlog::level::info;
+    case Level::warning:
+      return spdlog::level::warn;
+    case Level::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -33,8 +37,12 @@ void set_identity(int rank, const std::string& host) {
   logger().set_pattern("%H:%M:%S rank " + std::to_string(rank) + " " + host + ": %v");
 }
 
-void set_level(Level level) { logger().set_level(spd(level)); }
+void set_level(Level level) {
+  logger().set_level(spd(level));
+}
 
-void write(Level level, std::string_view text) { logger().log(spd(level), "{}", text); }
+void write(Level level, std::string_view text) {
+  logger().log(spd(level), "{}", text);
+}
 
 }  // namespace penstock::log

@@ -1,5 +1,5 @@
-// One line a message on standard error, "12:03:04 rank 2 host: text". Any thread may call. Rank and host are set once at
-// start; before that they are left out.
+// One line a message on standard error, "12:03:04 rank 2 host: text". Any thread may call. Rank and host are
+// set once at start; before that they are left out.
 #pragma once
 
 #include <string>
@@ -12,9 +12,17 @@ enum class Level { debug, info, warning, error };
 void set_identity(int rank, const std::string& host);
 void set_level(Level level);
 void write(Level level, std::string_view text);
-inline void debug(std::string_view text) { write(Level::debug, text); }
-inline void info(std::string_view text) { write(Level::info, text); }
-inline void warning(std::string_view text) { write(Level::warning, text); }
-inline void error(std::string_view text) { write(Level::error, text); }
+inline void debug(std::string_view text) {
+  write(Level::debug, text);
+}
+inline void info(std::string_view text) {
+  write(Level::info, text);
+}
+inline void warning(std::string_view text) {
+  write(Level::warning, text);
+}
+inline void error(std::string_view text) {
+  write(Level::error, text);
+}
 
 }  // namespace penstock::log

@@ -27,7 +27,9 @@ Address address_of(const std::string& job, int rank) {
   return address;
 }
 
-int open_socket() { return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
+int open_socket() {
+  return socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+}
 
 }  // namespace
 

@@ -1,5 +1,6 @@
-// Who of this host has arrived, before MPI can say: MPI_Init returns only when everyone has come. Each process binds a
-// socket named after its job and rank in Linux's abstract namespace, which leaves no file behind and ends with the process.
+// Who of this host has arrived, before MPI can say: MPI_Init returns only when everyone has come. Each
+// process binds a socket named after its job and rank in Linux's abstract namespace, which leaves no file
+// behind and ends with the process.
 #pragma once
 
 #include <string>
@@ -15,8 +16,8 @@ class ArrivalMark {
 
   /// Whether that rank has made its mark on this host.
   bool seen(int rank) const;
-  /// Tells those of the first `size` ranks that are seen that what is wrong has been said; true if nobody has told
-  /// this rank so before.
+  /// Tells those of the first `size` ranks that are seen that what is wrong has been said; true if nobody has
+  /// told this rank so before.
   bool speak_for_all(int size) const;
 
  private:

@@ -1,6 +1,7 @@
-// The data plane: one direction of one edge of the chain, rank to next rank. Chosen once at start: loopback (inside
-// one process), UCX (host memory), NCCL (GPU memory). Messages arrive in the order they were sent, each into
-// the receive posted for it in the same order. Both ends are driven by the rank's one runner thread.
+// The data plane: one direction of one edge of the chain, rank to next rank. Chosen once at start: loopback
+// (inside one process), UCX (host memory), NCCL (GPU memory). Messages arrive in the order they were sent,
+// each into the receive posted for it in the same order. Both ends are driven by the rank's one runner
+// thread.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@ namespace penstock {
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;
 
-/// A transfer under way. The buffer must stay alive and untouched until `wait` has returned; the one who drops a
-/// transfer that has not been waited for keeps that duty.
+/// A transfer under way. The buffer must stay alive and untouched until `wait` has returned; the one who
+/// drops a transfer that has not been waited for keeps that duty.
 class Transfer {
  public:
   virtual ~Transfer() = default;
@@ -33,8 +34,8 @@ class Sender {
 class Receiver {
  public:
   virtual ~Receiver() = default;
-  /// Posts a receive for the next message, which must have exactly buffer.size() bytes: another size is an Error
-  /// from wait() that names both. May be posted before or after the message arrives.
+  /// Posts a receive for the next message, which must have exactly buffer.size() bytes: another size is an
+  /// Error from wait() that names both. May be posted before or after the message arrives.
   virtual TransferPtr receive(Bytes buffer) = 0;
 };
 

@@ -1,5 +1,5 @@
-// Everyone's text at every rank, by way of rank 0. The object knows who has said what; its owner carries the messages.
-// Any thread.
+// Everyone's text at every rank, by way of rank 0. The object knows who has said what; its owner carries the
+// messages. Any thread.
 #pragma once
 
 #include <chrono>
@@ -33,7 +33,8 @@ class Gather {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<std::deque<std::string>> parts_;  // a rank that has its answer may start the next round before others
+  std::vector<std::deque<std::string>>
+      parts_;  // a rank that has its answer may start the next round before others
   std::deque<Texts> published_;
   std::optional<Fault> fault_;
 };

@@ -37,7 +37,8 @@ bool process_alive(int64_t pid) {
 }
 
 std::string text_of(const RankInfo& info) {
-  return "rank " + std::to_string(info.rank) + " (host " + info.host + ", pid " + std::to_string(info.pid) + ")";
+  return "rank " + std::to_string(info.rank) + " (host " + info.host + ", pid " + std::to_string(info.pid) +
+         ")";
 }
 
 std::string text_of_ranks(const std::vector<int>& ranks) {

@@ -10,8 +10,8 @@ namespace penstock {
 
 RankInfo this_process(int rank);
 
-/// Equal for two processes that see each other's process ids and shared memory: same boot of the same machine, same
-/// namespaces of both.
+/// Equal for two processes that see each other's process ids and shared memory: same boot of the same
+/// machine, same namespaces of both.
 std::string this_place();
 
 /// False when no such process exists here, or it has ended and only waits to be reaped.

@@ -5,8 +5,8 @@
 
 namespace penstock {
 
-Liveness::Liveness(std::vector<int> watched, std::chrono::milliseconds deadline, std::function<bool(int)> gone,
-                   Clock::time_point now)
+Liveness::Liveness(std::vector<int> watched, std::chrono::milliseconds deadline,
+                   std::function<bool(int)> gone, Clock::time_point now)
     : deadline_(deadline), gone_(std::move(gone)), checked_(now) {
   for (const int rank : watched) watched_.push_back({rank, now});
 }

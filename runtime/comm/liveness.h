@@ -20,14 +20,14 @@ class Liveness {
     std::string why;  ///< "its process is gone", "no sign of life for 10 s"
   };
 
-  /// Silence longer than `deadline` is death. `gone(rank)` says that the rank is of this machine and its process does not
-  /// exist any more: that is death after one missed heartbeat.
+  /// Silence longer than `deadline` is death. `gone(rank)` says that the rank is of this machine and its
+  /// process does not exist any more: that is death after one missed heartbeat.
   Liveness(std::vector<int> watched, std::chrono::milliseconds deadline, std::function<bool(int)> gone,
            Clock::time_point now);
 
   void heard(int rank, Clock::time_point now);
-  /// The first dead peer, if any. A call that comes late says that this machine stood still, and then nobody's silence
-  /// of that time counts.
+  /// The first dead peer, if any. A call that comes late says that this machine stood still, and then
+  /// nobody's silence of that time counts.
   std::optional<Death> check(Clock::time_point now);
 
  private:

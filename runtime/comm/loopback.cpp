@@ -1,5 +1,5 @@
-// A world inside one process: every rank is a thread, a message is copied once, from the sender's buffer into the
-// receiver's, by whichever of the two comes second.
+// A world inside one process: every rank is a thread, a message is copied once, from the sender's buffer into
+// the receiver's, by whichever of the two comes second.
 #include <cstring>
 #include <deque>
 #include <utility>
@@ -63,7 +63,8 @@ class Edge {
       sends_.pop_front();
       receives_.pop_front();
       if (send.message.size() == receive.buffer.size()) {
-        if (!send.message.empty()) std::memcpy(receive.buffer.data(), send.message.data(), send.message.size());
+        if (!send.message.empty())
+          std::memcpy(receive.buffer.data(), send.message.data(), send.message.size());
         receive.completion->complete();
       } else {
         receive.completion->fail(wrong_size(from_, receive.buffer.size(), send.message.size()));
@@ -182,7 +183,8 @@ class LoopbackControl : public ControlPlane {
 
 class LoopbackWorld : public World {
  public:
-  LoopbackWorld(std::shared_ptr<Hub> hub, int rank) : hub_(std::move(hub)), rank_(rank), control_(*hub_, rank) {}
+  LoopbackWorld(std::shared_ptr<Hub> hub, int rank)
+      : hub_(std::move(hub)), rank_(rank), control_(*hub_, rank) {}
   ~LoopbackWorld() override {
     if (!finished_ && size() > 1) abort("this rank ended before the job did", ExitStatus::runtime_failure);
   }
@@ -199,9 +201,13 @@ class LoopbackWorld : public World {
   std::unique_ptr<Receiver> receiver(int from) override {
     return std::make_unique<LoopbackReceiver>(hub_, hub_->edge(from, rank_));
   }
-  std::vector<std::string> gather_all(const std::string& mine) override { return hub_->gather_all(rank_, mine); }
+  std::vector<std::string> gather_all(const std::string& mine) override {
+    return hub_->gather_all(rank_, mine);
+  }
   bool report_lost_peer() noexcept override { return false; }  // they are all this process
-  void abort(const std::string& reason, ExitStatus status) noexcept override { hub_->abort(rank_, reason, status); }
+  void abort(const std::string& reason, ExitStatus status) noexcept override {
+    hub_->abort(rank_, reason, status);
+  }
   void finish() override {
     hub_->gather_all(rank_, {});
     finished_ = true;

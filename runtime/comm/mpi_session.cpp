@@ -26,16 +26,20 @@ constexpr milliseconds kFinalizeDeadline{30'000};
 constexpr milliseconds kStagger{250};
 constexpr int kMostStaggers = 8;
 
-std::string seconds(milliseconds time) { return std::to_string((time.count() + 999) / 1000) + " s"; }
+std::string seconds(milliseconds time) {
+  return std::to_string((time.count() + 999) / 1000) + " s";
+}
 
 /// Empty when another rank of this host has said it.
 std::string not_formed(const LaunchEnvironment& environment, const ArrivalMark& mark, milliseconds deadline) {
   if (!mark.speak_for_all(environment.size)) return {};
   std::vector<int> here;
   std::vector<int> missing;
-  for (int r = 0; r < environment.size; ++r) (r == environment.rank || mark.seen(r) ? here : missing).push_back(r);
+  for (int r = 0; r < environment.size; ++r)
+    (r == environment.rank || mark.seen(r) ? here : missing).push_back(r);
   const RankInfo me = this_process(environment.rank);
-  std::string text = "The world of " + std::to_string(environment.size) + " ranks has not formed within " + seconds(deadline);
+  std::string text = "The world of " + std::to_string(environment.size) + " ranks has not formed within " +
+                     seconds(deadline);
   if (missing.empty()) {
     text += ", although all of them have started on " + me.host + ". MPI itself is stuck.";
   } else if (environment.local_size == environment.size) {
@@ -47,7 +51,8 @@ std::string not_formed(const LaunchEnvironment& environment, const ArrivalMark& 
   return text + " Said by " + text_of(me) + ".";
 }
 
-/// Sleeps between tests until the request is complete; false when the deadline passes first. MPI_Wait would spin.
+/// Sleeps between tests until the request is complete; false when the deadline passes first. MPI_Wait would
+/// spin.
 bool complete(MPI_Request& request, Clock::time_point deadline) {
   for (;;) {
     int done = 0;
@@ -82,7 +87,8 @@ bool receive(int from, int tag, int limit, Clock::time_point deadline, std::stri
 
 }  // namespace
 
-MpiSession::MpiSession(const LaunchEnvironment& environment, milliseconds init_deadline) : deadline_(init_deadline) {
+MpiSession::MpiSession(const LaunchEnvironment& environment, milliseconds init_deadline)
+    : deadline_(init_deadline) {
   // MPI_Init would end the process itself, with a text that does not say what to do.
   if (!environment.has_meeting_point) refuse_singletons(environment, 1);
   const ArrivalMark mark(environment.job, environment.rank);
@@ -100,7 +106,8 @@ MpiSession::MpiSession(const LaunchEnvironment& environment, milliseconds init_d
   refuse_singletons(environment, size_);
   if (provided < MPI_THREAD_FUNNELED) {
     throw UsageError("MPI offers thread level " + std::to_string(provided) + ", but MPI_THREAD_FUNNELED (" +
-                     std::to_string(MPI_THREAD_FUNNELED) + ") is needed. Use an MPI built with thread support.");
+                     std::to_string(MPI_THREAD_FUNNELED) +
+                     ") is needed. Use an MPI built with thread support.");
   }
 }
 
@@ -118,8 +125,8 @@ std::vector<std::string> MpiSession::collect(const std::string& mine) {
       for (int r = 0; r < size_; ++r) {
         if (!came[static_cast<size_t>(r)]) missing.push_back(r);
       }
-      throw Error("Nothing was heard from " + text_of_ranks(missing) + " of " + std::to_string(size_) + " within " +
-                  seconds(deadline_) + " after MPI_Init.");
+      throw Error("Nothing was heard from " + text_of_ranks(missing) + " of " + std::to_string(size_) +
+                  " within " + seconds(deadline_) + " after MPI_Init.");
     }
     texts[static_cast<size_t>(from)] = std::move(text);
     came[static_cast<size_t>(from)] = true;
@@ -132,7 +139,9 @@ std::vector<std::string> MpiSession::exchange(const std::string& mine) {
   proto::Gathered everyone;
   const Error late("Rank 0 has not answered within " + seconds(deadline_) + " after MPI_Init.");
   // Rank 0 speaks first: it knows who is missing.
-  const auto deadline = Clock::now() + deadline_ + (rank_ == 0 ? milliseconds(0) : 4 * kStagger + kStagger * std::min(rank_, kMostStaggers));
+  const auto deadline =
+      Clock::now() + deadline_ +
+      (rank_ == 0 ? milliseconds(0) : 4 * kStagger + kStagger * std::min(rank_, kMostStaggers));
   if (rank_ == 0) {
     const std::vector<std::string> texts = collect(mine);
     everyone.mutable_texts()->Assign(texts.begin(), texts.end());
@@ -153,7 +162,8 @@ std::vector<std::string> MpiSession::exchange(const std::string& mine) {
     MPI_Isend(mine.data(), static_cast<int>(mine.size()), MPI_BYTE, 0, kHelloTag, MPI_COMM_WORLD, &request);
     std::string packed;
     int from = 0;
-    if (!complete(request, deadline) || !receive(0, kEveryoneTag, size_ * kTextLimit, deadline, packed, from)) throw late;
+    if (!complete(request, deadline) || !receive(0, kEveryoneTag, size_ * kTextLimit, deadline, packed, from))
+      throw late;
     ensure(everyone.ParseFromString(packed), "a readable list of hellos");
   }
   return {everyone.texts().begin(), everyone.texts().end()};
@@ -161,8 +171,8 @@ std::vector<std::string> MpiSession::exchange(const std::string& mine) {
 
 void MpiSession::finish() {
   const Watchdog watchdog(kFinalizeDeadline, [this] {
-    return "MPI_Finalize has not returned within " + seconds(kFinalizeDeadline) + " on rank " + std::to_string(rank_) +
-           ", although the job is complete.";
+    return "MPI_Finalize has not returned within " + seconds(kFinalizeDeadline) + " on rank " +
+           std::to_string(rank_) + ", although the job is complete.";
   });
   MPI_Finalize();
 }

@@ -1,6 +1,7 @@
-// MPI, from MPI_Init to MPI_Finalize: it forms the world, carries the first exchange, and ends it. One per process; all
-// calls from the thread that made it. Destroying it does nothing: after a failure MPI_Finalize would wait for ranks
-// that are gone, so it is called by finish() alone, and a process that exits without it is ended by its launcher.
+// MPI, from MPI_Init to MPI_Finalize: it forms the world, carries the first exchange, and ends it. One per
+// process; all calls from the thread that made it. Destroying it does nothing: after a failure MPI_Finalize
+// would wait for ranks that are gone, so it is called by finish() alone, and a process that exits without it
+// is ended by its launcher.
 #pragma once
 
 #include <chrono>
@@ -13,8 +14,8 @@ namespace penstock {
 
 class MpiSession {
  public:
-  /// Throws UsageError for singletons and a thread level that is too low. A world that does not form before the
-  /// deadline ends the process with a message that names who is missing.
+  /// Throws UsageError for singletons and a thread level that is too low. A world that does not form before
+  /// the deadline ends the process with a message that names who is missing.
   MpiSession(const LaunchEnvironment& environment, std::chrono::milliseconds init_deadline);
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
@@ -22,8 +23,8 @@ class MpiSession {
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  /// Everyone's text, by rank; at most 1 MiB each. Sleeps between polls. Has the deadline of the constructor; rank 0
-  /// throws Error naming who is missing.
+  /// Everyone's text, by rank; at most 1 MiB each. Sleeps between polls. Has the deadline of the constructor;
+  /// rank 0 throws Error naming who is missing.
   std::vector<std::string> exchange(const std::string& mine);
 
   /// MPI_Finalize, with a deadline. Collective.

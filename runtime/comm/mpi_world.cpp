@@ -12,7 +12,8 @@ namespace penstock {
 
 std::unique_ptr<World> make_mpi_world(const MpiOptions& options) {
   const auto session = std::make_shared<MpiSession>(
-      read_launch_environment(), std::chrono::milliseconds(static_cast<int64_t>(options.init_deadline_seconds * 1000)));
+      read_launch_environment(),
+      std::chrono::milliseconds(static_cast<int64_t>(options.init_deadline_seconds * 1000)));
   log::set_identity(session->rank(), this_process(session->rank()).host);
   UcxWorldOptions ucx;
   ucx.rank = session->rank();

@@ -6,14 +6,19 @@ namespace penstock {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw UsageError("This program was built without NCCL, so GPUs cannot exchange hidden states. Configure the preset "
-                   "`cuda` on a machine with NCCL, or run with --device cpu.");
+  throw UsageError(
+      "This program was built without NCCL, so GPUs cannot exchange hidden states. Configure the preset "
+      "`cuda` on a machine with NCCL, or run with --device cpu.");
 }
 
 }  // namespace
 
-std::unique_ptr<Sender> make_nccl_sender(World&, int) { refuse(); }
+std::unique_ptr<Sender> make_nccl_sender(World&, int) {
+  refuse();
+}
 
-std::unique_ptr<Receiver> make_nccl_receiver(World&, int) { refuse(); }
+std::unique_ptr<Receiver> make_nccl_receiver(World&, int) {
+  refuse();
+}
 
 }  // namespace penstock

@@ -17,15 +17,17 @@ UcxContext::UcxContext(bool one_machine) {
   ucp_config_t* read = nullptr;
   check_ucx(ucp_config_read(nullptr, nullptr, &read), "reading its configuration");
   const std::unique_ptr<ucp_config_t, decltype(&ucp_config_release)> config(read, &ucp_config_release);
-  // On one machine, shared memory alone: given TCP as well, UCX 1.13 sends large messages between neighbours through the
-  // socket, at a third of the speed. Across machines UCX chooses, InfiniBand before TCP, but not cma, which reads
-  // the peer's memory by system call: a sleeping receiver was once not woken.
+  // On one machine, shared memory alone: given TCP as well, UCX 1.13 sends large messages between neighbours
+  // through the socket, at a third of the speed. Across machines UCX chooses, InfiniBand before TCP, but not
+  // cma, which reads the peer's memory by system call: a sleeping receiver was once not woken.
   if (std::getenv("UCX_TLS") == nullptr) {
-    check_ucx(ucp_config_modify(config.get(), "TLS", one_machine ? "posix,self" : "^cma,sysv"), "setting UCX_TLS");
+    check_ucx(ucp_config_modify(config.get(), "TLS", one_machine ? "posix,self" : "^cma,sysv"),
+              "setting UCX_TLS");
   }
 
   // A peer's end is told once, by the world. UCX would tell it too, in its own words and on every rank.
-  if (std::getenv("UCX_LOG_LEVEL") == nullptr) check_ucx(ucs_global_opts_set_value("LOG_LEVEL", "fatal"), "setting UCX_LOG_LEVEL");
+  if (std::getenv("UCX_LOG_LEVEL") == nullptr)
+    check_ucx(ucs_global_opts_set_value("LOG_LEVEL", "fatal"), "setting UCX_LOG_LEVEL");
 
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
@@ -35,7 +37,9 @@ UcxContext::UcxContext(bool one_machine) {
   check_ucx(ucp_init(&params, config.get(), &context_), "starting");
 }
 
-UcxContext::~UcxContext() { ucp_cleanup(context_); }
+UcxContext::~UcxContext() {
+  ucp_cleanup(context_);
+}
 
 UcxWorker::UcxWorker(const UcxContext& context) {
   ucp_worker_params_t params{};
@@ -44,7 +48,9 @@ UcxWorker::UcxWorker(const UcxContext& context) {
   check_ucx(ucp_worker_create(context.get(), &params, &worker_), "creating a worker");
 }
 
-UcxWorker::~UcxWorker() { ucp_worker_destroy(worker_); }
+UcxWorker::~UcxWorker() {
+  ucp_worker_destroy(worker_);
+}
 
 std::string UcxWorker::address() const {
   ucp_address_t* address = nullptr;

@@ -12,8 +12,8 @@ void check_ucx(ucs_status_t status, const char* what);
 
 class UcxContext {
  public:
-  /// Active messages with wake-up. `one_machine`: all ranks share this one. Leaves the choice of transports to the
-  /// environment variable UCX_TLS where that is set.
+  /// Active messages with wake-up. `one_machine`: all ranks share this one. Leaves the choice of transports
+  /// to the environment variable UCX_TLS where that is set.
   explicit UcxContext(bool one_machine);
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;

@@ -15,8 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Longer than the gap between the messages of one transfer, shorter than what a sleep and a wake-up cost others
-// when ranks outnumber cores.
+// Longer than the gap between the messages of one transfer, shorter than what a sleep and a wake-up cost
+// others when ranks outnumber cores.
 constexpr std::chrono::microseconds kPoll{30};
 // How often a loop that never sleeps looks at its timers.
 constexpr std::chrono::milliseconds kTimers{1};
@@ -38,7 +38,9 @@ UcxLoop::UcxLoop(UcxWorker& worker, std::function<void(const std::string&)> fail
       // A duplicate: Asio closes what it watches, and the worker closes its own.
       events_(io_, duplicate(worker.event_descriptor())) {}
 
-UcxLoop::~UcxLoop() { stop(); }
+UcxLoop::~UcxLoop() {
+  stop();
+}
 
 void UcxLoop::start() {
   thread_ = std::thread([this] {
@@ -86,7 +88,8 @@ void UcxLoop::run() {
       sleep();
       idle_since = timers_seen = Clock::now();
     } else {
-      // Whom this loop waits for may want this core: a full shared-memory queue keeps the sender from sleeping.
+      // Whom this loop waits for may want this core: a full shared-memory queue keeps the sender from
+      // sleeping.
       std::this_thread::yield();
     }
   }

@@ -1,6 +1,6 @@
-// The thread of a rank that moves messages while the runner computes: it alone calls UCX. It polls for some tens of
-// microseconds after the last event, then sleeps in Boost.Asio on the worker's event descriptor, on timers and on tasks
-// that other threads hand over.
+// The thread of a rank that moves messages while the runner computes: it alone calls UCX. It polls for some
+// tens of microseconds after the last event, then sleeps in Boost.Asio on the worker's event descriptor, on
+// timers and on tasks that other threads hand over.
 #pragma once
 
 #include <boost/asio/executor_work_guard.hpp>
@@ -32,7 +32,8 @@ class UcxLoop {
 
   /// Runs the task on the loop's thread, in order of posting. Any thread. Never inside a UCX callback.
   void post(Task task);
-  /// From now on only tasks and timers run: UCX is left alone. Loop's thread, or any when the loop has stopped.
+  /// From now on only tasks and timers run: UCX is left alone. Loop's thread, or any when the loop has
+  /// stopped.
   void rest() { resting_ = true; }
   /// Runs the task on the loop's thread after the delay. Only from the loop's thread, or before start().
   void after(std::chrono::milliseconds delay, Task task);

@@ -17,7 +17,8 @@ constexpr std::chrono::milliseconds kCloseDeadline{500};
 
 }  // namespace
 
-/// One send or one rendezvous receive that UCX works on. UCX reads the header until the send ends, so it lives here.
+/// One send or one rendezvous receive that UCX works on. UCX reads the header until the send ends, so it
+/// lives here.
 struct UcxPort::Operation {
   UcxPort* port = nullptr;
   Peer* peer = nullptr;
@@ -76,8 +77,8 @@ bool UcxPort::connected(Peer& peer) {
   if (peer.lost) return false;
   if (peer.endpoint != nullptr) return true;
   ucp_ep_params_t params{};
-  params.field_mask =
-      UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
   const Place& place = places_[static_cast<size_t>(peer.rank)];
   params.address = reinterpret_cast<const ucp_address_t*>(place.address.data());
   // With error handling UCX leaves shared memory out and takes TCP even between neighbours; the death of a
@@ -108,8 +109,9 @@ void UcxPort::send(int to, ConstBytes message, CompletionPtr sent) {
 
 void UcxPort::send_control(int to, uint32_t kind, std::string payload) {
   if (payload.size() > kControlLimit) {
-    throw Error("A control message for rank " + std::to_string(to) + " has " + std::to_string(payload.size()) +
-                " bytes; at most " + std::to_string(kControlLimit) + " can be sent.");
+    throw Error("A control message for rank " + std::to_string(to) + " has " +
+                std::to_string(payload.size()) + " bytes; at most " + std::to_string(kControlLimit) +
+                " can be sent.");
   }
   Peer& receiver = peer(to);
   loop_.post([this, &receiver, kind, payload = std::move(payload)]() mutable {
@@ -135,8 +137,8 @@ void UcxPort::start_send(unsigned id, Operation& operation) {
   params.cb.send = &UcxPort::on_sent;
   params.user_data = &operation;
   const ucs_status_ptr_t request =
-      ucp_am_send_nbx(operation.peer->endpoint, id, &operation.header, sizeof(Header), operation.message.data(),
-                      operation.message.size(), &params);
+      ucp_am_send_nbx(operation.peer->endpoint, id, &operation.header, sizeof(Header),
+                      operation.message.data(), operation.message.size(), &params);
   if (!UCS_PTR_IS_PTR(request)) end(operation, UCS_PTR_STATUS(request));
 }
 
@@ -175,7 +177,8 @@ UcxPort::Peer* UcxPort::sender_of(const void* header, size_t header_length, size
     std::memcpy(&parsed, header, sizeof(Header));
     if (parsed.from < peers_.size() && parsed.length == length) return &peers_[parsed.from];
   }
-  log::warning("A message of " + std::to_string(length) + " bytes that no rank of this world can have sent was dropped.");
+  log::warning("A message of " + std::to_string(length) +
+               " bytes that no rank of this world can have sent was dropped.");
   return nullptr;
 }
 
@@ -202,7 +205,8 @@ ucs_status_t UcxPort::on_data(void* port_pointer, const void* header_bytes, size
     posted->second.completion->complete();
     from->posted.erase(posted);
     from->arrived.erase(header.sequence);
-    while (from->data_matched < from->data_posted && from->posted.count(from->data_matched) == 0) ++from->data_matched;
+    while (from->data_matched < from->data_posted && from->posted.count(from->data_matched) == 0)
+      ++from->data_matched;
     return UCS_OK;
   } else {
     const auto* bytes = static_cast<const std::byte*>(data);
@@ -231,7 +235,8 @@ void UcxPort::match(Peer& from, uint64_t sequence) {
   const Arrived message = std::move(arrived->second);
   from.posted.erase(posted);
   from.arrived.erase(arrived);
-  while (from.data_matched < from.data_posted && from.posted.count(from.data_matched) == 0) ++from.data_matched;
+  while (from.data_matched < from.data_posted && from.posted.count(from.data_matched) == 0)
+    ++from.data_matched;
 
   if (message.length != buffer.size()) {
     if (message.rendezvous != nullptr) ucp_am_data_release(worker_.get(), message.rendezvous);
@@ -265,15 +270,16 @@ void UcxPort::on_received(void* request, ucs_status_t status, size_t, void* oper
   ended.port->end(ended, status);
 }
 
-ucs_status_t UcxPort::on_control(void* port_pointer, const void* header_bytes, size_t header_length, void* data,
-                                 size_t length, const ucp_am_recv_param_t* param) noexcept {
+ucs_status_t UcxPort::on_control(void* port_pointer, const void* header_bytes, size_t header_length,
+                                 void* data, size_t length, const ucp_am_recv_param_t* param) noexcept {
   auto& port = *static_cast<UcxPort*>(port_pointer);
   Header header{};
   Peer* from = port.sender_of(header_bytes, header_length, length, header);
   if (port.shut_ || from == nullptr) return UCS_OK;
   if (length > kControlLimit || header.sequence < from->control_delivered ||
       header.sequence - from->control_delivered > kWindow || from->letters.count(header.sequence) != 0) {
-    port.lose(*from, "it sent a control message of " + std::to_string(length) + " bytes out of all order or too long");
+    port.lose(*from, "it sent a control message of " + std::to_string(length) +
+                         " bytes out of all order or too long");
     return UCS_OK;
   }
   Letter& letter = from->letters[header.sequence];
@@ -328,7 +334,8 @@ void UcxPort::shut(const Fault& fault) {
   }
   const auto deadline = std::chrono::steady_clock::now() + kCloseDeadline;
   for (const ucs_status_ptr_t request : closing) {
-    while (ucp_request_check_status(request) == UCS_INPROGRESS && std::chrono::steady_clock::now() < deadline) {
+    while (ucp_request_check_status(request) == UCS_INPROGRESS &&
+           std::chrono::steady_clock::now() < deadline) {
       worker_.progress();
     }
     ucp_request_free(request);

@@ -1,10 +1,10 @@
-// A rank's UCX end: both planes as active messages over one worker. Each message carries its sender, its number on
-// that edge and its length, because UCX may deliver messages of different protocols in another order; the receiving end puts
-// them back in order and checks the length before it writes anything.
+// A rank's UCX end: both planes as active messages over one worker. Each message carries its sender, its
+// number on that edge and its length, because UCX may deliver messages of different protocols in another
+// order; the receiving end puts them back in order and checks the length before it writes anything.
 //
-// Memory: an eager message that comes before its receive is copied and kept, so what a receiver may hold is what
-// its sender sends ahead: the runner posts receives ahead and sends at most the micro-batches in flight. A larger
-// message stays with the sender (rendezvous) until its receive is posted.
+// Memory: an eager message that comes before its receive is copied and kept, so what a receiver may hold is
+// what its sender sends ahead: the runner posts receives ahead and sends at most the micro-batches in flight.
+// A larger message stays with the sender (rendezvous) until its receive is posted.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,9 @@ class UcxPort {
   /// Called on the loop's thread, inside UCX: they may send and post, not wait.
   struct Events {
     std::function<void(int from, uint32_t kind, std::string payload)> control;
-    std::function<void(int peer, const std::string& why)> lost;  ///< the connection broke, or carried nonsense
-    std::function<void(const std::string& why)> broken;          ///< UCX itself failed on this rank
+    std::function<void(int peer, const std::string& why)>
+        lost;                                            ///< the connection broke, or carried nonsense
+    std::function<void(const std::string& why)> broken;  ///< UCX itself failed on this rank
   };
 
   UcxPort(int rank, int size, bool one_machine, Events events);
@@ -42,7 +43,8 @@ class UcxPort {
   UcxLoop& loop() { return loop_; }
   struct Place {
     std::string address;
-    /// On this machine: reached through shared memory, whose end UCX does not notice. Both sides must say the same.
+    /// On this machine: reached through shared memory, whose end UCX does not notice. Both sides must say the
+    /// same.
     bool near = false;
   };
   /// Where everyone is, by rank; then start the loop.
@@ -54,8 +56,8 @@ class UcxPort {
   /// Throws Error for a payload above kControlLimit.
   void send_control(int to, uint32_t kind, std::string payload);
 
-  /// Ends every connection at once and fails what was under way; after it no buffer is touched, because UCX is not called
-  /// again before the destructor. Loop's thread, or any when the loop has stopped.
+  /// Ends every connection at once and fails what was under way; after it no buffer is touched, because UCX
+  /// is not called again before the destructor. Loop's thread, or any when the loop has stopped.
   void shut(const Fault& fault);
 
  private:
@@ -95,8 +97,8 @@ class UcxPort {
   // Called by UCX, which is C: no exception may leave them.
   static ucs_status_t on_data(void* port, const void* header, size_t header_length, void* data, size_t length,
                               const ucp_am_recv_param_t* param) noexcept;
-  static ucs_status_t on_control(void* port, const void* header, size_t header_length, void* data, size_t length,
-                                 const ucp_am_recv_param_t* param) noexcept;
+  static ucs_status_t on_control(void* port, const void* header, size_t header_length, void* data,
+                                 size_t length, const ucp_am_recv_param_t* param) noexcept;
   static void on_sent(void* request, ucs_status_t status, void* operation) noexcept;
   static void on_received(void* request, ucs_status_t status, size_t length, void* operation) noexcept;
   static void on_endpoint_error(void* peer, ucp_ep_h endpoint, ucs_status_t status) noexcept;

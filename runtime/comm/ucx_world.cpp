@@ -37,7 +37,8 @@ enum Internal : uint32_t {
 
 // How long the others have to confirm that they know of the end, before connections are closed under them.
 constexpr milliseconds kVerdictDeadline{1000};
-// How long rank 0 has to judge before another rank does; each further rank waits a little longer, so that one speaks.
+// How long rank 0 has to judge before another rank does; each further rank waits a little longer, so that one
+// speaks.
 constexpr milliseconds kJudgeDeadline{1000};
 constexpr milliseconds kNextJudge{200};
 constexpr int kMostJudges = 5;
@@ -96,7 +97,9 @@ class UcxWorld : public World, private ControlPlane {
   int local_rank() const override;
   const RankInfo& info(int rank) const override;
   ControlPlane& control() override { return *this; }
-  std::unique_ptr<Sender> sender(int to) override { return std::make_unique<UcxSender>(port_, info(to).rank); }
+  std::unique_ptr<Sender> sender(int to) override {
+    return std::make_unique<UcxSender>(port_, info(to).rank);
+  }
   std::unique_ptr<Receiver> receiver(int from) override {
     return std::make_unique<UcxReceiver>(port_, info(from).rank);
   }
@@ -142,7 +145,7 @@ class UcxWorld : public World, private ControlPlane {
   std::set<int> unaware_;             // loop: ranks that have not confirmed the verdict
   std::set<int> staying_;             // loop, rank 0: ranks that have not confirmed the good end
   Completion all_left_;
-  bool finished_ = false;             // the owner's thread
+  bool finished_ = false;  // the owner's thread
 
   std::mutex mutex_;  // guards settled_
   std::condition_variable settled_changed_;
@@ -151,13 +154,15 @@ class UcxWorld : public World, private ControlPlane {
   UcxPort port_;  // last: its thread uses everything above
 };
 
-UcxWorld::UcxWorld(const UcxWorldOptions& options, std::vector<RankInfo> infos, std::vector<std::string> places)
+UcxWorld::UcxWorld(const UcxWorldOptions& options, std::vector<RankInfo> infos,
+                   std::vector<std::string> places)
     : options_(options),
       infos_(std::move(infos)),
       places_(std::move(places)),
       gather_(options.size),
       farewell_(options.size),
-      port_(options.rank, options.size, std::all_of(places_.begin(), places_.end(), [this](const auto& p) { return p == places_[0]; }),
+      port_(options.rank, options.size,
+            std::all_of(places_.begin(), places_.end(), [this](const auto& p) { return p == places_[0]; }),
             {[this](int from, uint32_t kind, std::string payload) { heard(from, kind, std::move(payload)); },
              [this](int peer, const std::string& why) { lost(peer, why); },
              [this](const std::string& why) { loop_broke(why); }}) {
@@ -174,8 +179,7 @@ UcxWorld::UcxWorld(const UcxWorldOptions& options, std::vector<RankInfo> infos, 
   }
   liveness_.emplace(
       watched, milliseconds(static_cast<int64_t>(options.peer_deadline_seconds * 1000)),
-      [this](int r) { return process_gone(r); },
-      Liveness::Clock::now());
+      [this](int r) { return process_gone(r); }, Liveness::Clock::now());
   if (options.size > 1) port_.loop().after(milliseconds(0), [this] { tick(); });
   port_.connect(std::move(where));
 }
@@ -236,7 +240,8 @@ std::vector<std::string> UcxWorld::gather_all(const std::string& mine) {
   const size_t limit = kControlLimit / 2 / static_cast<size_t>(size());
   if (mine.size() > limit) {
     throw Error("A text for all ranks has " + std::to_string(mine.size()) + " bytes; in a world of " +
-                std::to_string(size()) + " ranks at most " + std::to_string(limit) + " can be gathered from each.");
+                std::to_string(size()) + " ranks at most " + std::to_string(limit) +
+                " can be gathered from each.");
   }
   return gather(gather_, kGatherPart, mine);
 }
@@ -257,7 +262,8 @@ std::vector<std::string> UcxWorld::gather(Gather& gather, Internal part, const s
     const std::string seconds = std::to_string(static_cast<int>(waited.count())) + " s";
     const std::string whom = is_judge() ? text_of_ranks(gather.missing()) : "rank 0";
     if (waited >= deadline) {
-      abort("waited " + seconds + " for " + whom + " to come to where every rank meets", ExitStatus::runtime_failure);
+      abort("waited " + seconds + " for " + whom + " to come to where every rank meets",
+            ExitStatus::runtime_failure);
     } else if (is_judge()) {
       log::info("waiting for " + whom + ", " + seconds + " so far");
     }
@@ -295,9 +301,14 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
   liveness_->heard(from, Liveness::Clock::now());
   if (kind < kFirstInternal) return inbox_.push({from, static_cast<ControlKind>(kind), std::move(payload)});
   switch (kind) {
-    case kHeartbeat: break;
-    case kGatherPart: collect(gather_, from, std::move(payload), kGatherResult); break;
-    case kDone: collect(farewell_, from, {}, kAllDone); break;
+    case kHeartbeat:
+      break;
+    case kGatherPart:
+      collect(gather_, from, std::move(payload), kGatherResult);
+      break;
+    case kDone:
+      collect(farewell_, from, {}, kAllDone);
+      break;
     case kGatherResult:
     case kAllDone: {
       proto::Gathered gathered;
@@ -306,14 +317,17 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
       (kind == kAllDone ? farewell_ : gather_).publish({gathered.texts().begin(), gathered.texts().end()});
       break;
     }
-    case kLeaving: excuse(staying_, from); break;
+    case kLeaving:
+      excuse(staying_, from);
+      break;
     case kReport:
     case kVerdict: {
       proto::Failure failure;
       if (!failure.ParseFromString(payload)) return lost(from, "it sent a failure that cannot be read");
       const Fault fault{failure.message(),
-                        failure.exit_status() == static_cast<int>(ExitStatus::bad_usage) ? ExitStatus::bad_usage
-                                                                                         : ExitStatus::runtime_failure,
+                        failure.exit_status() == static_cast<int>(ExitStatus::bad_usage)
+                            ? ExitStatus::bad_usage
+                            : ExitStatus::runtime_failure,
                         failure.failed_rank()};
       if (kind == kReport) {
         fail(fault);
@@ -325,8 +339,11 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
       }
       break;
     }
-    case kVerdictHeard: excuse(unaware_, from); break;
-    default: lost(from, "it sent a control message of the unknown kind " + std::to_string(kind));
+    case kVerdictHeard:
+      excuse(unaware_, from);
+      break;
+    default:
+      lost(from, "it sent a control message of the unknown kind " + std::to_string(kind));
   }
 }
 

@@ -32,9 +32,13 @@ void raise(const Fault& fault) {
   throw WorldAborted(fault.message, fault.status, fault.failed_rank);
 }
 
-void Completion::complete() { finish(std::nullopt); }
+void Completion::complete() {
+  finish(std::nullopt);
+}
 
-void Completion::fail(const Fault& fault) { finish(fault); }
+void Completion::fail(const Fault& fault) {
+  finish(fault);
+}
 
 void Completion::finish(std::optional<Fault> fault) {
   const std::lock_guard lock(mutex_);

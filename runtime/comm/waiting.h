@@ -1,6 +1,6 @@
-// What threads of a rank sleep on: the end of one transfer, and the next control message. Both are woken by a fault,
-// which is kept as plain data so that every waiter throws an exception object of its own. Any thread may
-// call anything here.
+// What threads of a rank sleep on: the end of one transfer, and the next control message. Both are woken by a
+// fault, which is kept as plain data so that every waiter throws an exception object of its own. Any thread
+// may call anything here.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,8 @@ struct Fault {
 
   std::string message;
   ExitStatus status = ExitStatus::runtime_failure;
-  int failed_rank = kThisTransfer;  ///< the rank that ended the world; kThisTransfer: only this transfer failed
+  int failed_rank =
+      kThisTransfer;  ///< the rank that ended the world; kThisTransfer: only this transfer failed
 };
 
 /// The Fault of a receive whose message has another size than its buffer.

@@ -1,5 +1,5 @@
-// Ends the process with status 1 and a message when a call that cannot be interrupted takes too long: MPI_Init and
-// MPI_Finalize wait for every rank, without a limit of their own.
+// Ends the process with status 1 and a message when a call that cannot be interrupted takes too long:
+// MPI_Init and MPI_Finalize wait for every rank, without a limit of their own.
 #pragma once
 
 #include <chrono>

@@ -1,6 +1,6 @@
-// The ranks of one job and the two planes between them. Two implementations: a loopback world (ranks are threads
-// of one process; also the world of one rank without mpirun) and the MPI world (MPI starts and ends it, UCX
-// carries both planes). Nothing here polls MPI while the job runs.
+// The ranks of one job and the two planes between them. Two implementations: a loopback world (ranks are
+// threads of one process; also the world of one rank without mpirun) and the MPI world (MPI starts and ends
+// it, UCX carries both planes). Nothing here polls MPI while the job runs.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace penstock {
 
-/// The job has failed, here or on another rank, and the one message about it is already in the log: whoever catches
-/// this ends with status() and prints nothing.
+/// The job has failed, here or on another rank, and the one message about it is already in the log: whoever
+/// catches this ends with status() and prints nothing.
 class WorldAborted : public Error {
  public:
   WorldAborted(const std::string& message, ExitStatus status, int failed_rank, Where where = Where::here())
@@ -27,10 +27,10 @@ class WorldAborted : public Error {
 
 /// Kinds of control messages; the payload of each is the protobuf message named beside it.
 enum class ControlKind : uint16_t {
-  plan = 1,         ///< penstock.proto.Plan, rank 0 to every stage
-  step_result = 2,  ///< penstock.proto.StepResult, last stage to rank 0
-  stage_report = 3, ///< penstock.proto.StageReport, every stage to rank 0
-  finish = 4,       ///< empty, rank 0 to every stage: no plan will follow
+  plan = 1,          ///< penstock.proto.Plan, rank 0 to every stage
+  step_result = 2,   ///< penstock.proto.StepResult, last stage to rank 0
+  stage_report = 3,  ///< penstock.proto.StageReport, every stage to rank 0
+  finish = 4,        ///< empty, rank 0 to every stage: no plan will follow
 };
 
 struct ControlMessage {
@@ -39,14 +39,16 @@ struct ControlMessage {
   std::string payload;
 };
 
-/// Small messages between any two ranks. Ordered per pair of ranks. `send` may be called from any thread and never
-/// blocks on the peer. Heartbeats, goodbye and abort notices travel here too, but are not seen by the user.
+/// Small messages between any two ranks. Ordered per pair of ranks. `send` may be called from any thread and
+/// never blocks on the peer. Heartbeats, goodbye and abort notices travel here too, but are not seen by the
+/// user.
 class ControlPlane {
  public:
   virtual ~ControlPlane() = default;
   virtual void send(int to, ControlKind kind, std::string payload) = 0;
-  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a time. Throws
-  /// WorldAborted when a peer has died or the world was aborted, with that peer's rank, host and reason.
+  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a
+  /// time. Throws WorldAborted when a peer has died or the world was aborted, with that peer's rank, host and
+  /// reason.
   virtual ControlMessage receive() = 0;
   /// As receive, but returns false at once when none has arrived. Throws as receive does.
   virtual bool try_receive(ControlMessage& message) = 0;
@@ -73,22 +75,23 @@ class World {
   virtual std::unique_ptr<Sender> sender(int to) = 0;
   virtual std::unique_ptr<Receiver> receiver(int from) = 0;
 
-  /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline and
-  /// names who is missing. A text has at most 32 MiB / size() bytes.
+  /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline
+  /// and names who is missing. A text has at most 32 MiB / size() bytes.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
 
-  /// When a rank of this host has died, ends the job in its name and returns true. For the handler of SIGTERM: mpirun
-  /// sends that to everyone else when one rank dies, sooner than heartbeats would tell. Any thread.
+  /// When a rank of this host has died, ends the job in its name and returns true. For the handler of
+  /// SIGTERM: mpirun sends that to everyone else when one rank dies, sooner than heartbeats would tell. Any
+  /// thread.
   virtual bool report_lost_peer() noexcept = 0;
 
   /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are
-  /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns when
-  /// the others have been told, or could not be within some three seconds. Any thread. Under MPI every process of the world
-  /// ends by itself within two seconds more, even if its threads never wait.
+  /// silent), and makes every wait of every rank throw WorldAborted with that reason and `status`. Returns
+  /// when the others have been told, or could not be within some three seconds. Any thread. Under MPI every
+  /// process of the world ends by itself within two seconds more, even if its threads never wait.
   virtual void abort(const std::string& reason, ExitStatus status = ExitStatus::runtime_failure) noexcept = 0;
 
-  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a world,
-  /// never after a failure. A world destroyed without it counts as failed.
+  /// The job has succeeded on this rank: returns when every rank has said so. Collective, the last call on a
+  /// world, never after a failure. A world destroyed without it counts as failed.
   virtual void finish() = 0;
 };
 
@@ -97,18 +100,19 @@ std::vector<std::unique_ptr<World>> make_loopback_world(int size);
 
 struct MpiOptions {
   double init_deadline_seconds = 60;
-  /// Silence after which a peer counts as dead. A process that is gone or a connection that breaks is noticed within a
-  /// second or two; this is for a host that vanishes, and long enough for a machine that stalls.
+  /// Silence after which a peer counts as dead. A process that is gone or a connection that breaks is noticed
+  /// within a second or two; this is for a host that vanishes, and long enough for a machine that stalls.
   double peer_deadline_seconds = 10;
   /// How long the ranks wait for each other where they all meet; weights may load for minutes.
   double gather_deadline_seconds = 1800;
 };
-/// True when a launcher (mpirun, srun) started this process together with others, by what the environment says.
+/// True when a launcher (mpirun, srun) started this process together with others, by what the environment
+/// says.
 bool launched_by_mpi();
-/// Starts MPI and UCX, once per process and from its main thread. Throws UsageError when the launcher started several
-/// processes of which MPI sees one (wrong --mpi). A world that does not form before the deadline ends the process with
-/// status 1 and a message that names who is missing. Sets the log's identity. Senders, receivers and the control plane
-/// must not outlive the world.
+/// Starts MPI and UCX, once per process and from its main thread. Throws UsageError when the launcher started
+/// several processes of which MPI sees one (wrong --mpi). A world that does not form before the deadline ends
+/// the process with status 1 and a message that names who is missing. Sets the log's identity. Senders,
+/// receivers and the control plane must not outlive the world.
 std::unique_ptr<World> make_mpi_world(const MpiOptions& options);
 
 }  // namespace penstock

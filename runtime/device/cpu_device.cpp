@@ -11,7 +11,8 @@
 namespace penstock {
 namespace {
 
-/// The first number in a one-line file such as a cgroup limit; `otherwise` when there is none ("max", no file).
+/// The first number in a one-line file such as a cgroup limit; `otherwise` when there is none ("max", no
+/// file).
 size_t number_in(const char* path, size_t otherwise) {
   std::ifstream file(path);
   size_t value = 0;
@@ -51,8 +52,9 @@ class CpuDevice final : public Device {
   }
 
   DeviceMemory allocate(size_t bytes) override {
-    // Weights and KV caches go onto huge pages where the kernel leaves that to programs (Debian does): attention
-    // reads 8 KiB here and there, and with 4 KiB pages every piece costs two misses in the page tables.
+    // Weights and KV caches go onto huge pages where the kernel leaves that to programs (Debian does):
+    // attention reads 8 KiB here and there, and with 4 KiB pages every piece costs two misses in the page
+    // tables.
     constexpr size_t kHugePage = size_t{2} << 20;
     const size_t alignment = bytes >= 2 * kHugePage ? kHugePage : 256;
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
@@ -76,6 +78,8 @@ class CpuDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_cpu_device() { return std::make_unique<CpuDevice>(); }
+std::unique_ptr<Device> make_cpu_device() {
+  return std::make_unique<CpuDevice>();
+}
 
 }  // namespace penstock

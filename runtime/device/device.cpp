@@ -4,10 +4,14 @@ namespace penstock {
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "float32";
-    case DType::bf16: return "bfloat16";
-    case DType::f16: return "float16";
-    case DType::i32: return "int32";
+    case DType::f32:
+      return "float32";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::f16:
+      return "float16";
+    case DType::i32:
+      return "int32";
   }
   return "?";
 }
@@ -37,10 +41,17 @@ TensorView TensorView::first(int64_t rows) const {
   ensure(shape.rank() >= 1 && rows <= shape[0], "first(): more rows than the tensor has");
   TensorView v = *this;
   switch (shape.rank()) {
-    case 1: v.shape = {rows}; break;
-    case 2: v.shape = {rows, shape[1]}; break;
-    case 3: v.shape = {rows, shape[1], shape[2]}; break;
-    default: v.shape = {rows, shape[1], shape[2], shape[3]};
+    case 1:
+      v.shape = {rows};
+      break;
+    case 2:
+      v.shape = {rows, shape[1]};
+      break;
+    case 3:
+      v.shape = {rows, shape[1], shape[2]};
+      break;
+    default:
+      v.shape = {rows, shape[1], shape[2], shape[3]};
   }
   return v;
 }

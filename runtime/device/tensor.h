@@ -1,6 +1,6 @@
 // Dtypes, shapes and tensors. A TensorView borrows memory of one device and never frees it; a Tensor owns its
-// memory through the Device that made it and must not outlive that Device. Neither is synchronised: the thread
-// that drives a device is the only one to touch its tensors.
+// memory through the Device that made it and must not outlive that Device. Neither is synchronised: the
+// thread that drives a device is the only one to touch its tensors.
 #pragma once
 
 #include <array>

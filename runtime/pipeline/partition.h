@@ -25,13 +25,13 @@ struct CutCost {
   double head = 0;
 };
 
-/// Three stages or more: the first holds the embedding alone, so that the rank which also tokenizes and schedules
-/// needs no accelerator, and the layers are spread evenly over the others, the remainder over the earlier ones.
-/// Two stages share the layers. Throws UsageError when there are more stages than layers + 2.
+/// Three stages or more: the first holds the embedding alone, so that the rank which also tokenizes and
+/// schedules needs no accelerator, and the layers are spread evenly over the others, the remainder over the
+/// earlier ones. Two stages share the layers. Throws UsageError when there are more stages than layers + 2.
 Partition default_partition(int64_t layers, int stages);
 
-/// As many layers a stage as `counts` says; the embedding goes to the first stage and the head to the last. Throws
-/// UsageError unless there is one count a stage and they add up to `layers`.
+/// As many layers a stage as `counts` says; the embedding goes to the first stage and the head to the last.
+/// Throws UsageError unless there is one count a stage and they add up to `layers`.
 Partition partition_by_counts(int64_t layers, int stages, const std::vector<int64_t>& counts);
 
 /// The cut whose most expensive stage is cheapest.

@@ -26,7 +26,9 @@ int64_t tokens_of(const proto::Plan& plan) {
   return tokens;
 }
 
-Bytes host_bytes(const TensorView& view) { return {view.as<std::byte>(), view.bytes()}; }
+Bytes host_bytes(const TensorView& view) {
+  return {view.as<std::byte>(), view.bytes()};
+}
 
 proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>& sampled) {
   proto::StepResult result;
@@ -50,8 +52,8 @@ proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>&
 
 }  // namespace
 
-Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& schedule, const RunnerOptions& options,
-               PlanSource* source)
+Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& schedule,
+               const RunnerOptions& options, PlanSource* source)
     : stage_(stage),
       device_(device),
       world_(world),
@@ -98,11 +100,21 @@ void Runner::play(const std::vector<Action>& actions) {
     current_ = action;
     current_step_ = step;
     switch (action.kind) {
-      case ActionKind::post_receive: post_receive(step); break;
-      case ActionKind::forward: forward(slot, action.slot, step); break;
-      case ActionKind::send: send(slot, step); break;
-      case ActionKind::give_back: give_back(slot, step); break;
-      case ActionKind::take_in: take_in(slot, action.slot); break;
+      case ActionKind::post_receive:
+        post_receive(step);
+        break;
+      case ActionKind::forward:
+        forward(slot, action.slot, step);
+        break;
+      case ActionKind::send:
+        send(slot, step);
+        break;
+      case ActionKind::give_back:
+        give_back(slot, step);
+        break;
+      case ActionKind::take_in:
+        take_in(slot, action.slot);
+        break;
     }
   }
 }
@@ -118,8 +130,8 @@ void Runner::start_receive(Slot& slot, const proto::Plan& plan) {
   slot.receiving = receiver_->receive(host_bytes(in_TD));
 }
 
-// A receive is as long as its plan says. With look-ahead the plan may not be known yet (rank 0 had nothing to run);
-// then a later action posts it, still in order of steps, which is the order of sending.
+// A receive is as long as its plan says. With look-ahead the plan may not be known yet (rank 0 had nothing to
+// run); then a later action posts it, still in order of steps, which is the order of sending.
 void Runner::post_receive(uint64_t step) {
   take_messages();
   for (const proto::Plan& plan : known_plans_) {
@@ -242,12 +254,16 @@ void Runner::store(ControlMessage message) {
     case ControlKind::step_result: {
       proto::StepResult result;
       if (!stage_.is_first() || arrived_result_ || !result.ParseFromString(message.payload))
-        throw Error("rank " + std::to_string(message.from) + " sent tokens that cannot be read or were not due");
+        throw Error("rank " + std::to_string(message.from) +
+                    " sent tokens that cannot be read or were not due");
       arrived_result_ = std::move(result);
       return;
     }
-    case ControlKind::finish: finished_ = true; return;
-    case ControlKind::stage_report: break;
+    case ControlKind::finish:
+      finished_ = true;
+      return;
+    case ControlKind::stage_report:
+      break;
   }
   throw Error("rank " + std::to_string(message.from) + " sent control message " +
               std::to_string(static_cast<int>(message.kind)) + ", which nobody waits for here");

@@ -1,5 +1,5 @@
-// Plays one stage's program of the schedule: one switch over actions. The same code for one rank and for many, over
-// whatever channels the world has. Runs on the rank's main thread; nothing else touches the stage.
+// Plays one stage's program of the schedule: one switch over actions. The same code for one rank and for
+// many, over whatever channels the world has. Runs on the rank's main thread; nothing else touches the stage.
 #pragma once
 
 #include <chrono>
@@ -14,34 +14,34 @@
 
 namespace penstock {
 
-/// Where the first stage's plans come from and where sampled tokens go: the scheduler behind it. Called on the
-/// runner's thread.
+/// Where the first stage's plans come from and where sampled tokens go: the scheduler behind it. Called on
+/// the runner's thread.
 class PlanSource {
  public:
   virtual ~PlanSource() = default;
   /// The next micro-batch for `slot`, whose last one has been taken in; no rows when nothing can run now.
   virtual proto::Plan plan(int slot) = 0;
   virtual void take_in(int slot, const proto::StepResult& result) = 0;
-  /// True once no plan will ever have rows again. Asked when nothing is in flight and nothing could be planned;
-  /// sleeps until there is something new.
+  /// True once no plan will ever have rows again. Asked when nothing is in flight and nothing could be
+  /// planned; sleeps until there is something new.
   virtual bool finished_or_wait() = 0;
 };
 
 struct RunnerOptions {
   int stage = 0;
-  int first_rank = 0;       ///< rank of stage 0; stage s is rank first_rank + s
-  int64_t max_tokens = 0;   ///< the largest micro-batch
+  int first_rank = 0;      ///< rank of stage 0; stage s is rank first_rank + s
+  int64_t max_tokens = 0;  ///< the largest micro-batch
 };
 
 class Runner {
  public:
-  /// `source` is for the first stage, null elsewhere. All references must outlive the runner. `schedule` must be the
-  /// same on every stage.
+  /// `source` is for the first stage, null elsewhere. All references must outlive the runner. `schedule` must
+  /// be the same on every stage.
   Runner(Stage& stage, Device& device, World& world, const Schedule& schedule, const RunnerOptions& options,
          PlanSource* source);
 
-  /// Returns when the job is done, with what this stage did with its time. Throws what broke; current_action()
-  /// then says where.
+  /// Returns when the job is done, with what this stage did with its time. Throws what broke;
+  /// current_action() then says where.
   proto::StageReport run();
 
   /// "2F0, step 17": for the message of a failure.
@@ -54,7 +54,7 @@ class Runner {
     Tensor out_TD;
     TransferPtr receiving;
     TransferPtr sending;
-    proto::StepResult result;         // only where the last stage is
+    proto::StepResult result;  // only where the last stage is
   };
 
   void play(const std::vector<Action>& actions);
@@ -78,8 +78,8 @@ class Runner {
   std::unique_ptr<Sender> sender_;
   std::unique_ptr<Receiver> receiver_;
   std::vector<Slot> slots_;
-  std::vector<uint64_t> step_of_kind_;      // how often each kind of action has been played
-  std::deque<proto::Plan> known_plans_;    // received, not begun; oldest first
+  std::vector<uint64_t> step_of_kind_;   // how often each kind of action has been played
+  std::deque<proto::Plan> known_plans_;  // received, not begun; oldest first
   std::optional<proto::StepResult> arrived_result_;
   bool finished_ = false;
   Action current_{};

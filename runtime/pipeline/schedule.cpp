@@ -41,7 +41,8 @@ Program later_stage_program(int stage, int stages, int micro_batches, bool look_
   return p;
 }
 
-/// A finite run of the schedule: the first stage's warm-up is round 0, so it repeats its steady part once less.
+/// A finite run of the schedule: the first stage's warm-up is round 0, so it repeats its steady part once
+/// less.
 std::vector<std::vector<Action>> unroll(const Schedule& schedule, int rounds) {
   std::vector<std::vector<Action>> all;
   for (int s = 0; s < schedule.stages; ++s) {
@@ -101,11 +102,16 @@ class Play {
  private:
   static size_t index(ActionKind kind) {
     switch (kind) {
-      case ActionKind::post_receive: return 0;
-      case ActionKind::forward: return 1;
-      case ActionKind::send: return 2;
-      case ActionKind::give_back: return 3;
-      case ActionKind::take_in: return 4;
+      case ActionKind::post_receive:
+        return 0;
+      case ActionKind::forward:
+        return 1;
+      case ActionKind::send:
+        return 2;
+      case ActionKind::give_back:
+        return 3;
+      case ActionKind::take_in:
+        return 4;
     }
     return 0;
   }
@@ -132,7 +138,8 @@ class Play {
         start = std::max(start, schedule_.stages == 1 ? clock_[s] : returned_[step]);
         break;
       case ActionKind::send:
-      case ActionKind::give_back: break;
+      case ActionKind::give_back:
+        break;
     }
     return start;
   }
@@ -158,10 +165,15 @@ class Play {
         }
         break;
       }
-      case ActionKind::send: arrived_[s + 1][static_cast<size_t>(step)] = start + timing_.hop; break;
-      case ActionKind::give_back: returned_[static_cast<size_t>(step)] = start + timing_.way_back; break;
+      case ActionKind::send:
+        arrived_[s + 1][static_cast<size_t>(step)] = start + timing_.hop;
+        break;
+      case ActionKind::give_back:
+        returned_[static_cast<size_t>(step)] = start + timing_.way_back;
+        break;
       case ActionKind::post_receive:
-      case ActionKind::take_in: break;
+      case ActionKind::take_in:
+        break;
     }
   }
 
@@ -173,8 +185,9 @@ class Play {
     for (size_t s = 1; s < programs_.size(); ++s)
       if (done_[s - 1][index(ActionKind::send)] != done_[s][index(ActionKind::post_receive)])
         throw Error("schedule: stage " + std::to_string(s - 1) + " sends " +
-                    std::to_string(done_[s - 1][index(ActionKind::send)]) + " times, stage " + std::to_string(s) +
-                    " receives " + std::to_string(done_[s][index(ActionKind::post_receive)]) + " times");
+                    std::to_string(done_[s - 1][index(ActionKind::send)]) + " times, stage " +
+                    std::to_string(s) + " receives " +
+                    std::to_string(done_[s][index(ActionKind::post_receive)]) + " times");
   }
 
   const Schedule& schedule_;
@@ -241,7 +254,8 @@ double predicted_bubble(const Schedule& schedule, const TimingModel& timing) {
 std::string grid(const Schedule& schedule, int columns) {
   const TimingModel unit{std::vector<double>(static_cast<size_t>(schedule.stages), 1.0)};
   const int rounds = 2 + columns / schedule.micro_batches;
-  std::vector<std::string> lines(static_cast<size_t>(schedule.stages), std::string(static_cast<size_t>(columns), '.'));
+  std::vector<std::string> lines(static_cast<size_t>(schedule.stages),
+                                 std::string(static_cast<size_t>(columns), '.'));
   for (const Span& span : simulate(schedule, unit, rounds)) {
     const auto column = static_cast<size_t>(std::lround(span.begin));
     if (column >= static_cast<size_t>(columns)) continue;

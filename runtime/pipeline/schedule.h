@@ -1,8 +1,9 @@
-// Order is data: what every stage does, as lists of actions, generated, checked and drawn before anything runs.
-// Plain judgement: no device, no thread, no clock. The runner interprets it (runner.h).
+// Order is data: what every stage does, as lists of actions, generated, checked and drawn before anything
+// runs. Plain judgement: no device, no thread, no clock. The runner interprets it (runner.h).
 //
-// Generation in 1F1B: F is the forward of a micro-batch; B takes in one that came back (the sampled tokens are the way back,
-// from the last stage to the first). Legend: S stages, M micro-batches in flight; step k runs in slot k mod M.
+// Generation in 1F1B: F is the forward of a micro-batch; B takes in one that came back (the sampled tokens
+// are the way back, from the last stage to the first). Legend: S stages, M micro-batches in flight; step k
+// runs in slot k mod M.
 #pragma once
 
 #include <string>
@@ -13,9 +14,9 @@ namespace penstock {
 enum class ActionKind : char {
   post_receive = 'P',  ///< be ready for the hidden states of a micro-batch before they are needed
   forward = 'F',
-  send = 'S',      ///< hidden states to the next stage
-  give_back = 'G', ///< sampled tokens from the last stage to the first
-  take_in = 'B',   ///< the first stage learns the tokens of a micro-batch and may plan its slot anew
+  send = 'S',       ///< hidden states to the next stage
+  give_back = 'G',  ///< sampled tokens from the last stage to the first
+  take_in = 'B',    ///< the first stage learns the tokens of a micro-batch and may plan its slot anew
 };
 
 struct Action {
@@ -25,8 +26,8 @@ struct Action {
   std::string text() const;  ///< "2F0": stage 2, forward, slot 0
 };
 
-/// What one stage does: warm_up once, steady over and over, cooldown once. Every steady part touches each slot
-/// once, in order.
+/// What one stage does: warm_up once, steady over and over, cooldown once. Every steady part touches each
+/// slot once, in order.
 struct Program {
   std::vector<Action> warm_up;
   std::vector<Action> steady;
@@ -40,16 +41,16 @@ struct Schedule {
   std::vector<Program> programs;  ///< by stage
 };
 
-/// The default number of micro-batches in flight: 1 for one stage; S + 1 where stages have processors of their own;
-/// 2 S where they share them, so that a stage that loses its core for a while starves nobody.
+/// The default number of micro-batches in flight: 1 for one stage; S + 1 where stages have processors of
+/// their own; 2 S where they share them, so that a stage that loses its core for a while starves nobody.
 int default_micro_batches(int stages, bool oversubscribed);
 
 /// Generates and validates. Look-ahead is used from S micro-batches on: with fewer it could hang.
 /// Throws UsageError unless stages and micro-batches are at least 1.
 Schedule make_generation_schedule(int stages, int micro_batches);
 
-/// Plays `rounds` rounds and throws Error when a stage would wait for ever, a receive has no send or a send no
-/// receive, or slots are taken in out of order. The message names the stages and actions that are stuck.
+/// Plays `rounds` rounds and throws Error when a stage would wait for ever, a receive has no send or a send
+/// no receive, or slots are taken in out of order. The message names the stages and actions that are stuck.
 void validate(const Schedule& schedule, int rounds = 3);
 
 /// How long things take, in any one unit.

@@ -23,8 +23,8 @@ class Stage {
   /// Gives the stage its KV blocks. Called once, before the first forward.
   virtual void allocate_cache(int64_t blocks) = 0;
 
-  /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last(). Returns
-  /// one entry per planned row with `sampling`, in the plan's order; empty unless is_last().
+  /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last().
+  /// Returns one entry per planned row with `sampling`, in the plan's order; empty unless is_last().
   virtual std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) = 0;
 };
 

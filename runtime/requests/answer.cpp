@@ -31,8 +31,8 @@ std::string id_of(const char* prefix, const std::string& custom_id) {
 
 /// Characters, as Python counts them, of a piece of UTF-8.
 size_t characters_of(const std::string& text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 Json logprobs_of(const Choice& choice) {
@@ -45,7 +45,8 @@ Json logprobs_of(const Choice& choice) {
     const GeneratedToken& t = choice.sequence.tokens[i];
     tokens.push_back(choice.token_texts[i]);
     token_logprobs.push_back(exact(t.logprob));
-    // As vLLM: the drawn token and the alternatives, keyed by their text; where two share a text the likelier stays.
+    // As vLLM: the drawn token and the alternatives, keyed by their text; where two share a text the likelier
+    // stays.
     Json top = Json::object();
     for (size_t k = 0; k < t.top.size(); ++k)
       if (!top.contains(choice.top_texts[i][k])) top[choice.top_texts[i][k]] = exact(t.top[k].second);
@@ -99,10 +100,11 @@ std::string format_answer(const Answer& answer) {
                    {{"prompt_tokens", answer.prompt_tokens},
                     {"completion_tokens", generated},
                     {"total_tokens", answer.prompt_tokens + generated}}}};
-  const Json line{{"id", id_of("batch_req_", answer.custom_id)},
-                  {"custom_id", answer.custom_id},
-                  {"response", {{"status_code", 200}, {"request_id", id_of("req_", answer.custom_id)}, {"body", body}}},
-                  {"error", nullptr}};
+  const Json line{
+      {"id", id_of("batch_req_", answer.custom_id)},
+      {"custom_id", answer.custom_id},
+      {"response", {{"status_code", 200}, {"request_id", id_of("req_", answer.custom_id)}, {"body", body}}},
+      {"error", nullptr}};
   return line_of(line);
 }
 

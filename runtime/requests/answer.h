@@ -1,5 +1,5 @@
-// Output lines of an OpenAI Batch job. Pure functions: the same row gives the same bytes in every run, so an answer
-// carries no clock and no random id. Grammar: docs/formats.md.
+// Output lines of an OpenAI Batch job. Pure functions: the same row gives the same bytes in every run, so an
+// answer carries no clock and no random id. Grammar: docs/formats.md.
 #pragma once
 
 #include <string>
@@ -11,11 +11,11 @@
 namespace penstock {
 
 struct Choice {
-  std::string text;                     ///< empty without a tokenizer
-  std::vector<std::string> token_texts; ///< one a token, for logprobs; "token_id:7" without a tokenizer
+  std::string text;                      ///< empty without a tokenizer
+  std::vector<std::string> token_texts;  ///< one a token, for logprobs; "token_id:7" without a tokenizer
   std::vector<std::vector<std::string>> top_texts;
   FinishedSequence sequence;
-  std::optional<int32_t> stop_reason;   ///< the stop token id the row asked for, when one ended it
+  std::optional<int32_t> stop_reason;  ///< the stop token id the row asked for, when one ended it
 };
 
 struct Answer {

@@ -32,7 +32,9 @@ uint64_t key_of(uint64_t seed, const std::string& custom_id, size_t choice) {
   return stable_hash(custom_id + '\0' + std::to_string(choice), seed);
 }
 
-std::string token_name(int32_t id) { return "token_id:" + std::to_string(id); }
+std::string token_name(int32_t id) {
+  return "token_id:" + std::to_string(id);
+}
 
 }  // namespace
 
@@ -95,8 +97,10 @@ void BatchJob::read_ahead() {
     if (!window_.enter(bytes)) return;
     ReadRow row{rows++, bytes, {}};
     if (status == LineReader::Status::too_long)
-      row.what = RowError{"", "line " + std::to_string(line_number) + ": expected at most " +
-                                  std::to_string(kLongestLine) + " bytes a line", ""};
+      row.what = RowError{"",
+                          "line " + std::to_string(line_number) + ": expected at most " +
+                              std::to_string(kLongestLine) + " bytes a line",
+                          ""};
     else
       row.what = prepare(line, line_number, ids);
     counters_.rows_read = static_cast<int64_t>(rows);
@@ -136,13 +140,15 @@ std::optional<RowError> BatchJob::tokenize(ReadyRow& row, std::vector<Prompt> pr
     std::vector<int32_t> ids;
     if (auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
       ids = std::move(*given);
-      const auto bad = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return id >= options_.vocab_size; });
+      const auto bad =
+          std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return id >= options_.vocab_size; });
       if (bad != ids.end())
-        return reject("prompt", "expected token ids below " + std::to_string(options_.vocab_size) + ", found " +
-                                    std::to_string(*bad));
+        return reject("prompt", "expected token ids below " + std::to_string(options_.vocab_size) +
+                                    ", found " + std::to_string(*bad));
     } else if (tokenizer_ == nullptr) {
-      return reject("prompt", "expected token ids, found text: the model folder has no tokenizer.json (or "
-                              "--skip-tokenizer-init was given)");
+      return reject("prompt",
+                    "expected token ids, found text: the model folder has no tokenizer.json (or "
+                    "--skip-tokenizer-init was given)");
     } else {
       try {
         ids = tokenizer_->encode(std::get<std::string>(prompt), sampling.add_special_tokens);
@@ -154,11 +160,12 @@ std::optional<RowError> BatchJob::tokenize(ReadyRow& row, std::vector<Prompt> pr
     const auto length = static_cast<int64_t>(ids.size());
     if (length >= options_.max_model_len)
       return reject("prompt", "expected at most " + std::to_string(options_.max_model_len - 1) +
-                                  " tokens (--max-model-len less one to generate), found " + std::to_string(length));
+                                  " tokens (--max-model-len less one to generate), found " +
+                                  std::to_string(length));
     if (length + sampling.max_tokens > options_.max_model_len)
       return reject("max_tokens", "expected at most " + std::to_string(options_.max_model_len - length) +
-                                      " (--max-model-len " + std::to_string(options_.max_model_len) + " less " +
-                                      std::to_string(length) + " prompt tokens), found " +
+                                      " (--max-model-len " + std::to_string(options_.max_model_len) +
+                                      " less " + std::to_string(length) + " prompt tokens), found " +
                                       std::to_string(sampling.max_tokens));
     row.prompt_ids.push_back(std::move(ids));
   }
@@ -240,7 +247,8 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   row->answer.logprobs = fields.logprobs.has_value();
 
   std::vector<int32_t> stops = fields.stop_token_ids;
-  if (!fields.ignore_eos) stops.insert(stops.end(), options_.eos_token_ids.begin(), options_.eos_token_ids.end());
+  if (!fields.ignore_eos)
+    stops.insert(stops.end(), options_.eos_token_ids.begin(), options_.eos_token_ids.end());
   const uint64_t seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : options_.seed;
   const auto n = static_cast<size_t>(fields.n);
   row->answer.choices.resize(ready.prompt_ids.size() * n);
@@ -283,14 +291,15 @@ void BatchJob::write_behind() {
     window_.grow(grown);
     line.bytes += grown;
     held.emplace(row->number, std::move(line));
-    for (auto first = held.begin(); first != held.end() && first->first == next; first = held.erase(first), ++next) {
+    for (auto first = held.begin(); first != held.end() && first->first == next;
+         first = held.erase(first), ++next) {
       output_.write_line(first->second.text);
       window_.leave(first->second.bytes);
     }
     if (counters_.first_row_microseconds < 0)
-      counters_.first_row_microseconds = std::chrono::duration_cast<std::chrono::microseconds>(
-                                             std::chrono::steady_clock::now() - begin_)
-                                             .count();
+      counters_.first_row_microseconds =
+          std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_)
+              .count();
     counters_.rows_failed += failed ? 1 : 0;
     ++counters_.rows_done;
   }
@@ -346,7 +355,8 @@ JobProgress BatchJob::progress() const {
   p.rows_read = counters_.rows_read;
   p.input_ended = counters_.input_ended;
   if (reader_.total_bytes() > 0)
-    p.input_share_read = static_cast<double>(counters_.input_bytes) / static_cast<double>(reader_.total_bytes());
+    p.input_share_read =
+        static_cast<double>(counters_.input_bytes) / static_cast<double>(reader_.total_bytes());
   p.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   if (const int64_t first = counters_.first_row_microseconds; first >= 0)
     p.first_row_seconds = static_cast<double>(first) * 1e-6;

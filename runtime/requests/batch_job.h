@@ -1,6 +1,6 @@
-// A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's plans
-// micro-batches and takes tokens in; one detokenizes and writes in the input's order. The file is never held
-// whole: a window bounds the rows (and their bytes) between reading and writing.
+// A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's
+// plans micro-batches and takes tokens in; one detokenizes and writes in the input's order. The file is never
+// held whole: a window bounds the rows (and their bytes) between reading and writing.
 #pragma once
 
 #include <atomic>
@@ -34,15 +34,15 @@ struct BatchJobOptions {
   int64_t max_model_len = 0;
   int64_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;         ///< for rows without a seed of their own
-  std::string model_name;    ///< in answers to rows that name no model
+  uint64_t seed = 0;       ///< for rows without a seed of their own
+  std::string model_name;  ///< in answers to rows that name no model
 };
 
 /// Where the job stands; read from any thread.
 struct JobProgress {
   int64_t rows_done = 0;  ///< finished, errors included
   int64_t rows_failed = 0;
-  int64_t prompt_tokens = 0;     ///< of rows taken up
+  int64_t prompt_tokens = 0;  ///< of rows taken up
   int64_t generated_tokens = 0;
   int64_t running = 0;
   int64_t waiting = 0;
@@ -103,7 +103,8 @@ class BatchJob {
   };
 
   void read_ahead();
-  std::variant<ReadyRow, RowError> prepare(const std::string& line, uint64_t line_number, class IdSet& ids) const;
+  std::variant<ReadyRow, RowError> prepare(const std::string& line, uint64_t line_number,
+                                           class IdSet& ids) const;
   std::optional<RowError> tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
   void pull();
   void take_up(ReadRow row);
@@ -134,8 +135,8 @@ class BatchJob {
 
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   struct {
-    std::atomic<int64_t> rows_done{0}, rows_failed{0}, prompt_tokens{0}, generated_tokens{0}, running{0}, waiting{0},
-        preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1};
+    std::atomic<int64_t> rows_done{0}, rows_failed{0}, prompt_tokens{0}, generated_tokens{0}, running{0},
+        waiting{0}, preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1};
     std::atomic<double> kv_used_share{0};
     std::atomic<bool> input_ended{false};
   } counters_;

@@ -1,5 +1,5 @@
-// The paged KV cache's blocks, handed out by rank 0 alone: every stage holds the same number and uses the same table.
-// Plain judgement; not thread-safe.
+// The paged KV cache's blocks, handed out by rank 0 alone: every stage holds the same number and uses the
+// same table. Plain judgement; not thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,8 @@ LineReader::LineReader(const std::filesystem::path& path, size_t longest_line)
     : path_(path),
       fd_(path == "-" ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC)),
       longest_line_(longest_line) {
-  if (fd_ < 0) throw UsageError("--input-file " + path.string() + ": cannot be opened: " + std::strerror(errno));
+  if (fd_ < 0)
+    throw UsageError("--input-file " + path.string() + ": cannot be opened: " + std::strerror(errno));
   struct stat info {};
   if (fstat(fd_, &info) != 0 || S_ISDIR(info.st_mode)) {
     close(fd_);
@@ -25,7 +26,9 @@ LineReader::LineReader(const std::filesystem::path& path, size_t longest_line)
   if (S_ISREG(info.st_mode)) total_bytes_ = static_cast<uint64_t>(info.st_size);
 }
 
-LineReader::~LineReader() { close(fd_); }
+LineReader::~LineReader() {
+  close(fd_);
+}
 
 bool LineReader::refill() {
   constexpr size_t kChunk = 1U << 18;
@@ -57,7 +60,8 @@ LineReader::Status LineReader::next(std::string& line) {
       too_long = true;
       begin_ = buffer_.size();
     }
-    searched = buffer_.size() - begin_;  // where the next search starts once refill() has moved the rest to the front
+    searched = buffer_.size() -
+               begin_;  // where the next search starts once refill() has moved the rest to the front
     if (!refill()) {
       if (begin_ == buffer_.size() && !too_long) return Status::end;
       line.assign(buffer_, begin_);

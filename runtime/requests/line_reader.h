@@ -16,8 +16,8 @@ class LineReader {
   LineReader& operator=(const LineReader&) = delete;
 
   enum class Status { line, too_long, end };
-  /// The next line without its newline ('\n' or "\r\n"). A line longer than `longest_line` is skipped to its end.
-  /// The last line may lack its newline. Throws Error when reading fails.
+  /// The next line without its newline ('\n' or "\r\n"). A line longer than `longest_line` is skipped to its
+  /// end. The last line may lack its newline. Throws Error when reading fails.
   Status next(std::string& line);
 
   /// Bytes of the file, 0 when it is not a regular file; and how many have been read. For progress.

@@ -1,5 +1,6 @@
-// The results while they come in: written beside the target and renamed to it at the end, so that a file under the
-// target's name is always whole. A target that is no regular file (a pipe, /dev/stdout) is written directly. One thread.
+// The results while they come in: written beside the target and renamed to it at the end, so that a file
+// under the target's name is always whole. A target that is no regular file (a pipe, /dev/stdout) is written
+// directly. One thread.
 #pragma once
 
 #include <filesystem>

@@ -138,12 +138,14 @@ Request read_request(const Json& line, const RequestLimits& limits, std::string&
       throw FieldError{name + ": this field is not supported; remove it from the row", name};
   for (const auto& [name, value] : line.items())
     if (name != "custom_id" && name != "method" && name != "url" && name != "body")
-      throw FieldError{name + ": this field is not part of a batch line (custom_id, method, url, body)", name};
+      throw FieldError{name + ": this field is not part of a batch line (custom_id, method, url, body)",
+                       name};
   if (request.prompts.empty()) throw FieldError{"prompt: expected a prompt, found none", "prompt"};
   const auto prompts = static_cast<int64_t>(request.prompts.size());
   if (prompts * request.sampling.n > limits.max_choices)
-    throw FieldError{"prompt: expected at most " + std::to_string(limits.max_choices) + " choices a row, found " +
-                         std::to_string(prompts) + " prompts x n = " + std::to_string(request.sampling.n),
+    throw FieldError{"prompt: expected at most " + std::to_string(limits.max_choices) +
+                         " choices a row, found " + std::to_string(prompts) +
+                         " prompts x n = " + std::to_string(request.sampling.n),
                      "prompt"};
   return request;
 }
@@ -167,7 +169,8 @@ std::variant<Request, RowError> parse_batch_line(std::string_view line, const Re
       too_deep = too_deep || depth > kDeepest;
       return !too_deep;
     });
-    if (too_deep) return RowError{"", "the line: nested deeper than " + std::to_string(kDeepest) + " levels", ""};
+    if (too_deep)
+      return RowError{"", "the line: nested deeper than " + std::to_string(kDeepest) + " levels", ""};
     return read_request(json, limits, custom_id);
   } catch (const FieldError& e) {
     return RowError{custom_id, e.message, e.field};

@@ -1,4 +1,5 @@
-// One line of an OpenAI Batch file, checked: what to generate, or why not. Grammar and defaults: docs/formats.md.
+// One line of an OpenAI Batch file, checked: what to generate, or why not. Grammar and defaults:
+// docs/formats.md.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// How far the reader may run ahead of the writer: rank 0 holds a window of rows, never the file. Counts rows read and
-// not yet written, and the bytes they hold. Thread-safe.
+// How far the reader may run ahead of the writer: rank 0 holds a window of rows, never the file. Counts rows
+// read and not yet written, and the bytes they hold. Thread-safe.
 #pragma once
 
 #include <condition_variable>
@@ -15,9 +15,8 @@ class RowWindow {
   /// Waits until another row may come in (one always may when none is inside). False once closed.
   bool enter(int64_t bytes) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] {
-      return closed_ || rows_ == 0 || (rows_ < most_rows_ && bytes_ + bytes <= most_bytes_);
-    });
+    changed_.wait(
+        lock, [&] { return closed_ || rows_ == 0 || (rows_ < most_rows_ && bytes_ + bytes <= most_bytes_); });
     ++rows_;
     bytes_ += bytes;
     return !closed_;

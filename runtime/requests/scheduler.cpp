@@ -93,7 +93,8 @@ int64_t Scheduler::prefill_budget(int64_t decodes) const {
     if (seats-- <= 0) break;
     pending += s->pending();
   }
-  // What waits is spread over the micro-batches in flight, so that no micro-batch takes everything and the others run empty.
+  // What waits is spread over the micro-batches in flight, so that no micro-batch takes everything and the
+  // others run empty.
   const int64_t even = (pending + limits_.micro_batches - 1) / limits_.micro_batches;
   return std::min(room, std::max(even, kSmallestChunk));
 }
@@ -107,7 +108,8 @@ bool Scheduler::grow(Sequence& sequence, int64_t tokens, bool may_preempt) {
   return pool_.allocate(missing, sequence.blocks);
 }
 
-// Drops the blocks of the youngest sequence that is not in flight; it will be prefilled again later, with the same bits.
+// Drops the blocks of the youngest sequence that is not in flight; it will be prefilled again later, with the
+// same bits.
 bool Scheduler::preempt_one_younger_than(const Sequence& sequence) {
   for (size_t i = running_.size(); i-- > 0;) {
     Sequence& victim = *running_[i];
@@ -142,7 +144,8 @@ Scheduler::Sequence* Scheduler::admit_next() {
   return running_.back().get();
 }
 
-void Scheduler::schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens) {
+void Scheduler::schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence,
+                             int64_t tokens) {
   auto* row = plan.add_rows();
   row->set_sequence(sequence.spec.id);
   row->set_start(static_cast<uint32_t>(sequence.stored));
@@ -181,7 +184,8 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
     const bool stopped = std::find(stops.begin(), stops.end(), s->generated.back().id) != stops.end();
     if (!stopped && static_cast<int64_t>(s->generated.size()) < s->spec.max_tokens) continue;
     pool_.release(s->blocks);
-    finished.push_back({s->spec.id, std::move(s->generated), stopped ? FinishReason::stop : FinishReason::length});
+    finished.push_back(
+        {s->spec.id, std::move(s->generated), stopped ? FinishReason::stop : FinishReason::length});
     std::erase_if(running_, [s](const SequencePtr& r) { return r.get() == s; });
   }
   if (next != result.tokens_size())

@@ -1,8 +1,10 @@
-// Which sequences run in which micro-batch. Continuous batching over a paged KV cache, with a budget a micro-batch:
-// decodes spread evenly over the micro-batches in flight, prefill in chunks throttled by what waits and by free KV (as
-// gLLM's token throttling, Guo et al. 2025). Plain judgement: no device, no thread, no clock; not thread-safe.
+// Which sequences run in which micro-batch. Continuous batching over a paged KV cache, with a budget a
+// micro-batch: decodes spread evenly over the micro-batches in flight, prefill in chunks throttled by what
+// waits and by free KV (as gLLM's token throttling, Guo et al. 2025). Plain judgement: no device, no thread,
+// no clock; not thread-safe.
 //
-// What is planned decides speed only. A sequence's tokens never depend on it (docs/architecture.md, "Numbers").
+// What is planned decides speed only. A sequence's tokens never depend on it (docs/architecture.md,
+// "Numbers").
 #pragma once
 
 #include <cstdint>
@@ -56,8 +58,8 @@ class Scheduler {
 
   /// `spec.prompt` holds at least one token, and prompt + max_tokens fit into longest_sequence().
   void add(SequenceSpec spec);
-  /// No sequence will be added any more: from here on the longest waiting ones are admitted first, so that none of them
-  /// is left running alone at the end.
+  /// No sequence will be added any more: from here on the longest waiting ones are admitted first, so that
+  /// none of them is left running alone at the end.
   void input_ended() { input_ended_ = true; }
   /// Sequences that wait for their first admission. The caller keeps a few times max_num_seqs of them here.
   size_t waiting() const { return waiting_.size(); }
@@ -77,7 +79,8 @@ class Scheduler {
     SequenceSpec spec;
     std::vector<GeneratedToken> generated;
     std::vector<uint32_t> blocks;
-    int64_t stored = 0;    // tokens whose K and V are in the cache, or will be once the micro-batch in flight is done
+    int64_t stored =
+        0;  // tokens whose K and V are in the cache, or will be once the micro-batch in flight is done
     int64_t admitted = 0;  // order of admission; the youngest is preempted first
     bool in_flight = false;
 
@@ -100,8 +103,8 @@ class Scheduler {
 
   SchedulerLimits limits_;
   BlockPool pool_;
-  std::deque<SequencePtr> waiting_;   // preempted ones in front
-  std::vector<SequencePtr> running_;  // in order of admission
+  std::deque<SequencePtr> waiting_;                // preempted ones in front
+  std::vector<SequencePtr> running_;               // in order of admission
   std::vector<std::vector<Sequence*>> in_flight_;  // by slot
   bool input_ended_ = false;
   int64_t admissions_ = 0;

@@ -1,5 +1,5 @@
-// What world_test.cpp starts under mpirun: one rank of a world that does as its first argument says. Its main is what
-// a program over a World looks like.
+// What world_test.cpp starts under mpirun: one rank of a world that does as its first argument says. Its main
+// is what a program over a World looks like.
 #include <pthread.h>
 #include <unistd.h>
 
@@ -42,7 +42,9 @@ void ring(World& world) {
   for (const size_t size : {size_t{8} << 10, size_t{64} << 10, size_t{1} << 20, size_t{8} << 20}) {
     // Above 1 MiB the 64 messages share their bytes, so that the test fits into a small machine.
     const size_t buffers = size > (1 << 20) ? 4 : kInFlight;
-    const auto content = [&](int rank, size_t i) { return random_bytes(size, static_cast<uint64_t>(rank) * 1000 + i); };
+    const auto content = [&](int rank, size_t i) {
+      return random_bytes(size, static_cast<uint64_t>(rank) * 1000 + i);
+    };
     std::vector<Buffer> sent;
     for (size_t i = 0; i < buffers; ++i) sent.push_back(content(world.rank(), i));
     std::vector<TransferPtr> sends;
@@ -53,7 +55,8 @@ void ring(World& world) {
       for (Buffer& buffer : received) receives.push_back(receiver->receive(buffer));
       for (size_t j = 0; j < buffers; ++j) {
         receives[j]->wait();
-        if (i == 0 || j == 0) expect(received[j] == content(previous, j), "message " + std::to_string(i + j) + " unchanged");
+        if (i == 0 || j == 0)
+          expect(received[j] == content(previous, j), "message " + std::to_string(i + j) + " unchanged");
       }
     }
     for (const TransferPtr& send : sends) send->wait();
@@ -64,7 +67,8 @@ void ring(World& world) {
 void chat(World& world) {
   for (int round = 0; round < 200; ++round) {
     if (world.rank() == 0) {
-      for (int r = 1; r < world.size(); ++r) world.control().send(r, ControlKind::plan, std::to_string(round));
+      for (int r = 1; r < world.size(); ++r)
+        world.control().send(r, ControlKind::plan, std::to_string(round));
       for (int r = 1; r < world.size(); ++r) {
         expect(world.control().receive().payload == std::to_string(round), "the answer of this round");
       }
@@ -76,10 +80,13 @@ void chat(World& world) {
     }
   }
   const auto texts = world.gather_all(std::to_string(world.rank()));
-  for (int r = 0; r < world.size(); ++r) expect(texts[static_cast<size_t>(r)] == std::to_string(r), "texts by rank");
+  for (int r = 0; r < world.size(); ++r)
+    expect(texts[static_cast<size_t>(r)] == std::to_string(r), "texts by rank");
   int neighbours = 0;
-  for (int r = 0; r < world.size(); ++r) neighbours += world.info(r).host == world.info(world.rank()).host ? 1 : 0;
-  expect(world.local_size() == neighbours && world.local_rank() < neighbours, "the ranks of this host counted");
+  for (int r = 0; r < world.size(); ++r)
+    neighbours += world.info(r).host == world.info(world.rank()).host ? 1 : 0;
+  expect(world.local_size() == neighbours && world.local_rank() < neighbours,
+         "the ranks of this host counted");
   if (world.rank() == 0) std::printf("chat ok\n");
 }
 
@@ -95,12 +102,13 @@ void idle(World& world) {
     });
   }
   world.control().receive();
-  std::printf("idle rank %d: %.2f %% of a core\n", world.rank(), 100 * (testing_ranks::process_cpu_seconds() - before) / kSeconds);
+  std::printf("idle rank %d: %.2f %% of a core\n", world.rank(),
+              100 * (testing_ranks::process_cpu_seconds() - before) / kSeconds);
   if (clock.joinable()) clock.join();
 }
 
-/// One-way times between ranks 0 and 1: half of a round trip, both threads of both ranks asleep in between where
-/// `gap` is long.
+/// One-way times between ranks 0 and 1: half of a round trip, both threads of both ranks asleep in between
+/// where `gap` is long.
 void latency(World& world, std::chrono::microseconds gap) {
   if (world.rank() > 1) return;
   const auto sender = world.sender(1 - world.rank());
@@ -116,7 +124,8 @@ void latency(World& world, std::chrono::microseconds gap) {
         const auto start = std::chrono::steady_clock::now();
         sender->send(sent)->wait();
         receive->wait();
-        times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 2);
+        times.push_back(
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 2);
       } else {
         receive->wait();
         sender->send(sent)->wait();
@@ -137,10 +146,17 @@ void wait_forever(World& world) {
   std::fflush(stdout);
   Buffer buffer(1 << 20);
   switch (world.rank() % 4) {
-    case 0: world.control().receive(); break;
-    case 1: world.receiver(0)->receive(buffer)->wait(); break;
-    case 2: world.sender(0)->send(buffer)->wait(); break;
-    default: std::this_thread::sleep_for(1h);  // computes, and never looks
+    case 0:
+      world.control().receive();
+      break;
+    case 1:
+      world.receiver(0)->receive(buffer)->wait();
+      break;
+    case 2:
+      world.sender(0)->send(buffer)->wait();
+      break;
+    default:
+      std::this_thread::sleep_for(1h);  // computes, and never looks
   }
 }
 
@@ -150,14 +166,16 @@ void fail(World& world, ExitStatus status) {
   wait_forever(world);
 }
 
-/// What a program does at SIGTERM: a drain would stand here, but a dead neighbour comes first. Ends before the world does.
+/// What a program does at SIGTERM: a drain would stand here, but a dead neighbour comes first. Ends before
+/// the world does.
 class TermWatch {
  public:
-  TermWatch(World& world, sigset_t term) : thread_([this, &world, term] {
-    int signal = 0;
-    sigwait(&term, &signal);
-    if (!over_ && !world.report_lost_peer()) std::_Exit(128 + signal);
-  }) {}
+  TermWatch(World& world, sigset_t term)
+      : thread_([this, &world, term] {
+          int signal = 0;
+          sigwait(&term, &signal);
+          if (!over_ && !world.report_lost_peer()) std::_Exit(128 + signal);
+        }) {}
   ~TermWatch() {
     over_ = true;
     pthread_kill(thread_.native_handle(), SIGTERM);
@@ -187,13 +205,25 @@ int play(const std::vector<std::string>& arguments) {
         {"ring", [&] { ring(*world); }},
         {"chat", [&] { chat(*world); }},
         {"idle", [&] { idle(*world); }},
-        {"latency", [&] { latency(*world, 0us); latency(*world, 2000us); }},
+        {"latency",
+         [&] {
+           latency(*world, 0us);
+           latency(*world, 2000us);
+         }},
         {"wait", [&] { wait_forever(*world); }},
         {"fail", [&] { fail(*world, ExitStatus::runtime_failure); }},
         {"refuse", [&] { fail(*world, ExitStatus::bad_usage); }},
         {"all-refuse", [&] { throw UsageError("there is no model here"); }},
-        {"leave", [&] { if (world->rank() == 1) std::_Exit(0); wait_forever(*world); }},
-        {"skip-gather", [&] { if (world->rank() == 1) std::this_thread::sleep_for(1h); world->gather_all(""); }},
+        {"leave",
+         [&] {
+           if (world->rank() == 1) std::_Exit(0);
+           wait_forever(*world);
+         }},
+        {"skip-gather",
+         [&] {
+           if (world->rank() == 1) std::this_thread::sleep_for(1h);
+           world->gather_all("");
+         }},
     };
     for (const std::string& argument : arguments) parts.at(argument)();
     world->finish();
@@ -213,4 +243,6 @@ int play(const std::vector<std::string>& arguments) {
 }  // namespace
 }  // namespace penstock
 
-int main(int argc, char** argv) { return penstock::play({argv + 1, argv + argc}); }
+int main(int argc, char** argv) {
+  return penstock::play({argv + 1, argv + argc});
+}

@@ -1,5 +1,5 @@
-// The MPI world from outside: starts world_program under mpirun, kills ranks, and reads what comes out. Compile with
-// WORLD_PROGRAM = path of that program.
+// The MPI world from outside: starts world_program under mpirun, kills ranks, and reads what comes out.
+// Compile with WORLD_PROGRAM = path of that program.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -80,7 +80,8 @@ class Job {
   /// Pids by rank, as world_program prints them; empty when they do not all appear within 10 s.
   std::map<int, pid_t> wait_for_ranks(size_t ranks) const {
     const std::regex line("rank (\\d+) pid (\\d+)");
-    for (const auto deadline = Clock::now() + 10s; Clock::now() < deadline; std::this_thread::sleep_for(10ms)) {
+    for (const auto deadline = Clock::now() + 10s; Clock::now() < deadline;
+         std::this_thread::sleep_for(10ms)) {
       std::map<int, pid_t> pids;
       const std::string text = output();
       for (std::sregex_iterator at(text.begin(), text.end(), line), end; at != end; ++at) {
@@ -236,7 +237,8 @@ TEST(WorldStart, SingletonsUnderSlurmAreRefusedWithTheReason) {
   for (const char* rank : {"0", "3"}) {
     Job job({WORLD_PROGRAM, "chat"}, {"SLURM_NTASKS=4", std::string("SLURM_PROCID=") + rank});
     EXPECT_EQ(job.wait(10s), 2) << job.output();
-    EXPECT_EQ(count(job.output(), "--mpi=pmix"), rank[0] == '0' ? 1U : 0U) << "said by rank 0 alone\n" << job.output();
+    EXPECT_EQ(count(job.output(), "--mpi=pmix"), rank[0] == '0' ? 1U : 0U) << "said by rank 0 alone\n"
+                                                                           << job.output();
   }
 }
 

@@ -85,30 +85,36 @@ std::string row(const std::string& id, const std::string& body) {
 TEST_F(BatchFiles, AnswersComeInTheInputsOrderWhateverEndsFirst) {
   std::string input;
   for (int i = 0; i < 50; ++i)
-    input += row(std::to_string(i), "\"prompt\": [1, 2], \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
+    input +=
+        row(std::to_string(i), "\"prompt\": [1, 2], \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
   const std::vector<Json> lines = answers(input);
   ASSERT_EQ(lines.size(), 50U);
   for (int i = 0; i < 50; ++i) {
     EXPECT_EQ(lines[static_cast<size_t>(i)]["custom_id"], std::to_string(i));
-    EXPECT_EQ(lines[static_cast<size_t>(i)]["response"]["body"]["usage"]["completion_tokens"], 1 + (i * 7) % 20);
+    EXPECT_EQ(lines[static_cast<size_t>(i)]["response"]["body"]["usage"]["completion_tokens"],
+              1 + (i * 7) % 20);
   }
 }
 
 TEST_F(BatchFiles, ABadRowIsARowAndTheOthersGoOn) {
   const std::vector<Json> lines = answers(
       row("good", "\"prompt\": [1], \"max_tokens\": 2") + "{not json\n\n" + row("good", "\"prompt\": [1]") +
-      row("long", "\"prompt\": [" + std::string(200, ' ') + "1" + [] {
-        std::string s;
-        for (int i = 0; i < 70; ++i) s += ", 1";
-        return s;
-      }() + "]") +
+      row(
+          "long", "\"prompt\": [" + std::string(200, ' ') + "1" +
+                      [] {
+                        std::string s;
+                        for (int i = 0; i < 70; ++i) s += ", 1";
+                        return s;
+                      }() +
+                      "]") +
       row("greedy", "\"prompt\": [1, 2], \"max_tokens\": 63") + row("vocabulary", "\"prompt\": [50]") +
       row("text", "\"prompt\": \"hello\"") + row("last", "\"prompt\": [3], \"max_tokens\": 1"));
   ASSERT_EQ(lines.size(), 8U);
   const auto message = [&](size_t i) { return lines[i]["error"]["message"].get<std::string>(); };
   EXPECT_TRUE(lines[0]["error"].is_null());
   EXPECT_NE(message(1).find("line 2: the line is not valid JSON"), std::string::npos) << message(1);
-  EXPECT_NE(message(2).find("line 4: custom_id: 'good' was used by an earlier line"), std::string::npos) << message(2);
+  EXPECT_NE(message(2).find("line 4: custom_id: 'good' was used by an earlier line"), std::string::npos)
+      << message(2);
   EXPECT_NE(message(3).find("prompt: expected at most 63 tokens"), std::string::npos) << message(3);
   EXPECT_NE(message(3).find("found 71"), std::string::npos) << message(3);
   EXPECT_NE(message(4).find("max_tokens: expected at most 62"), std::string::npos) << message(4);
@@ -129,7 +135,9 @@ TEST_F(BatchFiles, SeveralPromptsTimesNGiveThatManyChoices) {
   EXPECT_EQ(lines[0]["response"]["body"]["usage"]["prompt_tokens"], 3);
 }
 
-TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) { EXPECT_TRUE(answers("").empty()); }
+TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {
+  EXPECT_TRUE(answers("").empty());
+}
 
 TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
   {
@@ -150,7 +158,8 @@ TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
     play(job);
     FAIL();
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("/dev/full: writing failed: No space left on device"), std::string::npos)
+    EXPECT_NE(std::string(e.what()).find("/dev/full: writing failed: No space left on device"),
+              std::string::npos)
         << e.what();
   }
 }

@@ -1,4 +1,5 @@
-// The contract of channel.h and world.h, the same bodies for every world whose ranks can be threads of one process.
+// The contract of channel.h and world.h, the same bodies for every world whose ranks can be threads of one
+// process.
 #include "runtime/comm/channel.h"
 
 #include <gtest/gtest.h>
@@ -57,7 +58,8 @@ TEST_P(Channel, CarriesEverySizeByteForByte) {
       } else {
         Buffer received = poisoned(size + 16);
         world.receiver(0)->receive(Bytes(received).first(size))->wait();
-        EXPECT_EQ(Buffer(received.end() - 16, received.end()), poisoned(16)) << "written beyond the end, size " << size;
+        EXPECT_EQ(Buffer(received.end() - 16, received.end()), poisoned(16))
+            << "written beyond the end, size " << size;
         received.resize(size);
         EXPECT_TRUE(received == sent) << size;
       }
@@ -69,14 +71,18 @@ TEST_P(Channel, CarriesEverySizeByteForByte) {
 TEST_P(Channel, MessagesArriveInTheOrderTheyWereSent) {
   const auto worlds = make(2);
   constexpr int kMessages = 200;
-  // Sizes on both sides of every protocol switch, so that a later small one could overtake an earlier large one.
-  const auto size_of = [](int i) { return static_cast<size_t>(i % 3 == 0 ? 1 << 20 : i % 3 == 1 ? 17 : 9000) + static_cast<size_t>(i); };
+  // Sizes on both sides of every protocol switch, so that a later small one could overtake an earlier large
+  // one.
+  const auto size_of = [](int i) {
+    return static_cast<size_t>(i % 3 == 0 ? 1 << 20 : i % 3 == 1 ? 17 : 9000) + static_cast<size_t>(i);
+  };
   run_ranks(worlds, [&](World& world) {
     if (world.rank() == 0) {
       std::vector<Buffer> messages;
       std::vector<TransferPtr> sends;
       const auto sender = world.sender(1);
-      for (int i = 0; i < kMessages; ++i) messages.push_back(random_bytes(size_of(i), static_cast<uint64_t>(i)));
+      for (int i = 0; i < kMessages; ++i)
+        messages.push_back(random_bytes(size_of(i), static_cast<uint64_t>(i)));
       for (const Buffer& message : messages) sends.push_back(sender->send(message));
       for (const TransferPtr& send : sends) send->wait();
     } else {
@@ -158,8 +164,10 @@ TEST_P(Channel, AnotherSizeIsAnErrorThatNamesBothAndWritesNothing) {
           world.receiver(0)->receive(Bytes(received).first(size - 1))->wait();
           ADD_FAILURE() << "a wrong size was accepted";
         } catch (const Error& e) {
-          EXPECT_NE(std::string(e.what()).find(std::to_string(size) + " bytes"), std::string::npos) << e.what();
-          EXPECT_NE(std::string(e.what()).find("has " + std::to_string(size - 1)), std::string::npos) << e.what();
+          EXPECT_NE(std::string(e.what()).find(std::to_string(size) + " bytes"), std::string::npos)
+              << e.what();
+          EXPECT_NE(std::string(e.what()).find("has " + std::to_string(size - 1)), std::string::npos)
+              << e.what();
         }
         EXPECT_EQ(received, poisoned(size));
       }
@@ -175,7 +183,8 @@ TEST_P(Channel, ControlMessagesKeepTheirOrderPerPairAndTheirSender) {
     if (world.rank() != 0) {
       for (int i = 0; i < kMessages; ++i) {
         // Some long enough for another protocol.
-        world.control().send(0, ControlKind::step_result, std::to_string(i) + std::string(i % 50 == 0 ? 300'000 : 3, 'x'));
+        world.control().send(0, ControlKind::step_result,
+                             std::to_string(i) + std::string(i % 50 == 0 ? 300'000 : 3, 'x'));
       }
     } else {
       std::vector<int> next(3, 0);
@@ -233,9 +242,15 @@ TEST_P(Channel, AnAbortWakesEveryWaiterWithTheRankAndTheReason) {
   run_ranks(worlds, [&](World& world) {
     Buffer buffer = poisoned(1 << 20);
     switch (world.rank()) {
-      case 0: expect_abort(world, [&] { world.control().receive(); }); break;
-      case 1: expect_abort(world, [&] { world.receiver(2)->receive(buffer)->wait(); }); break;
-      case 2: expect_abort(world, [&] { world.gather_all("here"); }); break;
+      case 0:
+        expect_abort(world, [&] { world.control().receive(); });
+        break;
+      case 1:
+        expect_abort(world, [&] { world.receiver(2)->receive(buffer)->wait(); });
+        break;
+      case 2:
+        expect_abort(world, [&] { world.gather_all("here"); });
+        break;
       default:
         std::this_thread::sleep_for(std::chrono::milliseconds(100));
         world.abort("the disk is full", ExitStatus::bad_usage);
@@ -302,7 +317,9 @@ TEST_P(Channel, AWorldOfOneRankNeedsNobody) {
   world.finish();
 }
 
-INSTANTIATE_TEST_SUITE_P(Worlds, Channel, testing::Values(Kind{"loopback", make_loopback_world}, Kind{"ucx", make_ucx_threads}),
+INSTANTIATE_TEST_SUITE_P(Worlds, Channel,
+                         testing::Values(Kind{"loopback", make_loopback_world},
+                                         Kind{"ucx", make_ucx_threads}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

@@ -11,7 +11,8 @@ namespace {
 
 std::vector<std::string> seeds(const char* name) {
   std::vector<std::string> out;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(PENSTOCK_SOURCE_DIR) / "tests" / "fuzz" / "corpus" / name)) {
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(PENSTOCK_SOURCE_DIR) /
+                                                               "tests" / "fuzz" / "corpus" / name)) {
     std::ifstream in(entry.path(), std::ios::binary);
     std::stringstream text;
     text << in.rdbuf();
@@ -24,10 +25,18 @@ std::string damaged(std::string text, std::mt19937& random) {
   for (size_t n = 1 + random() % 4; n > 0 && !text.empty(); --n) {
     const size_t at = random() % text.size();
     switch (random() % 4) {
-      case 0: text[at] = static_cast<char>(random() % 256); break;
-      case 1: text.erase(at, 1 + random() % 8); break;
-      case 2: text.insert(at, text.substr(random() % text.size(), random() % 16)); break;
-      default: text.resize(at); break;
+      case 0:
+        text[at] = static_cast<char>(random() % 256);
+        break;
+      case 1:
+        text.erase(at, 1 + random() % 8);
+        break;
+      case 2:
+        text.insert(at, text.substr(random() % text.size(), random() % 16));
+        break;
+      default:
+        text.resize(at);
+        break;
     }
   }
   return text;
@@ -43,8 +52,12 @@ void survives(const char* name, void (*target)(const std::string&)) {
   }
 }
 
-TEST(FuzzCorpus, NoTokenizerFileCrashesTheTokenizer) { survives("tokenizer_json", fuzz::tokenizer_json); }
-TEST(FuzzCorpus, NoTemplateCrashesTheRenderer) { survives("chat_template", fuzz::chat_template); }
+TEST(FuzzCorpus, NoTokenizerFileCrashesTheTokenizer) {
+  survives("tokenizer_json", fuzz::tokenizer_json);
+}
+TEST(FuzzCorpus, NoTemplateCrashesTheRenderer) {
+  survives("chat_template", fuzz::chat_template);
+}
 
 }  // namespace
 }  // namespace penstock

@@ -34,10 +34,13 @@ TEST(Partition, FourStagesHoldTheEmbeddingAndAThirdOfTheLayersEach) {
 
 TEST(Partition, EveryLayerHasOneHomeForAnyCountOfStages) {
   for (int64_t layers : {1, 2, 7, 18, 61})
-    for (int stages = 1; stages <= layers + 2; ++stages) expect_whole(default_partition(layers, stages), layers);
+    for (int stages = 1; stages <= layers + 2; ++stages)
+      expect_whole(default_partition(layers, stages), layers);
 }
 
-TEST(Partition, TwoStagesShareTheLayers) { EXPECT_EQ(counts(default_partition(7, 2)), (std::vector<int64_t>{4, 3})); }
+TEST(Partition, TwoStagesShareTheLayers) {
+  EXPECT_EQ(counts(default_partition(7, 2)), (std::vector<int64_t>{4, 3}));
+}
 
 TEST(Partition, MoreStagesThanLayersAndTwoAreRefusedWithTheNumbers) {
   EXPECT_NO_THROW(default_partition(18, 20));
@@ -52,7 +55,8 @@ TEST(Partition, MoreStagesThanLayersAndTwoAreRefusedWithTheNumbers) {
 TEST(Partition, CutByHandMustAddUp) {
   const CutCost even{0, std::vector<double>(18, 1.0), 0};
   EXPECT_EQ(counts(parse_partition("0,6,6,6", 4, even)), (std::vector<int64_t>{0, 6, 6, 6}));
-  for (const char* wrong : {"6,6,6", "0,6,6,7", "a,b", "1,", "-1,7,6,6", "99999999999999999999,0,0,0", ",", "6,,6,6"})
+  for (const char* wrong :
+       {"6,6,6", "0,6,6,7", "a,b", "1,", "-1,7,6,6", "99999999999999999999,0,0,0", ",", "6,,6,6"})
     EXPECT_THROW(parse_partition(wrong, 4, even), UsageError) << wrong;
 }
 

@@ -1,5 +1,5 @@
-// The whole program on the demo checkpoint, its stages as threads of this process over loopback: can be debugged, and
-// watched by the thread sanitizer, without mpirun.
+// The whole program on the demo checkpoint, its stages as threads of this process over loopback: can be
+// debugged, and watched by the thread sanitizer, without mpirun.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -28,17 +28,17 @@ class Pipeline : public testing::Test {
     for (int i = 0; i < 6 && std::getline(all, line); ++i) {
       // A short sampled answer with log-probabilities, so that every bit of the head's work shows.
       const size_t at = line.find("\"max_tokens\"");
-      some << line.substr(0, at) << R"("max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 5, "logprobs": 2,)"
+      some << line.substr(0, at)
+           << R"("max_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 5, "logprobs": 2,)"
            << R"("return_token_ids": true, "add_special_tokens": false}})" << '\n';
     }
   }
   void TearDown() override { fs::remove_all(folder_); }
 
   std::string answers(std::vector<std::string> flags) {
-    std::vector<std::string> args{"penstock", "generate",
-                                  "--model", kSource / "tests/models/gsm-llama-18",
-                                  "-i",      folder_ / "in.jsonl",
-                                  "-o",      folder_ / "out.jsonl"};
+    std::vector<std::string> args{
+        "penstock", "generate",           "--model", kSource / "tests/models/gsm-llama-18",
+        "-i",       folder_ / "in.jsonl", "-o",      folder_ / "out.jsonl"};
     args.insert(args.end(), flags.begin(), flags.end());
     std::vector<const char*> argv;
     for (const std::string& a : args) argv.push_back(a.c_str());

@@ -22,15 +22,18 @@ inline Buffer random_bytes(size_t size, uint64_t seed) {
   Buffer bytes(size);
   for (size_t i = 0; i < size; i += 16) {
     const auto words = philox(seed, i);
-    for (size_t j = 0; j < 16 && i + j < size; ++j) bytes[i + j] = static_cast<std::byte>(words[j / 4] >> (8 * (j % 4)));
+    for (size_t j = 0; j < 16 && i + j < size; ++j)
+      bytes[i + j] = static_cast<std::byte>(words[j / 4] >> (8 * (j % 4)));
   }
   return bytes;
 }
 
-inline Buffer poisoned(size_t size) { return Buffer(size, std::byte{0xA5}); }
+inline Buffer poisoned(size_t size) {
+  return Buffer(size, std::byte{0xA5});
+}
 
-/// Calls body(world) on a thread per rank and returns when all have ended. A rank that throws aborts the world; the
-/// first exception, by rank, is rethrown here.
+/// Calls body(world) on a thread per rank and returns when all have ended. A rank that throws aborts the
+/// world; the first exception, by rank, is rethrown here.
 template <class Body>
 void run_ranks(const std::vector<std::unique_ptr<World>>& worlds, const Body& body) {
   std::vector<std::exception_ptr> failures(worlds.size());
@@ -69,7 +72,9 @@ class Exchange {
 inline double process_cpu_seconds() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 

@@ -42,7 +42,8 @@ TEST(Request, DefaultsAreVllms) {
 
 TEST(Request, PromptMayBeTextOrIdsOrAListOfEither) {
   EXPECT_EQ(std::get<std::string>(accepted(line(R"("prompt": "hi")")).prompts.at(0)), "hi");
-  EXPECT_EQ(std::get<1>(accepted(line(R"("prompt": [1, 2, 3])")).prompts.at(0)), (std::vector<int32_t>{1, 2, 3}));
+  EXPECT_EQ(std::get<1>(accepted(line(R"("prompt": [1, 2, 3])")).prompts.at(0)),
+            (std::vector<int32_t>{1, 2, 3}));
   EXPECT_EQ(accepted(line(R"("prompt": ["a", "b", "c"])")).prompts.size(), 3U);
   const Request ids = accepted(line(R"("prompt": [[1], [2, 3]])"));
   EXPECT_EQ(std::get<1>(ids.prompts.at(1)), (std::vector<int32_t>{2, 3}));
@@ -91,7 +92,8 @@ TEST(Request, ABadFieldNamesItselfWhatWasExpectedAndWhatWasFound) {
       {R"("prompt": "a", "stream": true)", "stream: expected false"},
       {R"("prompt": ["a", "b"], "n": 1000)", "at most 1024 choices a row, found 2 prompts x n = 1000"}};
   for (const auto& [fields, message] : cases)
-    EXPECT_NE(rejected(line(fields)).find(message), std::string::npos) << fields << "\n  " << rejected(line(fields));
+    EXPECT_NE(rejected(line(fields)).find(message), std::string::npos)
+        << fields << "\n  " << rejected(line(fields));
 }
 
 TEST(Request, ABadLineIsARowsError) {
@@ -100,11 +102,13 @@ TEST(Request, ABadLineIsARowsError) {
   EXPECT_NE(rejected("{}").find("custom_id: expected a string, found none"), std::string::npos);
   EXPECT_NE(rejected(R"({"custom_id": 7})").find("custom_id: expected a string, found 7"), std::string::npos);
   EXPECT_NE(rejected(R"({"custom_id": "a"})").find("url: expected"), std::string::npos);
-  EXPECT_NE(rejected(R"({"custom_id": "a", "url": "/v1/embeddings", "body": {}})").find("found \"/v1/embeddings\""),
-            std::string::npos);
+  EXPECT_NE(
+      rejected(R"({"custom_id": "a", "url": "/v1/embeddings", "body": {}})").find("found \"/v1/embeddings\""),
+      std::string::npos);
   EXPECT_NE(rejected(line("\"prompt\": \"\xff\"")).find("UTF-8"), std::string::npos);
   EXPECT_NE(rejected(std::string(1000000, '[')).find("not valid JSON"), std::string::npos);
-  EXPECT_NE(rejected(std::string(1000, '[') + std::string(1000, ']')).find("nested deeper"), std::string::npos);
+  EXPECT_NE(rejected(std::string(1000, '[') + std::string(1000, ']')).find("nested deeper"),
+            std::string::npos);
 }
 
 TEST(Request, ARowForAnotherModelIsAnErrorOnlyWhenANameIsServed) {

@@ -10,7 +10,8 @@ namespace {
 TEST(Schedule, NoRankWaitsForever) {
   for (int stages = 1; stages <= 6; ++stages)
     for (int micro_batches = 1; micro_batches <= 2 * stages + 1; ++micro_batches)
-      EXPECT_NO_THROW(validate(make_generation_schedule(stages, micro_batches), 4)) << stages << " " << micro_batches;
+      EXPECT_NO_THROW(validate(make_generation_schedule(stages, micro_batches), 4))
+          << stages << " " << micro_batches;
 }
 
 TEST(Schedule, LookAheadNeedsAsManyMicroBatchesAsStages) {
@@ -22,7 +23,8 @@ TEST(Schedule, LookAheadThatHangsIsFoundAndNamed) {
   // One micro-batch in flight: its forward waits for the plan of the next, which rank 0 makes only after it.
   Schedule schedule = make_generation_schedule(3, 1);
   schedule.look_ahead = true;
-  for (int s = 1; s < 3; ++s) schedule.programs[static_cast<size_t>(s)].warm_up = {{s, ActionKind::post_receive, 0}};
+  for (int s = 1; s < 3; ++s)
+    schedule.programs[static_cast<size_t>(s)].warm_up = {{s, ActionKind::post_receive, 0}};
   try {
     validate(schedule);
     FAIL();
@@ -33,7 +35,8 @@ TEST(Schedule, LookAheadThatHangsIsFoundAndNamed) {
 
 TEST(Schedule, AReceiveWithoutItsSendIsFound) {
   Schedule schedule = make_generation_schedule(3, 4);
-  std::erase_if(schedule.programs[1].steady, [](const Action& a) { return a.kind == ActionKind::send && a.slot == 2; });
+  std::erase_if(schedule.programs[1].steady,
+                [](const Action& a) { return a.kind == ActionKind::send && a.slot == 2; });
   EXPECT_THROW(validate(schedule), Error);
 }
 

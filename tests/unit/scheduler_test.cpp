@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-
 #include <map>
 #include <numeric>
 #include <random>
@@ -23,8 +22,8 @@ SequenceSpec sequence(uint64_t id, int64_t prompt, int64_t max_tokens) {
   return spec;
 }
 
-/// A model without numbers: the token after a history is a hash of it, and it checks that every position of every
-/// sequence was stored, in order, in blocks of its own, before it is attended to.
+/// A model without numbers: the token after a history is a hash of it, and it checks that every position of
+/// every sequence was stored, in order, in blocks of its own, before it is attended to.
 class FakeModel {
  public:
   explicit FakeModel(int64_t block_size) : block_size_(block_size) {}
@@ -32,7 +31,8 @@ class FakeModel {
   proto::StepResult run(const proto::Plan& plan) {
     proto::StepResult result;
     for (const auto& row : plan.rows()) {
-      for (int i = 0; i < row.tokens_size(); ++i) store(row, static_cast<int64_t>(row.start()) + i, row.tokens(i));
+      for (int i = 0; i < row.tokens_size(); ++i)
+        store(row, static_cast<int64_t>(row.start()) + i, row.tokens(i));
       if (!row.has_sampling()) continue;
       uint64_t hash = 17;
       const int64_t length = static_cast<int64_t>(row.start()) + row.tokens_size();
@@ -112,7 +112,8 @@ std::vector<SequenceSpec> mixed(int count, unsigned seed) {
   std::mt19937 rng(seed);
   std::vector<SequenceSpec> specs;
   for (int i = 0; i < count; ++i)
-    specs.push_back(sequence(static_cast<uint64_t>(i) + 1, 1 + static_cast<int64_t>(rng() % 50), 1 + static_cast<int64_t>(rng() % 30)));
+    specs.push_back(sequence(static_cast<uint64_t>(i) + 1, 1 + static_cast<int64_t>(rng() % 50),
+                             1 + static_cast<int64_t>(rng() % 30)));
   return specs;
 }
 
@@ -121,8 +122,9 @@ TEST(Scheduler, TokensDependOnNoLimit) {
   const Outcome roomy = run({64, 512, 16, 400, 1}, specs);
   EXPECT_EQ(roomy.tokens.size(), 40U);
   EXPECT_EQ(roomy.preemptions, 0);
-  for (const SchedulerLimits limits : {SchedulerLimits{1, 512, 16, 400, 1}, SchedulerLimits{7, 32, 16, 400, 4},
-                                       SchedulerLimits{64, 16, 1, 2000, 5}, SchedulerLimits{64, 512, 16, 400, 8}})
+  for (const SchedulerLimits limits :
+       {SchedulerLimits{1, 512, 16, 400, 1}, SchedulerLimits{7, 32, 16, 400, 4},
+        SchedulerLimits{64, 16, 1, 2000, 5}, SchedulerLimits{64, 512, 16, 400, 8}})
     EXPECT_EQ(run(limits, specs).tokens, roomy.tokens);
 }
 
@@ -137,7 +139,8 @@ TEST(Scheduler, PreemptedSequencesAreFilledAgainAndEndWithTheSameTokens) {
 }
 
 TEST(Scheduler, OneSequenceMayTakeTheWholeCache) {
-  const Outcome outcome = run({8, 16, 4, 10, 2}, {sequence(1, 20, 20), sequence(2, 39, 1), sequence(3, 1, 39)});
+  const Outcome outcome =
+      run({8, 16, 4, 10, 2}, {sequence(1, 20, 20), sequence(2, 39, 1), sequence(3, 1, 39)});
   EXPECT_EQ(outcome.tokens.size(), 3U);
   EXPECT_EQ(outcome.tokens.at(3).size(), 39U);
 }

@@ -34,7 +34,9 @@ class LivenessTest : public testing::Test {
   }
 };
 
-TEST_F(LivenessTest, WhoIsHeardLives) { EXPECT_FALSE(pass(60s, {1, 2})); }
+TEST_F(LivenessTest, WhoIsHeardLives) {
+  EXPECT_FALSE(pass(60s, {1, 2}));
+}
 
 TEST_F(LivenessTest, SilenceBeyondTheDeadlineIsDeath) {
   EXPECT_FALSE(pass(10s, {1}));
@@ -96,7 +98,9 @@ LaunchEnvironment environment(const std::map<std::string, std::string>& variable
   });
 }
 
-TEST(LaunchEnvironmentRules, AProcessStartedByHandIsNoWorld) { EXPECT_EQ(environment({}).size, 0); }
+TEST(LaunchEnvironmentRules, AProcessStartedByHandIsNoWorld) {
+  EXPECT_EQ(environment({}).size, 0);
+}
 
 TEST(LaunchEnvironmentRules, WhatMpirunSaysComesBeforeTheAllocationAroundIt) {
   const auto found = environment({{"SLURM_NTASKS", "8"},
@@ -112,7 +116,8 @@ TEST(LaunchEnvironmentRules, WhatMpirunSaysComesBeforeTheAllocationAroundIt) {
 }
 
 TEST(LaunchEnvironmentRules, SrunOfTwoByThreeTasksIsRead) {
-  const auto found = environment({{"SLURM_NTASKS", "6"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_TASKS_PER_NODE", "3(x2)"}});
+  const auto found =
+      environment({{"SLURM_NTASKS", "6"}, {"SLURM_PROCID", "5"}, {"SLURM_STEP_TASKS_PER_NODE", "3(x2)"}});
   EXPECT_EQ(found.size, 6);
   EXPECT_EQ(found.rank, 5);
   EXPECT_EQ(found.local_size, 3);

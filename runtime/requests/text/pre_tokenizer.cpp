@@ -38,8 +38,9 @@ class SplitStep : public Step {
   SplitStep(Pattern pattern, SplitBehavior behavior, bool invert)
       : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
   void run(Piece piece, Walk& next) const override {
-    cut_with(behavior_, invert_, piece, next,
-             [&](auto& pieces) { pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); }); });
+    cut_with(behavior_, invert_, piece, next, [&](auto& pieces) {
+      pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); });
+    });
   }
   bool concerns(uint8_t byte) const override { return invert_ || pattern_.needs_byte(byte); }
   bool may_cut(std::string_view text) const override { return invert_ || pattern_.may_match(text); }
@@ -53,7 +54,8 @@ class SplitStep : public Step {
 /// Splits at single characters of a class.
 class CharacterStep : public Step {
  public:
-  CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior) : table_({delimiters}), behavior_(behavior) {}
+  CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior)
+      : table_({delimiters}), behavior_(behavior) {}
   void run(Piece piece, Walk& next) const override {
     cut_with(behavior_, false, piece, next, [&](auto& pieces) {
       const char* begin = piece.text.data();
@@ -136,7 +138,8 @@ class MetaspaceStep : public Step {
     std::string marked;
     marked.reserve(piece.text.size() + piece.text.size() / 2 + mark_.size());
     for (const char c : piece.text) c == ' ' ? marked += mark_ : marked += c;
-    const bool prepends = scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && piece.at_start);
+    const bool prepends =
+        scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && piece.at_start);
     if (prepends && !marked.starts_with(mark_)) marked.insert(0, mark_);
     const Piece whole{marked, piece.at_start};
     if (!split_) return next.give(whole);
@@ -169,11 +172,13 @@ CodePointRanges code_points_where(Predicate is_in) {
 /// Rust's char::is_numeric.
 bool is_numeric(char32_t c) {
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
 }
 
 bool is_punctuation(char32_t c) {
-  if (c < 0x80) return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  if (c < 0x80)
+    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
   return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }
@@ -184,10 +189,12 @@ void flatten(const json& object, std::vector<const json*>& out, int depth) {
     out.push_back(&object);
   } else {
     if (depth > 8) throw UsageError("tokenizer.json: pre_tokenizer nests more than 8 sequences.");
-    for (const json& inner : json_fields::required_array(object, "pretokenizers")) flatten(inner, out, depth + 1);
+    for (const json& inner : json_fields::required_array(object, "pretokenizers"))
+      flatten(inner, out, depth + 1);
   }
   if (out.size() > PreTokenizer::kMaxSteps) {
-    throw UsageError("tokenizer.json: pre_tokenizer has more than " + std::to_string(PreTokenizer::kMaxSteps) + " steps.");
+    throw UsageError("tokenizer.json: pre_tokenizer has more than " +
+                     std::to_string(PreTokenizer::kMaxSteps) + " steps.");
   }
 }
 
@@ -209,7 +216,8 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
   }
   if (type == "Metaspace") {
     return std::make_unique<MetaspaceStep>(json_fields::one_character(object, "replacement", "\u2581"),
-                                           json_fields::prepend_scheme(object), json_fields::boolean(object, "split", true));
+                                           json_fields::prepend_scheme(object),
+                                           json_fields::boolean(object, "split", true));
   }
   if (type == "Whitespace") return std::make_unique<WhitespaceStep>();
   if (type == "WhitespaceSplit") {
@@ -219,9 +227,10 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
     return std::make_unique<CharacterStep>(code_points_where(is_punctuation),
                                            split_behavior(json_fields::text(object, "behavior", "Isolated")));
   }
-  throw UsageError("tokenizer.json: the pre_tokenizer '" + type +
-                   "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
-                   "Punctuation or Sequence.");
+  throw UsageError(
+      "tokenizer.json: the pre_tokenizer '" + type +
+      "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
+      "Punctuation or Sequence.");
 }
 
 }  // namespace
@@ -231,7 +240,8 @@ PreTokenizer PreTokenizer::parse(const json& object) {
   if (object.is_null()) return made;
   std::vector<const json*> objects;
   flatten(object, objects, 0);
-  for (size_t i = 0; i < objects.size(); ++i) made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
+  for (size_t i = 0; i < objects.size(); ++i)
+    made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
   for (size_t byte = 0; byte < 256; ++byte) {
     for (size_t i = 0; i < made.steps_.size(); ++i) {
       if (made.steps_[i]->concerns(static_cast<uint8_t>(byte))) made.concerned_by_[byte] |= uint64_t{1} << i;
@@ -240,8 +250,11 @@ PreTokenizer PreTokenizer::parse(const json& object) {
   const auto respelling = std::count_if(objects.begin(), objects.end(), [](const json* o) {
     return json_fields::type_of(*o, "pre_tokenizer") == "ByteLevel";
   });
-  if (respelling > 2) throw UsageError("tokenizer.json: pre_tokenizer has more than two ByteLevel steps; each doubles the text.");
-  made.ends_in_bytes_ = !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
+  if (respelling > 2)
+    throw UsageError(
+        "tokenizer.json: pre_tokenizer has more than two ByteLevel steps; each doubles the text.");
+  made.ends_in_bytes_ =
+      !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
   return made;
 }
 

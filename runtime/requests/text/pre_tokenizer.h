@@ -1,5 +1,5 @@
-// The pre_tokenizer of tokenizer.json: cuts a normalized text into the pieces that the model tokenizes one by one.
-// Immutable after construction; any thread may call.
+// The pre_tokenizer of tokenizer.json: cuts a normalized text into the pieces that the model tokenizes one by
+// one. Immutable after construction; any thread may call.
 #pragma once
 
 #include <array>
@@ -26,8 +26,8 @@ class PreTokenizer {
    public:
     virtual ~Step() = default;
     virtual void run(Piece piece, Walk& next) const = 0;
-    /// May this step do anything but give a piece on that has this byte, and only such bytes, in it? A piece in
-    /// which no byte concerns a step goes past it.
+    /// May this step do anything but give a piece on that has this byte, and only such bytes, in it? A piece
+    /// in which no byte concerns a step goes past it.
     virtual bool concerns(uint8_t /*byte*/) const { return true; }
     /// A second, closer look at a piece that concerns the step: false if it would be given on as it is.
     virtual bool may_cut(std::string_view /*text*/) const { return true; }
@@ -54,7 +54,8 @@ class PreTokenizer {
       uint64_t concerned = 0;
       for (const char c : piece.text) concerned |= all_.concerned_by_[static_cast<uint8_t>(c)];
       concerned &= ahead_;
-      while (concerned != 0 && !all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->may_cut(piece.text)) {
+      while (concerned != 0 &&
+             !all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->may_cut(piece.text)) {
         concerned &= concerned - 1;
       }
       if (concerned == 0) return sink_(context_, piece.text);
@@ -79,8 +80,12 @@ class PreTokenizer {
 
 template <typename Sink>
 void PreTokenizer::split(Piece text, Sink&& sink) const {
-  Walk walk(*this, [](void* context, std::string_view piece) { (*static_cast<std::remove_reference_t<Sink>*>(context))(piece); },
-            &sink);
+  Walk walk(
+      *this,
+      [](void* context, std::string_view piece) {
+        (*static_cast<std::remove_reference_t<Sink>*>(context))(piece);
+      },
+      &sink);
   walk.give(text);
 }
 

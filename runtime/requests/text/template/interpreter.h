@@ -1,5 +1,5 @@
-// Renders a parsed template. One Interpreter renders once, on one thread. Work, memory, depth and output are bounded:
-// a hostile template ends in an Error after about a second and 256 MiB at the most.
+// Renders a parsed template. One Interpreter renders once, on one thread. Work, memory, depth and output are
+// bounded: a hostile template ends in an Error after about a second and 256 MiB at the most.
 #pragma once
 
 #include <deque>
@@ -49,7 +49,8 @@ class Interpreter {
   /// Fails when a text of `bytes` would be more than the rendering may still make.
   size_t memory_left() const;
   void charge(size_t bytes);
-  /// Keeps an object until the rendering ends, so that objects that hold each other are not destroyed in a chain.
+  /// Keeps an object until the rendering ends, so that objects that hold each other are not destroyed in a
+  /// chain.
   Value keep(std::shared_ptr<Object> object);
 
   Value member(const Value& subject, const std::string& name);
