@@ -15,11 +15,10 @@ void require(bool holds) {
   if (!holds) std::abort();
 }
 
-const char* const kTexts[] = {"",
-                              "Hello, world's  \n\n 123456 don't",
-                              "\u00e9e\u0301\u4f60\u597d\U0001F999\u200d<s></s>\u2581a\u2581\u2581b",
-                              "   lead <unk> trail   ",
-                              "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+const char* const kTexts[] = {
+    "", "Hello, world's  \n\n 123456 don't",
+    "\u00e9e\u0301\u4f60\u597d\U0001F999\u200d<s></s>\u2581a\u2581\u2581b", "   lead <unk> trail   ",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 
 }  // namespace
 

@@ -1,5 +1,6 @@
-// What the fuzzers call. tests/unit/fuzz_corpus_test.cpp runs the same over the seeds in tests/fuzz/corpus. Built as fuzzers
-// with clang: each source file of tests/fuzz that defines LLVMFuzzerTestOneInput is one, with -fsanitize=fuzzer.
+// What the fuzzers call. tests/unit/fuzz_corpus_test.cpp runs the same over the seeds in tests/fuzz/corpus.
+// Built as fuzzers with clang: each source file of tests/fuzz that defines LLVMFuzzerTestOneInput is one,
+// with -fsanitize=fuzzer.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,8 @@
 namespace penstock {
 namespace {
 
-std::string streamed(const std::shared_ptr<const Tokenizer>& tokenizer, const std::vector<int32_t>& ids, DetokenizeOptions options) {
+std::string streamed(const std::shared_ptr<const Tokenizer>& tokenizer, const std::vector<int32_t>& ids,
+                     DetokenizeOptions options) {
   Detokenizer stream(tokenizer, options);
   std::string out;
   for (const int32_t id : ids) {

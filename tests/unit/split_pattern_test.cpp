@@ -12,7 +12,8 @@ namespace penstock {
 namespace {
 
 const char* const kPatterns[] = {
-    // GPT-2, Llama 3, Qwen 2, cl100k, o200k, Tekken, DeepSeek V3, DeepSeek LLM's parts, and shapes that need backtracking
+    // GPT-2, Llama 3, Qwen 2, cl100k, o200k, Tekken, DeepSeek V3, DeepSeek LLM's parts, and shapes that need
+    // backtracking
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
@@ -31,8 +32,9 @@ const char* const kPatterns[] = {
 
 std::vector<std::pair<size_t, size_t>> scanner_matches(const RunPattern& pattern, std::string_view text) {
   std::vector<std::pair<size_t, size_t>> out;
-  std::optional<Span> found;
-  for (size_t from = 0; (found = pattern.find(text, from)); from = found->end) out.emplace_back(found->begin, found->end);
+  for (Span found = pattern.find(text, 0); found.begin < found.end; found = pattern.find(text, found.end)) {
+    out.emplace_back(found.begin, found.end);
+  }
   return out;
 }
 
@@ -51,7 +53,8 @@ TEST(SplitPattern, ScansAsOnigurumaDoes) {
     const Regex regex(source);
     for (int i = 0; i < 400; ++i) {
       std::string text = testing_data::random_text(random, 30);
-      for (const char* piece : {"'S", "'ll ", "ab\n\n", "  \t", "123456", "'\u017f", "abcabcab", "Don't  ", " \r\n", "\u0130\u212a"}) {
+      for (const char* piece : {"'S", "'ll ", "ab\n\n", "  \t", "123456", "'\u017f", "abcabcab", "Don't  ",
+                                " \r\n", "\u0130\u212a"}) {
         if (random() % 4 == 0) text += piece;
         if (random() % 8 == 0) text.insert(0, piece);
       }
@@ -76,7 +79,8 @@ TEST(SplitPattern, ScansEveryCharacterOfUnicodeAsOnigurumaDoes) {
 }
 
 TEST(SplitPattern, LeavesWhatItDoesNotKnowToOniguruma) {
-  for (const char* source : {"(a)(b)", "a(?<=b)", "a*", "(?i)abc", "[a&&b]", "a.b", "a+?", "^a", "(?i:st)", R"(\bfoo\b)", "[[:alpha:]]", "(?:ab)+"}) {
+  for (const char* source : {"(a)(b)", "a(?<=b)", "a*", "(?i)abc", "[a&&b]", "a.b", "a+?", "^a", "(?i:st)",
+                             R"(\bfoo\b)", "[[:alpha:]]", "(?:ab)+"}) {
     EXPECT_EQ(RunPattern::compile(source), nullptr) << source;
   }
 }
@@ -99,7 +103,8 @@ TEST(SplitPattern, ScansLongRunsInLinearTime) {
 std::vector<std::string> split(SplitBehavior behavior, bool invert, const std::string& text) {
   std::vector<std::string> out;
   const Pattern comma = Pattern::literal(",");
-  PieceBuilder pieces(behavior, invert, [&](Span span) { out.push_back(text.substr(span.begin, span.end - span.begin)); });
+  PieceBuilder pieces(behavior, invert,
+                      [&](Span span) { out.push_back(text.substr(span.begin, span.end - span.begin)); });
   comma.for_each_match(text, [&](Span span) { pieces.match(span); });
   pieces.finish(text.size());
   return out;

@@ -13,7 +13,8 @@ struct Outcome {
   bool operator==(const Outcome&) const = default;
 };
 
-Outcome run(const std::vector<std::string>& stops, const std::vector<std::string>& pieces, bool include = false) {
+Outcome run(const std::vector<std::string>& stops, const std::vector<std::string>& pieces,
+            bool include = false) {
   StopMatcher matcher(stops, include);
   Outcome out;
   for (const std::string& piece : pieces) {
@@ -40,7 +41,8 @@ TEST(StopMatcher, HoldsBackOnlyWhatMayBecomeAStopString) {
 
 TEST(StopMatcher, TakesTheOneThatIsCompleteFirst) {
   EXPECT_EQ(run({"abcd", "bc"}, {"xabcd"}), (Outcome{"xa", 1}));
-  EXPECT_EQ(run({"c", "bc", "abc"}, {"xabc"}), (Outcome{"x", 2}));  // of those complete at once, the one that began first
+  EXPECT_EQ(run({"c", "bc", "abc"}, {"xabc"}),
+            (Outcome{"x", 2}));  // of those complete at once, the one that began first
 }
 
 TEST(StopMatcher, IgnoresTextBehindAMatchAndEmptyStopStrings) {

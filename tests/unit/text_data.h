@@ -1,4 +1,5 @@
-// Where the text tests find their data: tests/data, and the shared folder beside the repository where there is one.
+// Where the text tests find their data: tests/data, and the shared folder beside the repository where there
+// is one.
 #pragma once
 
 #include <algorithm>
@@ -15,12 +16,15 @@
 
 namespace penstock::testing_data {
 
-inline std::filesystem::path data_folder() { return std::filesystem::path(PENSTOCK_SOURCE_DIR) / "tests" / "data"; }
+inline std::filesystem::path data_folder() {
+  return std::filesystem::path(PENSTOCK_SOURCE_DIR) / "tests" / "data";
+}
 
 /// PENSTOCK_SHARED, else ../shared. May not exist.
 inline std::filesystem::path shared_folder() {
   const char* set = std::getenv("PENSTOCK_SHARED");
-  return set != nullptr ? std::filesystem::path(set) : std::filesystem::path(PENSTOCK_SOURCE_DIR) / ".." / "shared";
+  return set != nullptr ? std::filesystem::path(set)
+                        : std::filesystem::path(PENSTOCK_SOURCE_DIR) / ".." / "shared";
 }
 
 inline nlohmann::ordered_json read_json(const std::filesystem::path& path) {
@@ -45,13 +49,26 @@ inline std::string random_text(std::mt19937& random, size_t most) {
   for (size_t n = random() % (most + 1); n > 0; --n) {
     char32_t c = 0;
     switch (random() % 8) {
-      case 0: c = U" \n\t\r\u00a0\u3000\u2581'"[random() % 8]; break;
-      case 1: c = 0x300 + random() % 0x70; break;
-      case 2: c = 0x4E00 + random() % 0x400; break;
-      case 3: c = 0x1F300 + random() % 0x200; break;
-      case 4: c = random() % 0x110000; break;
-      case 5: c = 0xA0 + random() % 0x500; break;
-      default: c = ' ' + random() % 95;
+      case 0:
+        c = U" \n\t\r\u00a0\u3000\u2581'"[random() % 8];
+        break;
+      case 1:
+        c = 0x300 + random() % 0x70;
+        break;
+      case 2:
+        c = 0x4E00 + random() % 0x400;
+        break;
+      case 3:
+        c = 0x1F300 + random() % 0x200;
+        break;
+      case 4:
+        c = random() % 0x110000;
+        break;
+      case 5:
+        c = 0xA0 + random() % 0x500;
+        break;
+      default:
+        c = ' ' + random() % 95;
     }
     if (c >= 0xD800 && c <= 0xDFFF) c = 'x';
     utf8::append(out, c);

@@ -1,5 +1,5 @@
-// The tokenizer against Hugging Face's tokenizers: tests/data/tokenizers holds small tokenizer.json files, made with
-// version 0.22.1 of that library, and what it answered; ../shared/tokenizers real ones.
+// The tokenizer against Hugging Face's tokenizers: tests/data/tokenizers holds small tokenizer.json files,
+// made with version 0.22.1 of that library, and what it answered; ../shared/tokenizers real ones.
 #include "runtime/requests/text/tokenizer.h"
 
 #include <gtest/gtest.h>
@@ -19,8 +19,12 @@ using testing_data::random_text;
 using testing_data::read_json;
 using testing_data::shared_folder;
 
-ordered_json small_file(const std::string& name) { return read_json(data_folder() / "tokenizers" / name / "tokenizer.json"); }
-std::shared_ptr<const Tokenizer> small(const std::string& name) { return Tokenizer::load(data_folder() / "tokenizers" / name); }
+ordered_json small_file(const std::string& name) {
+  return read_json(data_folder() / "tokenizers" / name / "tokenizer.json");
+}
+std::shared_ptr<const Tokenizer> small(const std::string& name) {
+  return Tokenizer::load(data_folder() / "tokenizers" / name);
+}
 
 std::string error_of(const ordered_json& file) {
   try {
@@ -38,11 +42,15 @@ TEST(Tokenizer, GivesTheIdsAndTheTextOfTheReference) {
     const auto tokenizer = Tokenizer::load(folder);
     for (const auto& c : read_json(folder / "cases.json")) {
       const auto text = c["text"].get<std::string>();
-      EXPECT_EQ(tokenizer->encode(text, false), c["ids"].get<std::vector<int32_t>>()) << folder << " " << c["text"];
-      EXPECT_EQ(tokenizer->encode(text, true), c["ids_special"].get<std::vector<int32_t>>()) << folder << " " << c["text"];
+      EXPECT_EQ(tokenizer->encode(text, false), c["ids"].get<std::vector<int32_t>>())
+          << folder << " " << c["text"];
+      EXPECT_EQ(tokenizer->encode(text, true), c["ids_special"].get<std::vector<int32_t>>())
+          << folder << " " << c["text"];
       const auto ids = c["dec_ids"].get<std::vector<int32_t>>();
-      EXPECT_EQ(tokenizer->decode(ids, false), c["decoded"].get<std::string>()) << folder << " " << c["dec_ids"];
-      EXPECT_EQ(tokenizer->decode(ids, true), c["decoded_skip_special"].get<std::string>()) << folder << " " << c["dec_ids"];
+      EXPECT_EQ(tokenizer->decode(ids, false), c["decoded"].get<std::string>())
+          << folder << " " << c["dec_ids"];
+      EXPECT_EQ(tokenizer->decode(ids, true), c["decoded_skip_special"].get<std::string>())
+          << folder << " " << c["dec_ids"];
     }
   }
 }
@@ -73,8 +81,8 @@ TEST(Tokenizer, BringsBackAnyTextThroughABytelevelModel) {
 }
 
 TEST(Tokenizer, MergesALongPieceAsItMergesAShortOne) {
-  // Pieces of up to 40 symbols are merged by a scan, longer ones by a heap. A text without any place to cut shows
-  // both: the ids of the whole equal those found by always joining the leftmost pair of lowest rank.
+  // Pieces of up to 40 symbols are merged by a scan, longer ones by a heap. A text without any place to cut
+  // shows both: the ids of the whole equal those found by always joining the leftmost pair of lowest rank.
   auto file = small_file("gpt2");
   file["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
   const auto tokenizer = Tokenizer::parse(file.dump(), "test");
@@ -141,14 +149,19 @@ TEST(Tokenizer, TakesLinearTimeOnTextsThatRepeat) {
 
 TEST(Tokenizer, NamesTheOffsetOfBytesThatAreNotUtf8) {
   const auto tokenizer = small("gpt2");
-  const std::vector<std::pair<std::string, size_t>> cases{
-      {"\xFF", 0}, {"abc\xC3", 3}, {"a\xC0\xAF", 1}, {"\xED\xA0\x80", 0}, {"0123456789\xF4\x90\x80\x80", 10}, {"\xE2\x82", 0}};
+  const std::vector<std::pair<std::string, size_t>> cases{{"\xFF", 0},
+                                                          {"abc\xC3", 3},
+                                                          {"a\xC0\xAF", 1},
+                                                          {"\xED\xA0\x80", 0},
+                                                          {"0123456789\xF4\x90\x80\x80", 10},
+                                                          {"\xE2\x82", 0}};
   for (const auto& [text, offset] : cases) {
     try {
       tokenizer->encode(text, false);
       ADD_FAILURE() << "accepted";
     } catch (const Error& error) {
-      EXPECT_NE(std::string(error.what()).find("offset " + std::to_string(offset) + " "), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("offset " + std::to_string(offset) + " "), std::string::npos)
+          << error.what();
     }
   }
 }
@@ -160,7 +173,8 @@ TEST(Tokenizer, NamesAComponentThatItDoesNotKnow) {
     EXPECT_NE(error_of(file).find("'Fancy' is not supported"), std::string::npos) << error_of(file);
   }
   auto file = small_file("gpt2");
-  file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Digits"}}, {{"type", "Fancy"}}}}};
+  file["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers", {{{"type", "Digits"}}, {{"type", "Fancy"}}}}};
   EXPECT_NE(error_of(file).find("'Fancy'"), std::string::npos);
 }
 
@@ -180,11 +194,23 @@ TEST(Tokenizer, NamesTheEntryOfAFileThatDoesNotFit) {
   expect([](auto& f) { f["model"].erase("vocab"); }, "model.vocab");
   expect([](auto& f) { f["added_tokens"] = 7; }, "'added_tokens'");
   expect([](auto& f) { f["added_tokens"][0]["special"] = "yes"; }, "'special'");
-  expect([](auto& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "("}}}, {"behavior", "Isolated"}}; },
-         "regular expression '('");
-  expect([](auto& f) { f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", ","}}}, {"behavior", "Odd"}}; }, "'Odd'");
-  expect([](auto& f) { f["post_processor"] = {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}}, {"special_tokens", {{"<s>", {{"ids", {99999}}}}}}}; },
-         "99999");
+  expect(
+      [](auto& f) {
+        f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "("}}}, {"behavior", "Isolated"}};
+      },
+      "regular expression '('");
+  expect(
+      [](auto& f) {
+        f["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", ","}}}, {"behavior", "Odd"}};
+      },
+      "'Odd'");
+  expect(
+      [](auto& f) {
+        f["post_processor"] = {{"type", "TemplateProcessing"},
+                               {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}},
+                               {"special_tokens", {{"<s>", {{"ids", {99999}}}}}}};
+      },
+      "99999");
 }
 
 TEST(Tokenizer, NamesAFileThatIsMissingOrNoJson) {
@@ -197,7 +223,10 @@ TEST(Tokenizer, EndsAPatternThatBacktracksWithoutEnd) {
   auto file = small_file("gpt2");
   file["pre_tokenizer"] = {{"type", "Sequence"},
                            {"pretokenizers",
-                            {{{"type", "Split"}, {"pattern", {{"Regex", "(?:(?:a|aa)+)+$(?<=b)"}}}, {"behavior", "Isolated"}, {"invert", false}},
+                            {{{"type", "Split"},
+                              {"pattern", {{"Regex", "(?:(?:a|aa)+)+$(?<=b)"}}},
+                              {"behavior", "Isolated"},
+                              {"invert", false}},
                              {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
   const auto tokenizer = Tokenizer::parse(file.dump(), "test");
   EXPECT_THROW(tokenizer->encode(std::string(200, 'a') + "c", false), Error);
@@ -206,16 +235,19 @@ TEST(Tokenizer, EndsAPatternThatBacktracksWithoutEnd) {
 
 TEST(Tokenizer, TakesMergesAsStringsAsWellAsPairs) {
   auto file = small_file("gpt2");
-  for (auto& merge : file["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  for (auto& merge : file["model"]["merges"])
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   const std::string text = "Natalia sold clips to 48 of her friends.";
   EXPECT_EQ(Tokenizer::parse(file.dump(), "test")->encode(text, false), small("gpt2")->encode(text, false));
 }
 
 TEST(Tokenizer, KnowsItsSpecialTokens) {
-  const auto folder = std::filesystem::temp_directory_path() / ("penstock_tokenizer_test_" + std::to_string(::getpid()));
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("penstock_tokenizer_test_" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "tokenizer.json") << small_file("llama2").dump();
-  std::ofstream(folder / "tokenizer_config.json") << R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null})";
+  std::ofstream(folder / "tokenizer_config.json")
+      << R"({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "pad_token": null})";
   std::ofstream(folder / "special_tokens_map.json") << R"({"bos_token": "ignored", "unk_token": "<unk>"})";
   const auto tokenizer = Tokenizer::load(folder);
   std::filesystem::remove_all(folder);

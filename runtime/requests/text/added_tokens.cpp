@@ -74,7 +74,8 @@ void AddedTokens::Trie::add(std::string_view content, size_t token) {
   if (!nodes[at].token) nodes[at].token = token;
 }
 
-std::optional<AddedTokens::Match> AddedTokens::find(const Trie& trie, std::string_view text, size_t from) const {
+std::optional<AddedTokens::Match> AddedTokens::find(const Trie& trie, std::string_view text,
+                                                    size_t from) const {
   for (size_t start = from; start < text.size(); ++start) {
     if (!trie.first_bytes[static_cast<uint8_t>(text[start])]) continue;
     std::optional<Match> longest;

@@ -29,9 +29,11 @@ struct AddedToken {
 
 class AddedTokens {
  public:
-  /// `array` is tokenizer.json's added_tokens or null. A token that the model knows keeps the model's id; another
-  /// gets the next free one, as in Hugging Face's own loading. Throws UsageError naming an entry that does not fit.
-  static AddedTokens parse(const nlohmann::json& array, const Vocabulary& model, const Normalizer& normalizer);
+  /// `array` is tokenizer.json's added_tokens or null. A token that the model knows keeps the model's id;
+  /// another gets the next free one, as in Hugging Face's own loading. Throws UsageError naming an entry that
+  /// does not fit.
+  static AddedTokens parse(const nlohmann::json& array, const Vocabulary& model,
+                           const Normalizer& normalizer);
 
   /// Nothing when the token is not an added one.
   std::optional<uint32_t> id_of(std::string_view content) const { return names_.id_of(content); }

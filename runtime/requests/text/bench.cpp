@@ -72,14 +72,14 @@ TokenizerSpeed measure_tokenizer(const std::filesystem::path& path, std::string_
   double least = 1e30;
   for (int i = 0; i < std::max(repeats, 3); ++i) {
     least = std::min(least, seconds([&] {
-      uint64_t sum = 0;
-      for (size_t at = 0; at + 8 <= text.size(); at += 8) {
-        uint64_t word;
-        std::memcpy(&word, text.data() + at, 8);
-        sum += word;
-      }
-      sink = sink + sum;
-    }));
+                       uint64_t sum = 0;
+                       for (size_t at = 0; at + 8 <= text.size(); at += 8) {
+                         uint64_t word;
+                         std::memcpy(&word, text.data() + at, 8);
+                         sum += word;
+                       }
+                       sink = sink + sum;
+                     }));
   }
   speed.read_bound_mb_per_s = static_cast<double>(text.size()) / std::max(least, 1e-9) / 1e6;
   return speed;

@@ -71,15 +71,15 @@ void Bpe::spell(std::string_view word, std::vector<uint32_t>& symbols) const {
 
 // Bytes that have a token each need no detour through the alphabet's letters.
 void Bpe::spell_bytes(std::string_view word, std::vector<uint32_t>& symbols) const {
-  const bool plain = prefix_.empty() && suffix_.empty() && !ignore_merges_ && std::none_of(word.begin(), word.end(), [&](char b) {
-    return byte_symbols_[static_cast<uint8_t>(b)] == kNoToken;
-  });
+  const bool plain = prefix_.empty() && suffix_.empty() && !ignore_merges_ &&
+                     std::none_of(word.begin(), word.end(),
+                                  [&](char b) { return byte_symbols_[static_cast<uint8_t>(b)] == kNoToken; });
   if (!plain) return spell_characters(to_byte_letters(word), symbols);
   for (const char b : word) symbols.push_back(byte_symbols_[static_cast<uint8_t>(b)]);
 }
 
-// The order of Hugging Face's merge_word: an unknown character is held back, to be fused with the next one; bytes that
-// stand in for a character do not release it.
+// The order of Hugging Face's merge_word: an unknown character is held back, to be fused with the next one;
+// bytes that stand in for a character do not release it.
 void Bpe::spell_characters(std::string_view word, std::vector<uint32_t>& symbols) const {
   if (ignore_merges_) {
     if (const std::optional<uint32_t> whole = vocabulary_.id_of(word)) return symbols.push_back(*whole);
@@ -164,7 +164,8 @@ void Bpe::merge_many(Workspace& workspace) const {
   }
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
   const auto refresh = [&](uint32_t place) {
-    joins[place] = next[place] == kEnd ? MergeTable::Merge{} : merges_.find(symbols[place], symbols[next[place]]);
+    joins[place] =
+        next[place] == kEnd ? MergeTable::Merge{} : merges_.find(symbols[place], symbols[next[place]]);
     if (joins[place].rank == MergeTable::kNone) return;
     heap.push_back(entry(place));
     std::push_heap(heap.begin(), heap.end(), std::greater<>());

@@ -1,6 +1,6 @@
-// Byte-pair encoding as Hugging Face's BPE model defines it: a piece is spelled in single characters (or bytes), then the
-// neighbouring pair of the lowest rank is joined, leftmost first, until no pair has a rank. Immutable; any
-// thread may call tokenize with a workspace of its own.
+// Byte-pair encoding as Hugging Face's BPE model defines it: a piece is spelled in single characters (or
+// bytes), then the neighbouring pair of the lowest rank is joined, leftmost first, until no pair has a rank.
+// Immutable; any thread may call tokenize with a workspace of its own.
 #pragma once
 
 #include <cstdint>
@@ -59,8 +59,8 @@ class Bpe {
     std::vector<uint64_t> heap;
   };
 
-  /// `model` is tokenizer.json's model object. `pieces_are_bytes`: pieces arrive before the byte alphabet is applied.
-  /// Throws UsageError naming what is not known, or the entry that does not fit.
+  /// `model` is tokenizer.json's model object. `pieces_are_bytes`: pieces arrive before the byte alphabet is
+  /// applied. Throws UsageError naming what is not known, or the entry that does not fit.
   static Bpe parse(const nlohmann::json& model, bool pieces_are_bytes);
 
   /// Appends the ids of one piece.
@@ -86,11 +86,11 @@ class Bpe {
   bool byte_fallback_ = false;
   bool fuse_unk_ = false;
   bool ignore_merges_ = false;
-  bool splits_at_marks_ = false;                 // a ▁ behind another character never joins to the left
+  bool splits_at_marks_ = false;  // a ▁ behind another character never joins to the left
   std::optional<uint32_t> unk_;
-  std::string prefix_, suffix_;                  // continuing_subword_prefix, end_of_word_suffix
-  std::vector<uint32_t> byte_symbols_;           // pieces_are_bytes: by byte; kNoToken for a byte without a token
-  std::vector<uint32_t> fallback_symbols_;       // <0x00> ... <0xFF>; kNoToken for one that is missing
+  std::string prefix_, suffix_;             // continuing_subword_prefix, end_of_word_suffix
+  std::vector<uint32_t> byte_symbols_;      // pieces_are_bytes: by byte; kNoToken for a byte without a token
+  std::vector<uint32_t> fallback_symbols_;  // <0x00> ... <0xFF>; kNoToken for one that is missing
   std::unordered_map<char32_t, uint32_t> character_symbols_;
   std::vector<std::pair<uint32_t, uint32_t>> merge_pairs_;  // by rank; only while loading
 };

@@ -84,8 +84,8 @@ void Bpe::read_merges(const json& model) {
     const auto id = [&, rank](const std::string& token) {
       const std::optional<uint32_t> found = vocabulary_.id_of(token);
       if (!found) {
-        throw UsageError("tokenizer.json: model.merges[" + std::to_string(rank) + "] needs the token '" + token +
-                         "', which is not in model.vocab.");
+        throw UsageError("tokenizer.json: model.merges[" + std::to_string(rank) + "] needs the token '" +
+                         token + "', which is not in model.vocab.");
       }
       return *found;
     };
@@ -117,12 +117,15 @@ void Bpe::read_first_symbols() {
   }
 }
 
-// In a SentencePiece vocabulary every word begins with ▁ and nothing joins across that border, so that a text which no
-// pre-tokenizer cuts can be cut there. True only if no merge and no option could see the difference.
+// In a SentencePiece vocabulary every word begins with ▁ and nothing joins across that border, so that a text
+// which no pre-tokenizer cuts can be cut there. True only if no merge and no option could see the difference.
 bool Bpe::words_are_independent() const {
-  if (pieces_are_bytes_ || ignore_merges_ || !prefix_.empty() || !suffix_.empty() || !vocabulary_.id_of(kMark)) return false;
+  if (pieces_are_bytes_ || ignore_merges_ || !prefix_.empty() || !suffix_.empty() ||
+      !vocabulary_.id_of(kMark))
+    return false;
   return std::none_of(merge_pairs_.begin(), merge_pairs_.end(), [&](const auto& pair) {
-    return !vocabulary_.token_of(pair.first)->ends_with(kMark) && vocabulary_.token_of(pair.second)->starts_with(kMark);
+    return !vocabulary_.token_of(pair.first)->ends_with(kMark) &&
+           vocabulary_.token_of(pair.second)->starts_with(kMark);
   });
 }
 

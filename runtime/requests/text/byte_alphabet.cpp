@@ -7,7 +7,9 @@
 namespace penstock {
 namespace {
 
-constexpr bool printable(uint32_t b) { return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE; }
+constexpr bool printable(uint32_t b) {
+  return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
+}
 
 // Printable bytes stand for themselves, the others for U+0100 onwards in their order.
 constexpr auto kLetters = [] {
@@ -26,7 +28,9 @@ constexpr auto kBytes = [] {
 
 }  // namespace
 
-char32_t letter_of_byte(uint8_t byte) { return kLetters[byte]; }
+char32_t letter_of_byte(uint8_t byte) {
+  return kLetters[byte];
+}
 
 std::optional<uint8_t> byte_of_letter(char32_t letter) {
   if (letter >= kBytes.size() || kBytes[letter] < 0) return std::nullopt;

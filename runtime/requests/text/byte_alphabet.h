@@ -1,5 +1,5 @@
-// GPT-2's byte alphabet: every byte has a printable letter, so that any text can be spelled in a JSON vocabulary
-// (bytes_to_unicode in OpenAI's GPT-2 encoder.py). Space is Ġ, newline is Ċ.
+// GPT-2's byte alphabet: every byte has a printable letter, so that any text can be spelled in a JSON
+// vocabulary (bytes_to_unicode in OpenAI's GPT-2 encoder.py). Space is Ġ, newline is Ċ.
 #pragma once
 
 #include <cstdint>

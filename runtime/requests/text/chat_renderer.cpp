@@ -25,19 +25,23 @@ struct Sources {
 
 /// The chat_template field: a string, or [{"name": ..., "template": ...}].
 std::optional<Sources> from_field(const nlohmann::json& file, const fs::path& path) {
-  if (!file.is_object() || !file.contains("chat_template") || file["chat_template"].is_null()) return std::nullopt;
+  if (!file.is_object() || !file.contains("chat_template") || file["chat_template"].is_null())
+    return std::nullopt;
   const auto& field = file["chat_template"];
   if (field.is_string()) return Sources{field.get<std::string>(), "", path};
   Sources out{"", "", path};
-  if (!field.is_array()) throw UsageError(path.string() + ": chat_template must be a string or a list of named templates.");
+  if (!field.is_array())
+    throw UsageError(path.string() + ": chat_template must be a string or a list of named templates.");
   for (const auto& entry : field) {
-    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") || !entry["template"].is_string()) {
+    if (!entry.is_object() || !entry.contains("name") || !entry.contains("template") ||
+        !entry["template"].is_string()) {
       throw UsageError(path.string() + ": an entry of chat_template must have a 'name' and a 'template'.");
     }
     if (entry["name"] == "default") out.main = entry["template"];
     if (entry["name"] == "tool_use") out.with_tools = entry["template"];
   }
-  if (out.main.empty()) throw UsageError(path.string() + ": chat_template is a list without a template named 'default'.");
+  if (out.main.empty())
+    throw UsageError(path.string() + ": chat_template is a list without a template named 'default'.");
   return out;
 }
 
@@ -54,7 +58,8 @@ std::optional<Sources> find_sources(const fs::path& folder, const fs::path& over
 
 /// Marks the end of the last message's text; returns that text.
 std::string mark_final_message(Json& messages) {
-  if (!messages.is_array() || messages.empty() || !messages.back().is_object() || !messages.back().contains("content")) {
+  if (!messages.is_array() || messages.empty() || !messages.back().is_object() ||
+      !messages.back().contains("content")) {
     throw Error("continue_final_message is set, but the last message has no content to go on with.");
   }
   Json& content = messages.back()["content"];
@@ -65,7 +70,8 @@ std::string mark_final_message(Json& messages) {
       if (part.is_object() && part.contains("text") && part["text"].is_string()) text = &part["text"];
     }
   }
-  if (text == nullptr) throw Error("continue_final_message is set, but the last message has no text to go on with.");
+  if (text == nullptr)
+    throw Error("continue_final_message is set, but the last message has no text to go on with.");
   const auto original = text->get<std::string>();
   *text = original + kContinueTag;
   return original;
@@ -77,7 +83,8 @@ std::string cut_at_mark(const std::string& rendered, const std::string& message)
   const size_t at = rendered.rfind(tag.substr(0, tag.size() - 1));
   const auto stripped = jinja::python::strip(message);
   if (at == std::string::npos || rendered.find(stripped) == std::string::npos) {
-    throw Error("continue_final_message is set, but the chat template does not render the last message as it is.");
+    throw Error(
+        "continue_final_message is set, but the chat template does not render the last message as it is.");
   }
   const std::string before = rendered.substr(0, at);
   if (rendered.compare(at, tag.size(), tag) == 0) return before;
@@ -86,7 +93,8 @@ std::string cut_at_mark(const std::string& rendered, const std::string& message)
 
 }  // namespace
 
-std::shared_ptr<const ChatRenderer> ChatRenderer::load(const fs::path& folder, const fs::path& override_path) {
+std::shared_ptr<const ChatRenderer> ChatRenderer::load(const fs::path& folder,
+                                                       const fs::path& override_path) {
   const std::optional<Sources> sources = find_sources(folder, override_path);
   if (!sources) return nullptr;
   auto made = std::make_shared<ChatRenderer>();
@@ -116,16 +124,23 @@ std::string ChatRenderer::render_variables(const Json& variables) const {
   return (has_tools && tool_template_ ? tool_template_ : template_)->render(all);
 }
 
-std::string ChatRenderer::render(const Json& messages, const Json& tools, const Json& more, const ChatOptions& options) const {
+std::string ChatRenderer::render(const Json& messages, const Json& tools, const Json& more,
+                                 const ChatOptions& options) const {
   if (options.continue_final_message && options.add_generation_prompt) {
-    throw Error("continue_final_message and add_generation_prompt cannot both be set: the one leaves the last message open, the other begins a new one.");
+    throw Error(
+        "continue_final_message and add_generation_prompt cannot both be set: the one leaves the last "
+        "message open, the other begins a new one.");
   }
   for (const Json* input : {&messages, &tools, &more}) {
     if (nests_deeper(*input, kMaxJsonDepth)) {
-      throw Error("Messages, tools and chat_template_kwargs may nest at most " + std::to_string(kMaxJsonDepth) + " deep.");
+      throw Error("Messages, tools and chat_template_kwargs may nest at most " +
+                  std::to_string(kMaxJsonDepth) + " deep.");
     }
   }
-  Json variables{{"messages", messages}, {"tools", tools}, {"documents", nullptr}, {"add_generation_prompt", options.add_generation_prompt}};
+  Json variables{{"messages", messages},
+                 {"tools", tools},
+                 {"documents", nullptr},
+                 {"add_generation_prompt", options.add_generation_prompt}};
   std::string last;
   if (options.continue_final_message) last = mark_final_message(variables["messages"]);
   if (more.is_object()) {

@@ -29,6 +29,8 @@ std::string ChatTemplate::render(const nlohmann::ordered_json& variables) const 
   return jinja::Interpreter(*values.dict()).render(parsed_->body);
 }
 
-const std::string& ChatTemplate::source() const { return parsed_->source; }
+const std::string& ChatTemplate::source() const {
+  return parsed_->source;
+}
 
 }  // namespace penstock

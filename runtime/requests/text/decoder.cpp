@@ -40,7 +40,8 @@ class WholeTokenStep : public Step {
   std::string held_;
 };
 
-/// Letters of the byte alphabet become bytes; all tokens become one. A token that holds anything else stays as it is.
+/// Letters of the byte alphabet become bytes; all tokens become one. A token that holds anything else stays
+/// as it is.
 class ByteLevelStep : public WholeTokenStep {
  public:
   void finish(DecoderStream& next) override {
@@ -62,8 +63,8 @@ class ByteLevelStep : public WholeTokenStep {
   utf8::LossyDecoder utf8_;
 };
 
-/// A run of <0xE2> tokens becomes one token if its bytes are UTF-8 as a whole, else one U+FFFD for each: so a run
-/// is held back until it ends.
+/// A run of <0xE2> tokens becomes one token if its bytes are UTF-8 as a whole, else one U+FFFD for each: so a
+/// run is held back until it ends.
 class ByteFallbackStep : public WholeTokenStep {
  public:
   void finish(DecoderStream& next) override {
@@ -86,7 +87,10 @@ class ByteFallbackStep : public WholeTokenStep {
     if (token.size() != 6 || !token.starts_with("<0x") || token.back() != '>') return std::nullopt;
     int value = 0;
     for (const char c : token.substr(3, 2)) {
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+      const int digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                               : -1;
       if (digit < 0) return std::nullopt;
       value = value * 16 + digit;
     }
@@ -115,7 +119,8 @@ class FuseStep : public Step {
 /// Takes up to `start` of a character from the front of each token and up to `stop` from its end.
 class StripStep : public Step {
  public:
-  StripStep(std::string character, size_t start, size_t stop) : character_(std::move(character)), start_(start), stop_(stop) {}
+  StripStep(std::string character, size_t start, size_t stop)
+      : character_(std::move(character)), start_(start), stop_(stop) {}
   void push(std::string_view part, bool ends, DecoderStream& next) override {
     std::string text;
     while (!part.empty()) {
@@ -156,7 +161,8 @@ class StripStep : public Step {
 
 class ReplaceStep : public WholeTokenStep {
  public:
-  ReplaceStep(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  ReplaceStep(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
 
  protected:
   void token(std::string_view whole, DecoderStream& next) override {
@@ -199,7 +205,8 @@ void add_steps(const json& object, std::vector<Decoder::MakeStep>& out, int dept
   const std::string type = json_fields::type_of(object, "decoder");
   if (depth > 8 || out.size() >= kMaxSteps) throw UsageError("tokenizer.json: decoder has too many steps.");
   if (type == "Sequence") {
-    for (const json& inner : json_fields::required_array(object, "decoders")) add_steps(inner, out, depth + 1);
+    for (const json& inner : json_fields::required_array(object, "decoders"))
+      add_steps(inner, out, depth + 1);
   } else if (type == "ByteLevel") {
     out.emplace_back([] { return std::make_unique<ByteLevelStep>(); });
   } else if (type == "ByteFallback") {
@@ -208,21 +215,24 @@ void add_steps(const json& object, std::vector<Decoder::MakeStep>& out, int dept
     out.emplace_back([] { return std::make_unique<FuseStep>(); });
   } else if (type == "Strip") {
     out.emplace_back([character = json_fields::one_character(object, "content", " "),
-                      start = json_fields::count(object, "start", 0), stop = json_fields::count(object, "stop", 0)] {
+                      start = json_fields::count(object, "start", 0),
+                      stop = json_fields::count(object, "stop", 0)] {
       return std::make_unique<StripStep>(character, start, stop);
     });
   } else if (type == "Replace") {
-    out.emplace_back([pattern = json_fields::pattern(object), content = json_fields::required_text(object, "content")] {
-      return std::make_unique<ReplaceStep>(pattern, content);
-    });
+    out.emplace_back(
+        [pattern = json_fields::pattern(object), content = json_fields::required_text(object, "content")] {
+          return std::make_unique<ReplaceStep>(pattern, content);
+        });
   } else if (type == "Metaspace") {
     out.emplace_back([mark = json_fields::one_character(object, "replacement", "\u2581"),
                       drops = json_fields::prepend_scheme(object) != json_fields::PrependScheme::never] {
       return std::make_unique<MetaspaceStep>(mark, drops);
     });
   } else {
-    throw UsageError("tokenizer.json: the decoder '" + type +
-                     "' is not supported; expected ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace or Sequence.");
+    throw UsageError(
+        "tokenizer.json: the decoder '" + type +
+        "' is not supported; expected ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace or Sequence.");
   }
 }
 

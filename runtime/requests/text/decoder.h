@@ -1,5 +1,5 @@
-// The decoder of tokenizer.json: makes text of tokens, token by token. Decoding at once is the same code, so that the
-// pieces of a stream join to exactly the text of the whole.
+// The decoder of tokenizer.json: makes text of tokens, token by token. Decoding at once is the same code, so
+// that the pieces of a stream join to exactly the text of the whole.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,8 @@ namespace penstock {
 /// One sequence on its way through a decoder; used by one thread.
 class DecoderStream {
  public:
-  /// A step of the chain. Its input and output are tokens, which may come in parts: `ends` marks a token's last part.
+  /// A step of the chain. Its input and output are tokens, which may come in parts: `ends` marks a token's
+  /// last part.
   class Step {
    public:
     virtual ~Step() = default;
@@ -43,8 +44,8 @@ class Decoder {
  public:
   using MakeStep = std::function<std::unique_ptr<DecoderStream::Step>()>;
 
-  /// `json` is the decoder object or null (tokens are then joined by spaces). Throws UsageError naming a type that
-  /// is not known.
+  /// `json` is the decoder object or null (tokens are then joined by spaces). Throws UsageError naming a type
+  /// that is not known.
   static Decoder parse(const nlohmann::json& json);
 
   DecoderStream start() const;

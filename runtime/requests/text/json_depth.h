@@ -1,5 +1,5 @@
-// How deep JSON nests. nlohmann's parser takes any depth, but copying and printing recurse, so files and rows are checked
-// before anything else is done with them. Pure function.
+// How deep JSON nests. nlohmann's parser takes any depth, but copying and printing recurse, so files and rows
+// are checked before anything else is done with them. Pure function.
 #pragma once
 
 #include <cstddef>

@@ -29,7 +29,8 @@ const json* find(const json& object, const char* name) {
 
 std::string type_of(const json& object, const std::string& place) {
   if (!object.is_object() || !object.contains("type") || !object["type"].is_string()) {
-    throw UsageError("tokenizer.json: " + place + " must be an object with a 'type', found " + shown(object) + ".");
+    throw UsageError("tokenizer.json: " + place + " must be an object with a 'type', found " + shown(object) +
+                     ".");
   }
   return object["type"].get<std::string>();
 }
@@ -68,7 +69,8 @@ const json& required_array(const json& object, const char* name) {
 
 Pattern pattern(const json& object) {
   const json* field = find(object, "pattern");
-  if (field == nullptr || !field->is_object()) wrong(object, "pattern", R"({"String": ...} or {"Regex": ...})");
+  if (field == nullptr || !field->is_object())
+    wrong(object, "pattern", R"({"String": ...} or {"Regex": ...})");
   if (field->contains("String")) return Pattern::literal(required_text(*field, "String"));
   return Pattern::regular_expression(required_text(*field, "Regex"));
 }

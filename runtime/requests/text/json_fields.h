@@ -1,5 +1,5 @@
-// Reading tokenizer.json's objects: every field is checked, and what is wrong is named by its place in the file.
-// All throw UsageError.
+// Reading tokenizer.json's objects: every field is checked, and what is wrong is named by its place in the
+// file. All throw UsageError.
 #pragma once
 
 #include <cstdint>

@@ -48,7 +48,8 @@ class PrependStep : public Step {
 
 class ReplaceStep : public Step {
  public:
-  ReplaceStep(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  ReplaceStep(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
   bool run(std::string& text, size_t bound) const override {
     text = replaced(pattern_, text, content_, bound);
     return true;
@@ -106,7 +107,8 @@ void add_steps(const json& object, std::vector<std::unique_ptr<Step>>& out, int 
                      std::to_string(kMaxSteps) + " steps.");
   }
   if (type == "Sequence") {
-    for (const json& inner : json_fields::required_array(object, "normalizers")) add_steps(inner, out, depth + 1);
+    for (const json& inner : json_fields::required_array(object, "normalizers"))
+      add_steps(inner, out, depth + 1);
   } else if (type == "NFC") {
     out.push_back(std::make_unique<FormStep>(UnicodeForm::nfc));
   } else if (type == "NFD") {
@@ -118,16 +120,17 @@ void add_steps(const json& object, std::vector<std::unique_ptr<Step>>& out, int 
   } else if (type == "Prepend") {
     out.push_back(std::make_unique<PrependStep>(json_fields::required_text(object, "prepend")));
   } else if (type == "Replace") {
-    out.push_back(
-        std::make_unique<ReplaceStep>(json_fields::pattern(object), json_fields::required_text(object, "content")));
+    out.push_back(std::make_unique<ReplaceStep>(json_fields::pattern(object),
+                                                json_fields::required_text(object, "content")));
   } else if (type == "Strip") {
     out.push_back(std::make_unique<StripStep>(json_fields::boolean(object, "strip_left", true),
                                               json_fields::boolean(object, "strip_right", true)));
   } else if (type == "Lowercase") {
     out.push_back(std::make_unique<LowercaseStep>());
   } else {
-    throw UsageError("tokenizer.json: the normalizer '" + type +
-                     "' is not supported; expected NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase or Sequence.");
+    throw UsageError(
+        "tokenizer.json: the normalizer '" + type +
+        "' is not supported; expected NFC, NFD, NFKC, NFKD, Prepend, Replace, Strip, Lowercase or Sequence.");
   }
 }
 

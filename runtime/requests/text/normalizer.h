@@ -14,8 +14,8 @@ class Normalizer {
   class Step {
    public:
     virtual ~Step() = default;
-    /// Rewrites `text` in place, to at most `bound` bytes where it could grow without limit. Returns false when it took characters away from the front: the text then no
-    /// longer begins where the input did.
+    /// Rewrites `text` in place, to at most `bound` bytes where it could grow without limit. Returns false
+    /// when it took characters away from the front: the text then no longer begins where the input did.
     virtual bool run(std::string& text, size_t bound) const = 0;
   };
 

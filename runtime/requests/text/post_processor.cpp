@@ -43,10 +43,12 @@ PostProcessor PostProcessor::parse(const json& object, size_t id_bound) {
 
 void PostProcessor::add(const json& object, size_t id_bound, int depth, std::vector<Template>& out) {
   const std::string type = json_fields::type_of(object, "post_processor");
-  if (depth > 8 || out.size() > kMaxItems) throw UsageError("tokenizer.json: post_processor has too many steps.");
+  if (depth > 8 || out.size() > kMaxItems)
+    throw UsageError("tokenizer.json: post_processor has too many steps.");
   if (type == "ByteLevel") return;  // moves offsets only
   if (type == "Sequence") {
-    for (const json& inner : json_fields::required_array(object, "processors")) add(inner, id_bound, depth + 1, out);
+    for (const json& inner : json_fields::required_array(object, "processors"))
+      add(inner, id_bound, depth + 1, out);
     return;
   }
   if (type != "TemplateProcessing") {
@@ -55,7 +57,8 @@ void PostProcessor::add(const json& object, size_t id_bound, int depth, std::vec
   }
   Template made(1);
   const json& single = json_fields::required_array(object, "single");
-  if (single.size() > kMaxItems) throw UsageError("tokenizer.json: post_processor.single has too many items.");
+  if (single.size() > kMaxItems)
+    throw UsageError("tokenizer.json: post_processor.single has too many items.");
   for (const json& item : single) {
     if (item.is_object() && item.contains("Sequence")) {
       made.emplace_back();
@@ -64,7 +67,8 @@ void PostProcessor::add(const json& object, size_t id_bound, int depth, std::vec
           special_ids(object, json_fields::required_text(item["SpecialToken"], "id"), id_bound);
       made.back().insert(made.back().end(), ids.begin(), ids.end());
     } else {
-      throw UsageError("tokenizer.json: an item of post_processor.single must be a Sequence or a SpecialToken.");
+      throw UsageError(
+          "tokenizer.json: an item of post_processor.single must be a Sequence or a SpecialToken.");
     }
   }
   out.push_back(std::move(made));
@@ -74,7 +78,8 @@ void PostProcessor::run(std::vector<int32_t>& ids) const {
   const size_t bound = kMostGrowth * ids.size() + kRoomForGrowth;
   for (const Template& one : templates_) {
     std::vector<int32_t> out;
-    if (one.size() * ids.size() > bound) throw Error("The post_processor of tokenizer.json repeats the text too often.");
+    if (one.size() * ids.size() > bound)
+      throw Error("The post_processor of tokenizer.json repeats the text too often.");
     for (size_t i = 0; i < one.size(); ++i) {
       if (i > 0) out.insert(out.end(), ids.begin(), ids.end());
       out.insert(out.end(), one[i].begin(), one[i].end());

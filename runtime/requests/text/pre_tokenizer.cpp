@@ -25,26 +25,38 @@ constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\
 
 /// Gives the pieces of `text` on.
 template <typename Cut>
-void cut_with(SplitBehavior behavior, bool invert, Piece text, Walk& next, Cut&& cut) {
+void cut_with(SplitBehavior behavior, bool invert, std::string_view text, bool at_start, Walk& next,
+              Cut&& cut) {
   PieceBuilder pieces(behavior, invert, [&](Span span) {
-    next.give({text.text.substr(span.begin, span.end - span.begin), text.at_start && span.begin == 0});
+    next.give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0);
   });
   cut(pieces);
-  pieces.finish(text.text.size());
+  pieces.finish(text.size());
 }
 
 class SplitStep : public Step {
  public:
   SplitStep(Pattern pattern, SplitBehavior behavior, bool invert)
       : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
-  void run(Piece piece, Walk& next) const override {
-    cut_with(behavior_, invert_, piece, next,
-             [&](auto& pieces) { pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); }); });
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    if (behavior_ == SplitBehavior::isolated) return isolate(text, at_start, next);
+    cut_with(behavior_, invert_, text, at_start, next,
+             [&](auto& pieces) { pattern_.for_each_match(text, [&](Span span) { pieces.match(span); }); });
   }
   bool concerns(uint8_t byte) const override { return invert_ || pattern_.needs_byte(byte); }
   bool may_cut(std::string_view text) const override { return invert_ || pattern_.may_match(text); }
 
  private:
+  /// The common case, where matches and what lies between them are given on alike.
+  void isolate(std::string_view text, bool at_start, Walk& next) const {
+    size_t seen = 0;
+    pattern_.for_each_match(text, [&](Span span) {
+      if (span.begin > seen) next.give(text.substr(seen, span.begin - seen), at_start && seen == 0);
+      next.give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0);
+      seen = span.end;
+    });
+    if (seen < text.size()) next.give(text.substr(seen), at_start && seen == 0);
+  }
   Pattern pattern_;
   SplitBehavior behavior_;
   bool invert_;
@@ -53,11 +65,12 @@ class SplitStep : public Step {
 /// Splits at single characters of a class.
 class CharacterStep : public Step {
  public:
-  CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior) : table_({delimiters}), behavior_(behavior) {}
-  void run(Piece piece, Walk& next) const override {
-    cut_with(behavior_, false, piece, next, [&](auto& pieces) {
-      const char* begin = piece.text.data();
-      for (const char* p = begin; p != begin + piece.text.size();) {
+  CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior)
+      : table_({delimiters}), behavior_(behavior) {}
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    cut_with(behavior_, false, text, at_start, next, [&](auto& pieces) {
+      const char* begin = text.data();
+      for (const char* p = begin; p != begin + text.size();) {
         const auto at = static_cast<size_t>(p - begin);
         if (table_[utf8::next(p)] != 0) pieces.match({at, static_cast<size_t>(p - begin)});
       }
@@ -74,9 +87,9 @@ class CharacterStep : public Step {
 class WhitespaceStep : public Step {
  public:
   WhitespaceStep() : table_({rust_word_code_points(), code_points_named("Space")}) {}
-  void run(Piece piece, Walk& next) const override {
-    const char* begin = piece.text.data();
-    const char* end = begin + piece.text.size();
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    const char* begin = text.data();
+    const char* end = begin + text.size();
     const auto kind = [&](const char* p) {
       const uint32_t bits = table_[utf8::next(p)];
       return (bits & 1U) != 0 ? 0 : (bits & 2U) != 0 ? 2 : 1;
@@ -86,7 +99,7 @@ class WhitespaceStep : public Step {
       const int same = kind(p);
       while (p != end && kind(p) == same) p += utf8::length(*p);
       if (same == 2) continue;
-      next.give({{first, static_cast<size_t>(p - first)}, piece.at_start && first == begin});
+      next.give({first, static_cast<size_t>(p - first)}, at_start && first == begin);
     }
   }
 
@@ -100,28 +113,28 @@ class ByteLevelStep : public Step {
       : add_prefix_space_(add_prefix_space), is_last_(is_last) {
     if (use_regex) pattern_ = Pattern::regular_expression(kGpt2);
   }
-  void run(Piece piece, Walk& next) const override {
+  void run(std::string_view text, bool at_start, Walk& next) const override {
     std::string spaced;
-    if (add_prefix_space_ && piece.text.front() != ' ') {
-      spaced.reserve(piece.text.size() + 1);
+    if (add_prefix_space_ && text.front() != ' ') {
+      spaced.reserve(text.size() + 1);
       spaced += ' ';
-      spaced += piece.text;
-      piece.text = spaced;
+      spaced += text;
+      text = spaced;
     }
-    if (!pattern_) return give(piece, next);
+    if (!pattern_) return give(text, at_start, next);
     PieceBuilder pieces(SplitBehavior::isolated, false, [&](Span span) {
-      give({piece.text.substr(span.begin, span.end - span.begin), piece.at_start && span.begin == 0}, next);
+      give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0, next);
     });
-    pattern_->for_each_match(piece.text, [&](Span span) { pieces.match(span); });
-    pieces.finish(piece.text.size());
+    pattern_->for_each_match(text, [&](Span span) { pieces.match(span); });
+    pieces.finish(text.size());
   }
   bool concerns(uint8_t /*byte*/) const override { return add_prefix_space_ || !is_last_ || pattern_; }
 
  private:
-  void give(Piece piece, Walk& next) const {
-    if (is_last_) return next.give(piece);
-    const std::string letters = to_byte_letters(piece.text);
-    next.give({letters, piece.at_start});
+  void give(std::string_view text, bool at_start, Walk& next) const {
+    if (is_last_) return next.give(text, at_start);
+    const std::string letters = to_byte_letters(text);
+    next.give(letters, at_start);
   }
   bool add_prefix_space_;
   bool is_last_;
@@ -132,15 +145,14 @@ class MetaspaceStep : public Step {
  public:
   MetaspaceStep(std::string mark, PrependScheme scheme, bool split)
       : mark_(std::move(mark)), pattern_(Pattern::literal(mark_)), scheme_(scheme), split_(split) {}
-  void run(Piece piece, Walk& next) const override {
+  void run(std::string_view text, bool at_start, Walk& next) const override {
     std::string marked;
-    marked.reserve(piece.text.size() + piece.text.size() / 2 + mark_.size());
-    for (const char c : piece.text) c == ' ' ? marked += mark_ : marked += c;
-    const bool prepends = scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && piece.at_start);
+    marked.reserve(text.size() + text.size() / 2 + mark_.size());
+    for (const char c : text) c == ' ' ? marked += mark_ : marked += c;
+    const bool prepends = scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && at_start);
     if (prepends && !marked.starts_with(mark_)) marked.insert(0, mark_);
-    const Piece whole{marked, piece.at_start};
-    if (!split_) return next.give(whole);
-    cut_with(SplitBehavior::merged_with_next, false, whole, next,
+    if (!split_) return next.give(marked, at_start);
+    cut_with(SplitBehavior::merged_with_next, false, marked, at_start, next,
              [&](auto& pieces) { pattern_.for_each_match(marked, [&](Span span) { pieces.match(span); }); });
   }
 
@@ -169,11 +181,13 @@ CodePointRanges code_points_where(Predicate is_in) {
 /// Rust's char::is_numeric.
 bool is_numeric(char32_t c) {
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
 }
 
 bool is_punctuation(char32_t c) {
-  if (c < 0x80) return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  if (c < 0x80)
+    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
   return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
 }
@@ -184,10 +198,12 @@ void flatten(const json& object, std::vector<const json*>& out, int depth) {
     out.push_back(&object);
   } else {
     if (depth > 8) throw UsageError("tokenizer.json: pre_tokenizer nests more than 8 sequences.");
-    for (const json& inner : json_fields::required_array(object, "pretokenizers")) flatten(inner, out, depth + 1);
+    for (const json& inner : json_fields::required_array(object, "pretokenizers"))
+      flatten(inner, out, depth + 1);
   }
   if (out.size() > PreTokenizer::kMaxSteps) {
-    throw UsageError("tokenizer.json: pre_tokenizer has more than " + std::to_string(PreTokenizer::kMaxSteps) + " steps.");
+    throw UsageError("tokenizer.json: pre_tokenizer has more than " +
+                     std::to_string(PreTokenizer::kMaxSteps) + " steps.");
   }
 }
 
@@ -209,7 +225,8 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
   }
   if (type == "Metaspace") {
     return std::make_unique<MetaspaceStep>(json_fields::one_character(object, "replacement", "\u2581"),
-                                           json_fields::prepend_scheme(object), json_fields::boolean(object, "split", true));
+                                           json_fields::prepend_scheme(object),
+                                           json_fields::boolean(object, "split", true));
   }
   if (type == "Whitespace") return std::make_unique<WhitespaceStep>();
   if (type == "WhitespaceSplit") {
@@ -219,9 +236,10 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
     return std::make_unique<CharacterStep>(code_points_where(is_punctuation),
                                            split_behavior(json_fields::text(object, "behavior", "Isolated")));
   }
-  throw UsageError("tokenizer.json: the pre_tokenizer '" + type +
-                   "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
-                   "Punctuation or Sequence.");
+  throw UsageError(
+      "tokenizer.json: the pre_tokenizer '" + type +
+      "' is not supported; expected Split, ByteLevel, Digits, Metaspace, Whitespace, WhitespaceSplit, "
+      "Punctuation or Sequence.");
 }
 
 }  // namespace
@@ -231,7 +249,8 @@ PreTokenizer PreTokenizer::parse(const json& object) {
   if (object.is_null()) return made;
   std::vector<const json*> objects;
   flatten(object, objects, 0);
-  for (size_t i = 0; i < objects.size(); ++i) made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
+  for (size_t i = 0; i < objects.size(); ++i)
+    made.steps_.push_back(make_step(*objects[i], i + 1 == objects.size()));
   for (size_t byte = 0; byte < 256; ++byte) {
     for (size_t i = 0; i < made.steps_.size(); ++i) {
       if (made.steps_[i]->concerns(static_cast<uint8_t>(byte))) made.concerned_by_[byte] |= uint64_t{1} << i;
@@ -240,8 +259,11 @@ PreTokenizer PreTokenizer::parse(const json& object) {
   const auto respelling = std::count_if(objects.begin(), objects.end(), [](const json* o) {
     return json_fields::type_of(*o, "pre_tokenizer") == "ByteLevel";
   });
-  if (respelling > 2) throw UsageError("tokenizer.json: pre_tokenizer has more than two ByteLevel steps; each doubles the text.");
-  made.ends_in_bytes_ = !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
+  if (respelling > 2)
+    throw UsageError(
+        "tokenizer.json: pre_tokenizer has more than two ByteLevel steps; each doubles the text.");
+  made.ends_in_bytes_ =
+      !objects.empty() && json_fields::type_of(*objects.back(), "pre_tokenizer") == "ByteLevel";
   return made;
 }
 

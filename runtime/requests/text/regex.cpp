@@ -11,8 +11,9 @@
 namespace penstock {
 namespace {
 
-// Oniguruma's own default for one match attempt, which is also Hugging Face's; and a bound for a whole search, so that a
-// pattern that is quadratic in the text becomes an error and not a hang (about two seconds of work).
+// Oniguruma's own default for one match attempt, which is also Hugging Face's; and a bound for a whole
+// search, so that a pattern that is quadratic in the text becomes an error and not a hang (about two seconds
+// of work).
 constexpr unsigned long kStepsPerMatch = 10'000'000;
 constexpr unsigned long kStepsPerSearch = 100'000'000;
 
@@ -24,11 +25,14 @@ void start_oniguruma() {
   });
 }
 
-const OnigUChar* bytes(std::string_view s) { return reinterpret_cast<const OnigUChar*>(s.data()); }
+const OnigUChar* bytes(std::string_view s) {
+  return reinterpret_cast<const OnigUChar*>(s.data());
+}
 
 std::string describe(int code, OnigErrorInfo* info) {
   OnigUChar text[ONIG_MAX_ERROR_MESSAGE_LEN];
-  const int n = info != nullptr ? onig_error_code_to_str(text, code, info) : onig_error_code_to_str(text, code);
+  const int n =
+      info != nullptr ? onig_error_code_to_str(text, code, info) : onig_error_code_to_str(text, code);
   return {reinterpret_cast<char*>(text), static_cast<size_t>(n)};
 }
 
@@ -41,7 +45,9 @@ struct FreeParam {
 
 }  // namespace
 
-void Regex::Free::operator()(re_pattern_buffer* regex) const { onig_free(regex); }
+void Regex::Free::operator()(re_pattern_buffer* regex) const {
+  onig_free(regex);
+}
 
 Regex::Regex(const std::string& pattern) : pattern_(pattern) {
   start_oniguruma();
@@ -50,8 +56,8 @@ Regex::Regex(const std::string& pattern) : pattern_(pattern) {
   const int code = onig_new(&made, bytes(pattern), bytes(pattern) + pattern.size(), ONIG_OPTION_NONE,
                             ONIG_ENCODING_UTF8, ONIG_SYNTAX_DEFAULT, &info);
   if (code != ONIG_NORMAL) {
-    throw UsageError("The regular expression '" + pattern + "' is not one that Oniguruma accepts: " +
-                     describe(code, &info) + ".");
+    throw UsageError("The regular expression '" + pattern +
+                     "' is not one that Oniguruma accepts: " + describe(code, &info) + ".");
   }
   regex_.reset(made);
 }
@@ -81,7 +87,8 @@ std::optional<Span> Regex::Matches::next() {
       throw Error("The regular expression '" + regex_.pattern_ + "' could not be searched in a text of " +
                   std::to_string(text_.size()) + " bytes: " + describe(at, nullptr) + ".");
     }
-    const Span found{static_cast<size_t>(scratch_->region->beg[0]), static_cast<size_t>(scratch_->region->end[0])};
+    const Span found{static_cast<size_t>(scratch_->region->beg[0]),
+                     static_cast<size_t>(scratch_->region->end[0])};
     if (found.begin == found.end && last_end_ == found.end) {
       from_ += from_ < text_.size() ? utf8::length(text_[from_]) : 1;
       continue;

@@ -16,7 +16,9 @@ using Kind = Element::Kind;
 constexpr size_t kMaxAlternatives = 32;
 constexpr size_t kCodePoints = 0x110000;
 
-size_t lead_byte(char32_t c) { return c < 0x80 ? c : c < 0x800 ? 0xC0 | c >> 6 : c < 0x10000 ? 0xE0 | c >> 12 : 0xF0 | c >> 18; }
+size_t lead_byte(char32_t c) {
+  return c < 0x80 ? c : c < 0x800 ? 0xC0 | c >> 6 : c < 0x10000 ? 0xE0 | c >> 12 : 0xF0 | c >> 18;
+}
 
 /// The class with the fewest ASCII characters of which a match of `alternative` must have one.
 uint32_t needed_class(const RunPattern::Alternative& alternative, const ClassTable& table) {
@@ -26,8 +28,9 @@ uint32_t needed_class(const RunPattern::Alternative& alternative, const ClassTab
     if (e.min == 0 || (e.kind != Kind::run && e.kind != Kind::words)) continue;
     uint32_t bits = e.bit;
     for (const auto& word : e.words) bits |= word.front();
-    const auto size = static_cast<size_t>(
-        std::count_if(table.ascii(), table.ascii() + 128, [&](uint32_t of_character) { return (of_character & bits) != 0; }));
+    const auto size =
+        static_cast<size_t>(std::count_if(table.ascii(), table.ascii() + 128,
+                                          [&](uint32_t of_character) { return (of_character & bits) != 0; }));
     if (size >= least) continue;
     least = size;
     best = bits;
@@ -39,7 +42,8 @@ RunPattern::Simple simple_form(const RunPattern::Alternative& alternative) {
   RunPattern::Simple out;
   size_t i = 0;
   const auto is_run = [&](uint32_t min, uint32_t max) {
-    return i < alternative.size() && alternative[i].kind == Kind::run && alternative[i].min == min && alternative[i].max == max;
+    return i < alternative.size() && alternative[i].kind == Kind::run && alternative[i].min == min &&
+           alternative[i].max == max;
   };
   if (is_run(0, 1) && !alternative[i].keeps_all) out.head = alternative[i++].bit;
   if (!is_run(1, UINT32_MAX)) return {};
@@ -79,7 +83,8 @@ ClassTable::ClassTable(const std::vector<CodePointRanges>& classes) {
   std::map<std::vector<uint32_t>, uint16_t> known;
   for (size_t page = 0; page < kCodePoints / 256; ++page) {
     const auto from = flat.begin() + static_cast<ptrdiff_t>(page * 256);
-    const auto [entry, fresh] = known.try_emplace(std::vector<uint32_t>(from, from + 256), static_cast<uint16_t>(known.size()));
+    const auto [entry, fresh] =
+        known.try_emplace(std::vector<uint32_t>(from, from + 256), static_cast<uint16_t>(known.size()));
     if (fresh) pages_.insert(pages_.end(), entry->first.begin(), entry->first.end());
     page_of_.push_back(entry->second);
   }
@@ -222,7 +227,8 @@ RunPattern::RunPattern(std::vector<Alternative> alternatives, const std::vector<
           if (size(united(both)) != size(classes[c]) + size(classes[d])) all |= uint32_t{1} << d;
         }
       }
-      if (alternative[i].kind == Kind::run && next.kind == Kind::run && next.min > 0 && (all & next.bit) == 0) {
+      if (alternative[i].kind == Kind::run && next.kind == Kind::run && next.min > 0 &&
+          (all & next.bit) == 0) {
         alternative[i].keeps_all = true;
       }
     }
@@ -265,7 +271,7 @@ bool RunPattern::may_match(std::string_view text) const {
   return (table_[utf8::next(last)] & before_line_end_) != 0;
 }
 
-std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
+Span RunPattern::find(std::string_view text, size_t from) const {
   const char* begin = text.data();
   const char* end = begin + text.size();
   Matcher matcher{table_, end, 64 * static_cast<uint64_t>(text.size()) + 1'000'000};
@@ -294,7 +300,7 @@ std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
       }
     }
   }
-  return std::nullopt;
+  return {text.size(), text.size()};
 }
 
 }  // namespace penstock

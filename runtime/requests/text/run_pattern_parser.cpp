@@ -29,7 +29,9 @@ class Parser {
 
  private:
   bool done() const { return at_ == text_.size(); }
-  bool looking_at(const char32_t* what) const { return text_.compare(at_, std::char_traits<char32_t>::length(what), what) == 0; }
+  bool looking_at(const char32_t* what) const {
+    return text_.compare(at_, std::char_traits<char32_t>::length(what), what) == 0;
+  }
   bool take(char32_t c) {
     if (done() || text_[at_] != c) return false;
     ++at_;
@@ -105,8 +107,9 @@ class Parser {
     return e;
   }
 
-  // What Oniguruma's case folding adds to ASCII characters: two letters also stand for the long s and the Kelvin sign.
-  // It folds ff, fi, fl, ss and st into one character as well; no word in use holds them, so they are refused.
+  // What Oniguruma's case folding adds to ASCII characters: two letters also stand for the long s and the
+  // Kelvin sign. It folds ff, fi, fl, ss and st into one character as well; no word in use holds them, so
+  // they are refused.
   static CodePointRanges with_other_case(const CodePointRanges& one_class) {
     CodePointRanges out;
     for (const auto& [first, last] : one_class) {
@@ -126,7 +129,8 @@ class Parser {
   }
 
   void reject_quantifier() const {
-    if (!done() && (text_[at_] == '?' || text_[at_] == '*' || text_[at_] == '+' || text_[at_] == '{')) throw OutsideSubset();
+    if (!done() && (text_[at_] == '?' || text_[at_] == '*' || text_[at_] == '+' || text_[at_] == '{'))
+      throw OutsideSubset();
   }
 
   void quantifier(Element& e) {
@@ -154,7 +158,8 @@ class Parser {
   uint32_t number() {
     uint32_t value = 0;
     const size_t first = at_;
-    while (!done() && text_[at_] >= '0' && text_[at_] <= '9' && value < 100000) value = value * 10 + (text_[at_++] - '0');
+    while (!done() && text_[at_] >= '0' && text_[at_] <= '9' && value < 100000)
+      value = value * 10 + (text_[at_++] - '0');
     if (at_ == first || value >= 100000) throw OutsideSubset();
     return value;
   }
@@ -162,27 +167,50 @@ class Parser {
   CodePointRanges character_class() {
     const char32_t c = one();
     switch (c) {
-      case '\\': return escape();
-      case '[': return bracket();
-      case '(': case ')': case '*': case '+': case '?': case '{': case '}': case '^': case '$': case '.': case '|':
+      case '\\':
+        return escape();
+      case '[':
+        return bracket();
+      case '(':
+      case ')':
+      case '*':
+      case '+':
+      case '?':
+      case '{':
+      case '}':
+      case '^':
+      case '$':
+      case '.':
+      case '|':
         throw OutsideSubset();
-      default: return {{c, c}};
+      default:
+        return {{c, c}};
     }
   }
 
   CodePointRanges escape() {
     const char32_t c = one();
     switch (c) {
-      case 'r': return {{'\r', '\r'}};
-      case 'n': return {{'\n', '\n'}};
-      case 't': return {{'\t', '\t'}};
-      case 's': return named("Space");
-      case 'S': return complement(named("Space"));
-      case 'd': return named("Digit");
-      case 'w': return named("Word");
-      case 'p': case 'P': return property(c == 'P');
+      case 'r':
+        return {{'\r', '\r'}};
+      case 'n':
+        return {{'\n', '\n'}};
+      case 't':
+        return {{'\t', '\t'}};
+      case 's':
+        return named("Space");
+      case 'S':
+        return complement(named("Space"));
+      case 'd':
+        return named("Digit");
+      case 'w':
+        return named("Word");
+      case 'p':
+      case 'P':
+        return property(c == 'P');
       default:
-        if (c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) throw OutsideSubset();
+        if (c >= 0x80 || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
+          throw OutsideSubset();
         return {{c, c}};
     }
   }
@@ -221,8 +249,8 @@ class Parser {
         ++at_;
         if (looking_at(U"[")) throw OutsideSubset();
         const CodePointRanges last = take('\\') ? escape() : literal();
-        if (item.size() != 1 || last.size() != 1 || item[0].first != item[0].second || last[0].first != last[0].second ||
-            item[0].first > last[0].first) {
+        if (item.size() != 1 || last.size() != 1 || item[0].first != item[0].second ||
+            last[0].first != last[0].second || item[0].first > last[0].first) {
           throw OutsideSubset();
         }
         item[0].second = last[0].first;

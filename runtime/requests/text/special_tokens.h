@@ -7,8 +7,8 @@
 
 namespace penstock {
 
-/// From tokenizer_config.json, then special_tokens_map.json; nothing where no file gives one. Throws UsageError naming a file
-/// that is not JSON.
+/// From tokenizer_config.json, then special_tokens_map.json; nothing where no file gives one. Throws
+/// UsageError naming a file that is not JSON.
 SpecialTokens read_special_tokens(const std::filesystem::path& folder);
 
 }  // namespace penstock

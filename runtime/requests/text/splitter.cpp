@@ -5,7 +5,8 @@
 namespace penstock {
 
 Pattern Pattern::literal(std::string text) {
-  if (text.empty()) throw UsageError("A pattern of tokenizer.json is an empty string; it would match everywhere.");
+  if (text.empty())
+    throw UsageError("A pattern of tokenizer.json is an empty string; it would match everywhere.");
   Pattern p;
   p.literal_ = std::move(text);
   return p;
@@ -26,8 +27,8 @@ std::string replaced(const Pattern& pattern, std::string_view text, std::string_
     out += content;
     seen = span.end;
     if (out.size() > bound) {
-      throw Error("A Replace of tokenizer.json makes more than " + std::to_string(bound) + " bytes of a text of " +
-                  std::to_string(text.size()) + ".");
+      throw Error("A Replace of tokenizer.json makes more than " + std::to_string(bound) +
+                  " bytes of a text of " + std::to_string(text.size()) + ".");
     }
   });
   return out += text.substr(seen);
@@ -39,8 +40,9 @@ SplitBehavior split_behavior(const std::string& name) {
   if (name == "MergedWithPrevious") return SplitBehavior::merged_with_previous;
   if (name == "MergedWithNext") return SplitBehavior::merged_with_next;
   if (name == "Contiguous") return SplitBehavior::contiguous;
-  throw UsageError("The split behavior '" + name +
-                   "' is not known; expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous.");
+  throw UsageError(
+      "The split behavior '" + name +
+      "' is not known; expected Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous.");
 }
 
 }  // namespace penstock

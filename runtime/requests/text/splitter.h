@@ -1,5 +1,5 @@
-// How a text is cut where a pattern matches: Hugging Face's NormalizedString::split. A Splitter is immutable and may be
-// used by several threads.
+// How a text is cut where a pattern matches: Hugging Face's NormalizedString::split. A Splitter is immutable
+// and may be used by several threads.
 #pragma once
 
 #include <functional>
@@ -24,16 +24,14 @@ class Pattern {
   template <typename F>
   void for_each_match(std::string_view text, F&& on_match) const {
     if (runs_) {
-      size_t from = 0;
-      while (const std::optional<Span> found = runs_->find(text, from)) {
-        on_match(*found);
-        from = found->end;
-      }
+      for (Span found = runs_->find(text, 0); found.begin < found.end; found = runs_->find(text, found.end))
+        on_match(found);
     } else if (regex_) {
       Regex::Matches matches(*regex_, text);
       while (const std::optional<Span> found = matches.next()) on_match(*found);
     } else {
-      for (size_t at = text.find(literal_); at != std::string_view::npos; at = text.find(literal_, at + literal_.size())) {
+      for (size_t at = text.find(literal_); at != std::string_view::npos;
+           at = text.find(literal_, at + literal_.size())) {
         on_match(Span{at, at + literal_.size()});
       }
     }
@@ -62,12 +60,13 @@ enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_
 /// Throws UsageError for a name that Hugging Face does not have.
 SplitBehavior split_behavior(const std::string& name);
 
-/// Takes the matched and unmatched stretches of a text from left to right and gives on the pieces that the behaviour
-/// makes of them, none of them empty. `Emit` is called with a Span.
+/// Takes the matched and unmatched stretches of a text from left to right and gives on the pieces that the
+/// behaviour makes of them, none of them empty. `Emit` is called with a Span.
 template <typename Emit>
 class PieceBuilder {
  public:
-  PieceBuilder(SplitBehavior behavior, bool invert, Emit emit) : behavior_(behavior), invert_(invert), emit_(std::move(emit)) {}
+  PieceBuilder(SplitBehavior behavior, bool invert, Emit emit)
+      : behavior_(behavior), invert_(invert), emit_(std::move(emit)) {}
 
   void match(Span span) {
     if (span.begin > seen_) stretch({seen_, span.begin}, invert_);
@@ -86,10 +85,17 @@ class PieceBuilder {
       case SplitBehavior::removed:
         if (!is_match) give(span);
         return;
-      case SplitBehavior::isolated: return give(span);
-      case SplitBehavior::contiguous: joins = has_pending_ && is_match == was_match_; break;
-      case SplitBehavior::merged_with_previous: joins = has_pending_ && is_match && !was_match_; break;
-      case SplitBehavior::merged_with_next: joins = has_pending_ && !is_match && was_match_; break;
+      case SplitBehavior::isolated:
+        return give(span);
+      case SplitBehavior::contiguous:
+        joins = has_pending_ && is_match == was_match_;
+        break;
+      case SplitBehavior::merged_with_previous:
+        joins = has_pending_ && is_match && !was_match_;
+        break;
+      case SplitBehavior::merged_with_next:
+        joins = has_pending_ && !is_match && was_match_;
+        break;
     }
     if (joins) {
       pending_.end = span.end;

@@ -4,7 +4,8 @@
 
 namespace penstock {
 
-StopMatcher::StopMatcher(std::vector<std::string> stops, bool include_in_output) : include_in_output_(include_in_output) {
+StopMatcher::StopMatcher(std::vector<std::string> stops, bool include_in_output)
+    : include_in_output_(include_in_output) {
   for (std::string& text : stops) {
     Stop stop{std::move(text), {}, 0};
     stop.fallback.assign(stop.text.size(), 0);

@@ -9,21 +9,23 @@
 
 namespace penstock {
 
-/// The match that is complete first wins, of several complete at once the one that began first; so the answer does not
-/// depend on how the text was cut into pieces. Empty stop strings never match.
+/// The match that is complete first wins, of several complete at once the one that began first; so the answer
+/// does not depend on how the text was cut into pieces. Empty stop strings never match.
 class StopMatcher {
  public:
   /// `include_in_output`: the stop string itself is given out, too.
   StopMatcher(std::vector<std::string> stops, bool include_in_output);
 
   struct Step {
-    std::string text;             ///< what may be shown now: no stop string can still begin before its end
-    std::optional<size_t> stop;   ///< the place in the list of the stop string found: the sequence is at its end
+    std::string text;  ///< what may be shown now: no stop string can still begin before its end
+    std::optional<size_t>
+        stop;  ///< the place in the list of the stop string found: the sequence is at its end
   };
 
   /// Takes the next text; after a match all further text is ignored.
   Step push(std::string_view text);
-  /// Takes text that is not searched (of the first min_tokens tokens): all of it is given out, with what was held.
+  /// Takes text that is not searched (of the first min_tokens tokens): all of it is given out, with what was
+  /// held.
   std::string pass(std::string_view text);
   /// What was held back at the end of a sequence that no stop string ended.
   std::string flush();

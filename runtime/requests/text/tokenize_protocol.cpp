@@ -23,7 +23,8 @@ std::vector<int32_t> read_ids(const Json& array) {
   std::vector<int32_t> ids;
   for (const Json& id : array) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) {
-      throw Error("Field 'ids' holds " + id.dump().substr(0, 40) + ", expected a token id of 0 to " + std::to_string(INT32_MAX) + ".");
+      throw Error("Field 'ids' holds " + id.dump().substr(0, 40) + ", expected a token id of 0 to " +
+                  std::to_string(INT32_MAX) + ".");
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -45,7 +46,8 @@ Json chat_variables(const Json& line) {
 
 }  // namespace
 
-TokenizeProtocol::TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer, std::shared_ptr<const ChatRenderer> chat)
+TokenizeProtocol::TokenizeProtocol(std::shared_ptr<const Tokenizer> tokenizer,
+                                   std::shared_ptr<const ChatRenderer> chat)
     : tokenizer_(std::move(tokenizer)), chat_(std::move(chat)) {}
 
 std::string TokenizeProtocol::answer(const std::string& json_line) const {
@@ -53,15 +55,18 @@ std::string TokenizeProtocol::answer(const std::string& json_line) const {
   try {
     const Json line = Json::parse(json_line);
     if (!line.is_object() || nests_deeper(line, kMaxJsonDepth)) {
-      throw Error("The line must be a JSON object that nests at most " + std::to_string(kMaxJsonDepth) + " deep.");
+      throw Error("The line must be a JSON object that nests at most " + std::to_string(kMaxJsonDepth) +
+                  " deep.");
     }
     if (line.contains("text")) {
       if (!line["text"].is_string()) throw Error("Field 'text' must be a string.");
-      out["ids"] = tokenizer_->encode(line["text"].get_ref<const std::string&>(), flag(line, "add_special_tokens"));
+      out["ids"] =
+          tokenizer_->encode(line["text"].get_ref<const std::string&>(), flag(line, "add_special_tokens"));
     } else if (line.contains("ids")) {
       out["text"] = tokenizer_->decode(read_ids(line["ids"]), flag(line, "skip_special_tokens"));
     } else if (line.contains("messages")) {
-      if (chat_ == nullptr) throw Error("There is no chat template: neither in the model's folder nor given by --chat-template.");
+      if (chat_ == nullptr)
+        throw Error("There is no chat template: neither in the model's folder nor given by --chat-template.");
       out["rendered"] = chat_->render_variables(chat_variables(line));
     } else {
       throw Error("The line must have 'text', 'ids' or 'messages'.");
@@ -69,7 +74,8 @@ std::string TokenizeProtocol::answer(const std::string& json_line) const {
   } catch (const std::exception& error) {
     out = {{"error", error.what()}};
   }
-  // Escaped to ASCII: readers that split lines at any Unicode line break (Python splitlines) then see one line.
+  // Escaped to ASCII: readers that split lines at any Unicode line break (Python splitlines) then see one
+  // line.
   return out.dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 

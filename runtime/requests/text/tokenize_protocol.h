@@ -18,8 +18,8 @@ class TokenizeProtocol {
 
   /// {"text": s, "add_special_tokens": b}        -> {"ids": [...]}
   /// {"ids": [...], "skip_special_tokens": b}    -> {"text": s}
-  /// {"messages": [...], "tools": [...], "add_generation_prompt": b, "chat_template_kwargs": {...}} -> {"rendered": s}
-  /// and {"error": s} for a line that cannot be answered. Both booleans default to false.
+  /// {"messages": [...], "tools": [...], "add_generation_prompt": b, "chat_template_kwargs": {...}} ->
+  /// {"rendered": s} and {"error": s} for a line that cannot be answered. Both booleans default to false.
   std::string answer(const std::string& json_line) const;
 
  private:

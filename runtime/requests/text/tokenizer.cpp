@@ -63,8 +63,9 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
       if (stretch.id) {
         put(*stretch.id);
       } else {
-        const std::string_view words = plain.substr(stretch.span.begin, stretch.span.end - stretch.span.begin);
-        parts.pre_tokenizer.split({words, at_start && stretch.span.begin == 0}, tokenize);
+        const std::string_view words =
+            plain.substr(stretch.span.begin, stretch.span.end - stretch.span.begin);
+        parts.pre_tokenizer.split(words, at_start && stretch.span.begin == 0, tokenize);
       }
     }
   }
@@ -72,7 +73,9 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   return ids;
 }
 
-size_t Tokenizer::vocab_size() const { return std::max(parts_->model.vocabulary().id_bound(), parts_->added.id_bound()); }
+size_t Tokenizer::vocab_size() const {
+  return std::max(parts_->model.vocabulary().id_bound(), parts_->added.id_bound());
+}
 
 std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
   std::optional<uint32_t> id = parts_->added.id_of(token);
@@ -85,9 +88,13 @@ std::optional<std::string> Tokenizer::token_of(int32_t id) const {
   return token == nullptr ? std::nullopt : std::optional(*token);
 }
 
-bool Tokenizer::is_special(int32_t id) const { return id >= 0 && parts_->added.is_special(static_cast<uint32_t>(id)); }
+bool Tokenizer::is_special(int32_t id) const {
+  return id >= 0 && parts_->added.is_special(static_cast<uint32_t>(id));
+}
 
-const SpecialTokens& Tokenizer::special_tokens() const { return parts_->special_tokens; }
+const SpecialTokens& Tokenizer::special_tokens() const {
+  return parts_->special_tokens;
+}
 
 std::optional<int32_t> Tokenizer::bos_id() const {
   return parts_->special_tokens.bos ? id_of(*parts_->special_tokens.bos) : std::nullopt;

@@ -48,7 +48,8 @@ SpecialTokens read_special_tokens(const fs::path& folder) {
 std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
   const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
   if (!fs::exists(file)) {
-    throw UsageError(file.string() + " does not exist; a tokenizer is a folder with a tokenizer.json, or such a file.");
+    throw UsageError(file.string() +
+                     " does not exist; a tokenizer is a folder with a tokenizer.json, or such a file.");
   }
   return assemble(read_text_file(file), file.string(), read_special_tokens(file.parent_path()));
 }
@@ -57,21 +58,25 @@ std::shared_ptr<const Tokenizer> Tokenizer::parse(const std::string& text, const
   return assemble(text, name, {});
 }
 
-std::shared_ptr<const Tokenizer> Tokenizer::assemble(const std::string& text, const std::string& name, SpecialTokens special_tokens) {
+std::shared_ptr<const Tokenizer> Tokenizer::assemble(const std::string& text, const std::string& name,
+                                                     SpecialTokens special_tokens) {
   const json root = parse_json(text, name);
   if (!root.is_object() || nests_deeper(root, kMaxJsonDepth)) {
-    throw UsageError(name + " must hold a JSON object that nests at most " + std::to_string(kMaxJsonDepth) + " deep.");
+    throw UsageError(name + " must hold a JSON object that nests at most " + std::to_string(kMaxJsonDepth) +
+                     " deep.");
   }
   const json absent;
-  const auto part = [&](const char* field) -> const json& { return root.contains(field) ? root[field] : absent; };
+  const auto part = [&](const char* field) -> const json& {
+    return root.contains(field) ? root[field] : absent;
+  };
   try {
     auto parts = std::make_unique<Parts>();
     parts->normalizer = Normalizer::parse(part("normalizer"));
     parts->pre_tokenizer = PreTokenizer::parse(part("pre_tokenizer"));
     parts->model = Bpe::parse(part("model"), parts->pre_tokenizer.ends_in_bytes());
     parts->added = AddedTokens::parse(part("added_tokens"), parts->model.vocabulary(), parts->normalizer);
-    parts->post_processor =
-        PostProcessor::parse(part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));
+    parts->post_processor = PostProcessor::parse(
+        part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));
     parts->decoder = Decoder::parse(part("decoder"));
     parts->special_tokens = std::move(special_tokens);
     return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(parts)));

@@ -11,7 +11,9 @@
 namespace penstock {
 namespace {
 
-int combining_class(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
+int combining_class(utf8proc_int32_t c) {
+  return utf8proc_get_property(c)->combining_class;
+}
 
 // utf8proc sorts marks by swapping neighbours, which takes hours on a megabyte of them; so sort here.
 void put_marks_in_order(std::vector<utf8proc_int32_t>& text) {
@@ -33,7 +35,8 @@ std::string to_unicode_form(UnicodeForm form, std::string_view text) {
   }
   const bool compatible = form == UnicodeForm::nfkc || form == UnicodeForm::nfkd;
   const bool composed = form == UnicodeForm::nfc || form == UnicodeForm::nfkc;
-  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const auto decompose =
+      static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> code_points;
   code_points.reserve(text.size());
   for (const char* p = text.data(); p != text.data() + text.size();) {

@@ -8,7 +8,7 @@ namespace {
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 struct Parsed {
-  size_t bytes;   // of the well-formed sequence, or of the maximal ill-formed part
+  size_t bytes;  // of the well-formed sequence, or of the maximal ill-formed part
   bool valid;
   bool complete;  // false: the text ended inside a sequence that could still become valid
 };

@@ -1,5 +1,5 @@
-// UTF-8, as the text front end needs it. Functions that decode trust their input to be valid: text is checked once
-// at the border (first_invalid). Pure functions; any thread may call.
+// UTF-8, as the text front end needs it. Functions that decode trust their input to be valid: text is checked
+// once at the border (first_invalid). Pure functions; any thread may call.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@
 
 namespace penstock::utf8 {
 
-/// The byte offset of the first sequence that is not well-formed UTF-8 (surrogates and overlong forms are not).
+/// The byte offset of the first sequence that is not well-formed UTF-8 (surrogates and overlong forms are
+/// not).
 std::optional<size_t> first_invalid(std::string_view text);
 
 /// Bytes in the sequence that `lead` begins, 1 for anything that begins none.
@@ -39,8 +40,8 @@ void append(std::string& out, char32_t code_point);
 std::u32string decode(std::string_view text);
 std::string encode(std::u32string_view code_points);
 
-/// Turns any bytes into valid UTF-8 piece by piece; each maximal ill-formed part becomes one U+FFFD, as in Rust's
-/// String::from_utf8_lossy and in WHATWG. A sequence that may still be completed is held back.
+/// Turns any bytes into valid UTF-8 piece by piece; each maximal ill-formed part becomes one U+FFFD, as in
+/// Rust's String::from_utf8_lossy and in WHATWG. A sequence that may still be completed is held back.
 class LossyDecoder {
  public:
   void push(std::string_view bytes, std::string& out);

@@ -1,6 +1,5 @@
 #include "runtime/requests/text/vocabulary.h"
 
-
 namespace penstock {
 
 void Vocabulary::add(std::string token, uint32_t id) {
@@ -14,6 +13,8 @@ std::optional<uint32_t> Vocabulary::id_of(std::string_view token) const {
   return found == ids_.end() ? std::nullopt : std::optional(found->second);
 }
 
-const std::string* Vocabulary::token_of(uint32_t id) const { return id < tokens_.size() ? tokens_[id] : nullptr; }
+const std::string* Vocabulary::token_of(uint32_t id) const {
+  return id < tokens_.size() ? tokens_[id] : nullptr;
+}
 
 }  // namespace penstock

@@ -41,7 +41,8 @@ class WordCache {
   bool find(const Key& k, std::vector<int32_t>& out) const {
     for (const uint32_t slot : {k.slot, k.slot ^ 1U}) {
       const Entry& e = entries_[slot];
-      const uint64_t differs = (e.words[0] ^ k.words[0]) | (e.words[1] ^ k.words[1]) | (e.words[2] ^ k.words[2]);
+      const uint64_t differs =
+          (e.words[0] ^ k.words[0]) | (e.words[1] ^ k.words[1]) | (e.words[2] ^ k.words[2]);
       if (differs == 0 && e.size == k.size) {
         if (e.count == 1) {
           out.push_back(e.ids[0]);

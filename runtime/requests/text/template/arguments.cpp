@@ -19,13 +19,14 @@ Bound::Bound(const Interpreter& run, std::string_view function, const Arguments&
     values_[at] = &value;
   }
   for (size_t i = 0; i < required; ++i) {
-    if (values_[i] == nullptr) run.fail(function_ + "() needs the argument '" + std::string(names.begin()[i]) + "'.");
+    if (values_[i] == nullptr)
+      run.fail(function_ + "() needs the argument '" + std::string(names.begin()[i]) + "'.");
   }
 }
 
 void Bound::wrong(size_t i, std::string_view expected) const {
-  run_.fail("argument " + std::to_string(i + 1) + " of " + function_ + "() must be " + std::string(expected) + ", found " +
-            std::string(values_[i]->type_name()) + ".");
+  run_.fail("argument " + std::to_string(i + 1) + " of " + function_ + "() must be " + std::string(expected) +
+            ", found " + std::string(values_[i]->type_name()) + ".");
 }
 
 int64_t Bound::integer(size_t i, int64_t otherwise) const {

@@ -12,8 +12,8 @@ namespace penstock::jinja {
 
 class Bound {
  public:
-  /// `names` are the parameters in order, of which the first `required` must be given. Fails for a missing, an
-  /// unknown and a doubled argument.
+  /// `names` are the parameters in order, of which the first `required` must be given. Fails for a missing,
+  /// an unknown and a doubled argument.
   Bound(const Interpreter& run, std::string_view function, const Arguments& arguments,
         std::initializer_list<std::string_view> names, size_t required = 0);
 

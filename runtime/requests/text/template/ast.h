@@ -38,10 +38,10 @@ struct Expression {
     logical_not,  // not parts[0]
     logical_and,
     logical_or,
-    condition,    // parts[1] if parts[0] else parts[2], which may be null
-    concat,       // parts[0] ~ parts[1] ~ ...
-    binary,       // parts[0] op parts[1]
-    compare,      // parts[0] op parts[1] op parts[2] ...
+    condition,  // parts[1] if parts[0] else parts[2], which may be null
+    concat,     // parts[0] ~ parts[1] ~ ...
+    binary,     // parts[0] op parts[1]
+    compare,    // parts[0] op parts[1] op parts[2] ...
   };
   Kind kind;
   int line;

@@ -21,13 +21,16 @@ std::string owner_name(const Value& value) {
   return value.is_none() ? "None" : "'" + std::string(value.type_name()) + " object'";
 }
 
-bool has_items_and_methods(const Value& v) { return v.is_text() || v.sequence() != nullptr || v.dict() != nullptr; }
+bool has_items_and_methods(const Value& v) {
+  return v.is_text() || v.sequence() != nullptr || v.dict() != nullptr;
+}
 
 /// Python's slice.indices: clamps to a sequence of `size`.
 struct Range {
   int64_t start, stop, step;
 };
-Range slice_range(const Interpreter& run, int64_t size, const Value& start, const Value& stop, const Value& step) {
+Range slice_range(const Interpreter& run, int64_t size, const Value& start, const Value& stop,
+                  const Value& step) {
   const auto number = [&](const Value& v, int64_t otherwise) {
     if (v.is_none()) return otherwise;
     if (!v.is_integer()) run.fail("slice indices must be integers or None.");
@@ -62,8 +65,10 @@ Value Interpreter::evaluate(const Expression& e) {
   work(kStepWork);
   line_ = e.line;
   switch (e.kind) {
-    case Kind::constant: return e.value;
-    case Kind::name: return evaluate_name(e);
+    case Kind::constant:
+      return e.value;
+    case Kind::name:
+      return evaluate_name(e);
     case Kind::member: {
       const Value subject = evaluate(*e.parts[0]);
       line_ = e.line;
@@ -75,7 +80,8 @@ Value Interpreter::evaluate(const Expression& e) {
       line_ = e.line;
       return item(subject, key);
     }
-    case Kind::slice: return evaluate_slice(e);
+    case Kind::slice:
+      return evaluate_slice(e);
     case Kind::list:
     case Kind::tuple: {
       std::vector<Value> items;
@@ -83,23 +89,28 @@ Value Interpreter::evaluate(const Expression& e) {
       for (const ExpressionPtr& part : e.parts) items.push_back(evaluate(*part));
       return list(std::move(items), e.kind == Kind::list ? Sequence::Kind::list : Sequence::Kind::tuple);
     }
-    case Kind::dict: return evaluate_dict(e);
-    case Kind::call: return evaluate_call(e);
-    case Kind::filter: return filter_chain(e, Value::undefined());
+    case Kind::dict:
+      return evaluate_dict(e);
+    case Kind::call:
+      return evaluate_call(e);
+    case Kind::filter:
+      return filter_chain(e, Value::undefined());
     case Kind::test: {
       const Value subject = evaluate(*e.parts[0]);
       const Arguments arguments = evaluate(e.arguments);
       line_ = e.line;
       return apply_test(e.name, subject, arguments);
     }
-    case Kind::negate: return negate(evaluate(*e.parts[0]));
+    case Kind::negate:
+      return negate(evaluate(*e.parts[0]));
     case Kind::plus: {
       Value value = evaluate(*e.parts[0]);
-      if (value.is_undefined()) fail(value.as_undefined().what ? *value.as_undefined().what + "." : "the value is undefined.");
+      require_defined(value);
       if (!value.is_number()) fail("bad operand type for unary +: '" + std::string(value.type_name()) + "'.");
       return value;
     }
-    case Kind::logical_not: return !evaluate(*e.parts[0]).truth();
+    case Kind::logical_not:
+      return !evaluate(*e.parts[0]).truth();
     case Kind::logical_and: {
       Value left = evaluate(*e.parts[0]);
       return left.truth() ? evaluate(*e.parts[1]) : left;
@@ -110,7 +121,9 @@ Value Interpreter::evaluate(const Expression& e) {
     }
     case Kind::condition:
       if (evaluate(*e.parts[0]).truth()) return evaluate(*e.parts[1]);
-      if (!e.parts[2]) return Value::undefined("the inline if-expression evaluated to false and no else section was defined");
+      if (!e.parts[2])
+        return Value::undefined(
+            "the inline if-expression evaluated to false and no else section was defined");
       return evaluate(*e.parts[2]);
     case Kind::concat: {
       std::string out;
@@ -126,7 +139,8 @@ Value Interpreter::evaluate(const Expression& e) {
       line_ = e.line;
       return binary(e.operators[0], left, right);
     }
-    case Kind::compare: return evaluate_compare(e);
+    case Kind::compare:
+      return evaluate_compare(e);
   }
   return {};
 }
@@ -143,7 +157,8 @@ Value Interpreter::evaluate_dict(const Expression& e) {
     Value key = evaluate(*e.parts[i]);
     Value value = evaluate(*e.parts[i + 1]);
     line_ = e.line;
-    if (key.dict() != nullptr || (key.sequence() != nullptr && key.sequence()->kind == Sequence::Kind::list)) {
+    if (key.dict() != nullptr ||
+        (key.sequence() != nullptr && key.sequence()->kind == Sequence::Kind::list)) {
       fail("unhashable type: '" + std::string(key.type_name()) + "'.");
     }
     made.set(std::move(key), std::move(value));
@@ -166,7 +181,9 @@ Value Interpreter::evaluate_slice(const Expression& e) {
     std::string out;
     if (r.step == 1) {
       const size_t first = python::offset(s, static_cast<size_t>(r.start));
-      out = r.stop > r.start ? s.substr(first, python::offset(std::string_view(s).substr(first), static_cast<size_t>(r.stop - r.start))) : "";
+      out = r.stop > r.start ? s.substr(first, python::offset(std::string_view(s).substr(first),
+                                                              static_cast<size_t>(r.stop - r.start)))
+                             : "";
     } else {
       charge(s.size() * 4);
       const std::u32string points = utf8::decode(s);
@@ -175,11 +192,13 @@ Value Interpreter::evaluate_slice(const Expression& e) {
     return text(std::move(out));
   }
   const Sequence* sequence = subject.sequence();
-  if (sequence == nullptr || sequence->kind == Sequence::Kind::generator || sequence->kind == Sequence::Kind::view) {
-    if (subject.is_undefined() && subject.as_undefined().what) fail(*subject.as_undefined().what + ".");
+  if (sequence == nullptr || sequence->kind == Sequence::Kind::generator ||
+      sequence->kind == Sequence::Kind::view) {
+    require_defined(subject);
     fail("'" + std::string(subject.type_name()) + "' object is not subscriptable.");
   }
-  const Range r = slice_range(*this, static_cast<int64_t>(sequence->items.size()), bounds[0], bounds[1], bounds[2]);
+  const Range r =
+      slice_range(*this, static_cast<int64_t>(sequence->items.size()), bounds[0], bounds[1], bounds[2]);
   std::vector<Value> items;
   each_index(r, [&](size_t i) { items.push_back(sequence->items[i]); });
   return list(std::move(items), sequence->kind);
@@ -225,11 +244,13 @@ Arguments Interpreter::evaluate(const CallArguments& in) {
   return out;
 }
 
-// The filters of a chain from the inside out; the innermost subject of a filter block or a set block is `subject`.
+// The filters of a chain from the inside out; the innermost subject of a filter block or a set block is
+// `subject`.
 Value Interpreter::filter_chain(const Expression& e, const Value& subject) {
   const Deeper deeper(*this);
   Value value = subject;
-  if (e.parts[0]) value = e.parts[0]->kind == Kind::filter ? filter_chain(*e.parts[0], subject) : evaluate(*e.parts[0]);
+  if (e.parts[0])
+    value = e.parts[0]->kind == Kind::filter ? filter_chain(*e.parts[0], subject) : evaluate(*e.parts[0]);
   const Arguments arguments = evaluate(e.arguments);
   line_ = e.line;
   work(kStepWork);
@@ -257,20 +278,24 @@ Value Interpreter::apply_filter(const std::string& name, const Value& subject, c
 Value Interpreter::call(const Value& callee, const Arguments& arguments) {
   Object* object = callee.object();
   if (object != nullptr && object->callable()) return object->call(*this, arguments);
-  if (callee.is_undefined() && callee.as_undefined().what) fail(*callee.as_undefined().what + ".");
-  if (object != nullptr && dynamic_cast<LoopVariable*>(object) != nullptr) return object->call(*this, arguments);
+  require_defined(callee);
+  if (object != nullptr && dynamic_cast<LoopVariable*>(object) != nullptr)
+    return object->call(*this, arguments);
   fail("'" + std::string(callee.type_name()) + "' object is not callable.");
 }
 
 Value Interpreter::member(const Value& subject, const std::string& name) {
-  if (subject.is_undefined()) fail((subject.as_undefined().what ? *subject.as_undefined().what : "the value is undefined") + ".");
+  require_defined(subject);
   if (Object* object = subject.object()) return object->attribute(*this, name);
   if (has_method(subject, name)) {
-    const auto code = [subject, name](Interpreter& run, const Arguments& arguments) { return call_method(run, subject, name, arguments); };
-    return keep(std::make_shared<Function>(name, code, subject.depth() + 1));
+    const auto code = [subject, name](Interpreter& run, const Arguments& arguments) {
+      return call_method(run, subject, name, arguments);
+    };
+    return keep(std::make_shared<Function>(code, subject.depth() + 1));
   }
   if (is_mutating_method(subject, name)) {
-    return Value::undefined("access to attribute '" + name + "' of '" + std::string(subject.type_name()) + "' object is unsafe");
+    return Value::undefined("access to attribute '" + name + "' of '" + std::string(subject.type_name()) +
+                            "' object is unsafe");
   }
   if (const Dict* d = subject.dict()) {
     if (const Value* found = d->find_text(name)) return *found;
@@ -279,7 +304,7 @@ Value Interpreter::member(const Value& subject, const std::string& name) {
 }
 
 Value Interpreter::item(const Value& subject, const Value& key) {
-  if (subject.is_undefined()) fail((subject.as_undefined().what ? *subject.as_undefined().what : "the value is undefined") + ".");
+  require_defined(subject);
   if (const Dict* d = subject.dict()) {
     if (!key.is_text()) work(d->items().size());
     if (const Value* found = d->find(key)) return *found;
@@ -292,14 +317,16 @@ Value Interpreter::item(const Value& subject, const Value& key) {
       const size_t at = python::offset(s, static_cast<size_t>(i));
       return text(s.substr(at, utf8::length(s[at])));
     }
-  } else if (const Sequence* q = subject.sequence();
-             q != nullptr && key.is_integer() && q->kind != Sequence::Kind::generator && q->kind != Sequence::Kind::view) {
+  } else if (const Sequence* q = subject.sequence(); q != nullptr && key.is_integer() &&
+                                                     q->kind != Sequence::Kind::generator &&
+                                                     q->kind != Sequence::Kind::view) {
     const auto size = static_cast<int64_t>(q->items.size());
     const int64_t i = key.integer() < 0 ? key.integer() + size : key.integer();
     if (i >= 0 && i < size) return q->items[static_cast<size_t>(i)];
   }
   if (key.is_text()) {
-    if (subject.object() != nullptr || (has_items_and_methods(subject) && has_method(subject, key.text()))) return member(subject, key.text());
+    if (subject.object() != nullptr || (has_items_and_methods(subject) && has_method(subject, key.text())))
+      return member(subject, key.text());
   }
   return Value::undefined(owner_name(subject) + " has no attribute " + repr(*this, key));
 }
@@ -316,7 +343,8 @@ std::vector<Value> Interpreter::iterate(const Value& value) {
   std::vector<Value> out;
   if (value.is_text()) {
     const std::string& s = value.text();
-    for (size_t at = 0; at < s.size(); at += utf8::length(s[at])) out.push_back(text(s.substr(at, utf8::length(s[at]))));
+    for (size_t at = 0; at < s.size(); at += utf8::length(s[at]))
+      out.push_back(text(s.substr(at, utf8::length(s[at]))));
   } else if (const Dict* d = value.dict()) {
     work(d->items().size() * 4);
     for (const auto& [key, unused] : d->items()) out.push_back(key);

@@ -29,7 +29,8 @@ ExpressionPtr ExpressionParser::with(Kind kind, int line, ExpressionPtr a, Expre
 
 void ExpressionParser::deepen(Expression& e, const Expression& child) {
   e.depth = std::max(e.depth, child.depth + 1);
-  if (e.depth > kMaxTreeDepth) fail_at(e.line, "an expression has more than " + std::to_string(kMaxTreeDepth) + " operations in a row.");
+  if (e.depth > kMaxTreeDepth)
+    fail_at(e.line, "an expression has more than " + std::to_string(kMaxTreeDepth) + " operations in a row.");
 }
 
 void ExpressionParser::adopt(Expression& e, ExpressionPtr child) {
@@ -94,12 +95,13 @@ ExpressionPtr ExpressionParser::compare() {
     const Token& token = tokens_.current();
     const int line = token.line;
     std::string op;
-    if (token.kind == Token::Kind::op &&
-        (token.text == "==" || token.text == "!=" || token.text == "<" || token.text == "<=" || token.text == ">" || token.text == ">=")) {
+    if (token.kind == Token::Kind::op && (token.text == "==" || token.text == "!=" || token.text == "<" ||
+                                          token.text == "<=" || token.text == ">" || token.text == ">=")) {
       op = tokens_.take().text;
     } else if (tokens_.take_name("in")) {
       op = "in";
-    } else if (tokens_.is_name("not") && tokens_.after().kind == Token::Kind::name && tokens_.after().text == "in") {
+    } else if (tokens_.is_name("not") && tokens_.after().kind == Token::Kind::name &&
+               tokens_.after().text == "in") {
       tokens_.take();
       tokens_.take();
       op = "not in";
@@ -182,7 +184,8 @@ ExpressionPtr ExpressionParser::number() {
   }
   int64_t value = 0;
   const auto [stop, error] = std::from_chars(begin, end, value, base);
-  if (error != std::errc() || stop != end) fail_at(token.line, "the number " + token.text.substr(0, 40) + " is not an integer of 64 bits.");
+  if (error != std::errc() || stop != end)
+    fail_at(token.line, "the number " + token.text.substr(0, 40) + " is not an integer of 64 bits.");
   e->value = Value(value);
   return e;
 }
@@ -211,9 +214,12 @@ ExpressionPtr ExpressionParser::primary() {
       return e;
     }
     case Token::Kind::integer:
-    case Token::Kind::real: return number();
-    case Token::Kind::op: break;
-    default: tokens_.unexpected("an expression");
+    case Token::Kind::real:
+      return number();
+    case Token::Kind::op:
+      break;
+    default:
+      tokens_.unexpected("an expression");
   }
   if (tokens_.take_op("(")) {
     ExpressionPtr e = tuple(true, nullptr, true);
@@ -333,7 +339,8 @@ ExpressionPtr ExpressionParser::filters_and_tests(ExpressionPtr e) {
 ExpressionPtr ExpressionParser::subscript(ExpressionPtr subject) {
   const Token token = tokens_.take();
   if (token.text == ".") {
-    if (tokens_.current().kind == Token::Kind::integer) return with(Kind::item, token.line, std::move(subject), number());
+    if (tokens_.current().kind == Token::Kind::integer)
+      return with(Kind::item, token.line, std::move(subject), number());
     ExpressionPtr e = with(Kind::member, token.line, std::move(subject));
     e->name = tokens_.expect_any_name();
     return e;
@@ -380,7 +387,8 @@ void ExpressionParser::take_arguments(Expression& e) {
     } else if (tokens_.take_op("**")) {
       require(!out.more_named);
       out.more_named = expression();
-    } else if (tokens_.current().kind == Token::Kind::name && tokens_.after().kind == Token::Kind::op && tokens_.after().text == "=") {
+    } else if (tokens_.current().kind == Token::Kind::name && tokens_.after().kind == Token::Kind::op &&
+               tokens_.after().text == "=") {
       require(!out.more_named);
       std::string name = tokens_.take().text;
       tokens_.take();
@@ -425,9 +433,10 @@ ExpressionPtr ExpressionParser::test(ExpressionPtr subject) {
   const Token& next = tokens_.current();
   if (tokens_.is_op("(")) {
     take_arguments(*e);
-  } else if (next.kind == Token::Kind::string || next.kind == Token::Kind::integer || next.kind == Token::Kind::real ||
-             tokens_.is_op("[") || tokens_.is_op("{") ||
-             (next.kind == Token::Kind::name && next.text != "else" && next.text != "or" && next.text != "and")) {
+  } else if (next.kind == Token::Kind::string || next.kind == Token::Kind::integer ||
+             next.kind == Token::Kind::real || tokens_.is_op("[") || tokens_.is_op("{") ||
+             (next.kind == Token::Kind::name && next.text != "else" && next.text != "or" &&
+              next.text != "and")) {
     if (tokens_.is_name("is")) fail_at(next.line, "tests cannot be chained with 'is'.");
     e->arguments.positional.push_back(postfix(primary()));
     deepen(*e, *e->arguments.positional.back());

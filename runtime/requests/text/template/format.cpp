@@ -21,13 +21,27 @@ void append_json_text(std::string& out, std::string_view text, bool ensure_ascii
   for (const char* p = text.data(); p != text.data() + text.size();) {
     const char32_t c = utf8::next(p);
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (c < 0x20 || (ensure_ascii && c >= 0x7F && c < 0x10000)) {
           escape(c);
@@ -50,13 +64,15 @@ class JsonWriter {
     run_.work(100);
     if (value.is_text()) {
       append_json_text(out, value.text(), style_.ensure_ascii);
-    } else if (const Sequence* s = value.sequence(); s != nullptr && (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
+    } else if (const Sequence* s = value.sequence();
+               s != nullptr && (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
       between('[', ']', s->items.size(), level, [&](size_t i) { write(s->items[i], level + 1); });
     } else if (const Dict* d = value.dict()) {
       std::vector<const Dict::Item*> items;
       for (const auto& item : d->items()) items.push_back(&item);
       if (style_.sort_keys) {
-        std::stable_sort(items.begin(), items.end(), [&](const auto* a, const auto* b) { return run_.less(a->first, b->first); });
+        std::stable_sort(items.begin(), items.end(),
+                         [&](const auto* a, const auto* b) { return run_.less(a->first, b->first); });
       }
       between('{', '}', items.size(), level, [&](size_t i) {
         append_json_text(out, key(items[i]->first), style_.ensure_ascii);
@@ -133,10 +149,13 @@ void append_repr(Interpreter& run, const Value& value, std::string& out) {
         items(s->items);
         out += s->items.size() == 1 ? ",)" : ")";
         break;
-      case Sequence::Kind::generator: out += "<generator object>"; break;
+      case Sequence::Kind::generator:
+        out += "<generator object>";
+        break;
       case Sequence::Kind::range: {
         const int64_t first = s->items.empty() ? 0 : s->items.front().integer();
-        out += "range(" + std::to_string(first) + ", " + std::to_string(first + static_cast<int64_t>(s->items.size())) + ")";
+        out += "range(" + std::to_string(first) + ", " +
+               std::to_string(first + static_cast<int64_t>(s->items.size())) + ")";
         break;
       }
       default:
@@ -169,7 +188,8 @@ std::string float_text(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[40];
-  const auto scientific = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
+  const auto scientific =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
   const std::string_view text(buffer, static_cast<size_t>(scientific.ptr - buffer));
   const int exponent = std::atoi(std::string(text.substr(text.find('e') + 1)).c_str());
   if (exponent < -4 || exponent >= 16) return std::string(text);

@@ -20,7 +20,8 @@ Value range(Interpreter& run, const Arguments& arguments) {
   std::vector<Value> items;
   for (int64_t i = start; step > 0 ? i < stop : i > stop;) {
     if (static_cast<int64_t>(items.size()) == kMaxRange) {
-      run.fail("Range too big. The sandbox blocks ranges larger than MAX_RANGE (" + std::to_string(kMaxRange) + ").");
+      run.fail("Range too big. The sandbox blocks ranges larger than MAX_RANGE (" +
+               std::to_string(kMaxRange) + ").");
     }
     items.emplace_back(i);
     if (__builtin_add_overflow(i, step, &i)) break;
@@ -30,7 +31,8 @@ Value range(Interpreter& run, const Arguments& arguments) {
 
 /// What dict() and namespace() take: a dict or pairs, and keywords.
 Dict gather(Interpreter& run, const Arguments& arguments, const char* name) {
-  if (arguments.positional.size() > 1) run.fail(std::string(name) + "() takes at most one positional argument.");
+  if (arguments.positional.size() > 1)
+    run.fail(std::string(name) + "() takes at most one positional argument.");
   Dict out;
   if (!arguments.positional.empty()) {
     if (const Dict* d = arguments.positional[0].dict()) {
@@ -39,7 +41,8 @@ Dict gather(Interpreter& run, const Arguments& arguments, const char* name) {
       for (const Value& pair : run.iterate(arguments.positional[0])) {
         const std::vector<Value> two = run.iterate(pair);
         if (two.size() != 2) run.fail(std::string(name) + "() expects pairs.");
-        if (two[0].dict() != nullptr || two[0].sequence() != nullptr) run.fail("unhashable type: '" + std::string(two[0].type_name()) + "'.");
+        if (two[0].dict() != nullptr || two[0].sequence() != nullptr)
+          run.fail("unhashable type: '" + std::string(two[0].type_name()) + "'.");
         out.set(two[0], two[1]);
       }
     }
@@ -83,7 +86,7 @@ class Cycler : public Object {
     if (name != "next" && name != "reset") return Object::attribute(run, name);
     const bool resets = name == "reset";
     // The rendering keeps every cycler to its end, so that `this` outlives the function.
-    return run.keep(std::make_shared<Function>(name, [this, resets](Interpreter&, const Arguments&) {
+    return run.keep(std::make_shared<Function>([this, resets](Interpreter&, const Arguments&) {
       Value now = resets ? Value() : items_[at_];
       at_ = resets ? 0 : (at_ + 1) % items_.size();
       return now;
@@ -96,7 +99,8 @@ class Cycler : public Object {
 };
 
 Value cycler(Interpreter& run, const Arguments& arguments) {
-  if (arguments.positional.empty() || !arguments.named.empty()) run.fail("at least one item has to be provided.");
+  if (arguments.positional.empty() || !arguments.named.empty())
+    run.fail("at least one item has to be provided.");
   auto made = std::make_shared<Cycler>(arguments.positional);
   if (made->depth() > kMaxDepth) run.fail("cyclers are nested too deep.");
   return run.keep(std::move(made));
@@ -108,7 +112,10 @@ Value joiner(Interpreter& run, const Arguments& arguments) {
   if (separator.depth() + 1 > kMaxDepth) run.fail("joiners are nested too deep.");
   const auto used = std::make_shared<bool>(false);
   return run.keep(std::make_shared<Function>(
-      "joiner", [separator, used](Interpreter&, const Arguments&) { return std::exchange(*used, true) ? separator : Value(""); },
+      "joiner",
+      [separator, used](Interpreter&, const Arguments&) {
+        return std::exchange(*used, true) ? separator : Value("");
+      },
       separator.depth() + 1));
 }
 
@@ -129,7 +136,7 @@ std::optional<Value> global_function(Interpreter& run, const std::string& name) 
   if (name == "raise_exception") code = raise_exception;
   if (name == "strftime_now") code = strftime_now;
   if (code == nullptr) return std::nullopt;
-  return run.keep(std::make_shared<Function>(name, code));
+  return run.keep(std::make_shared<Function>(code));
 }
 
 }  // namespace penstock::jinja

@@ -41,7 +41,8 @@ class Interpreter::Deeper {
 /// A new scope within `outer`.
 class Interpreter::InScope {
  public:
-  InScope(Interpreter& run, Scope* outer) : run_(run), before_(run.scope_), scope_(std::make_unique<Scope>(outer)) {
+  InScope(Interpreter& run, Scope* outer)
+      : run_(run), before_(run.scope_), scope_(std::make_unique<Scope>(outer)) {
     run_.scope_ = scope_.get();
   }
   ~InScope() {

@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kMaxWork = size_t{1} << 30;
 constexpr size_t kMaxMemory = size_t{256} << 20;
 constexpr size_t kMaxOutput = size_t{64} << 20;
-constexpr size_t kStepWork = 200;     // what evaluating one node costs next to touching one byte
+constexpr size_t kStepWork = 200;  // what evaluating one node costs next to touching one byte
 constexpr size_t kScopeBytes = 256;
 
 }  // namespace
@@ -26,7 +26,8 @@ Interpreter::Interpreter(const Dict& variables) {
 }
 
 Interpreter::~Interpreter() {
-  // From the oldest on: an object that others hold is emptied before them, so that nothing is destroyed in a chain.
+  // From the oldest on: an object that others hold is emptied before them, so that nothing is destroyed in a
+  // chain.
   for (const auto& object : kept_) {
     if (auto* space = dynamic_cast<Namespace*>(object.get())) space->clear();
   }
@@ -45,7 +46,15 @@ std::string Interpreter::render(const Body& body) {
   return std::move(out_text_);
 }
 
-void Interpreter::fail(const std::string& what) const { fail_at(line_, what); }
+void Interpreter::fail(const std::string& what) const {
+  fail_at(line_, what);
+}
+
+void Interpreter::require_defined(const Value& value) const {
+  if (!value.is_undefined()) return;
+  const auto& what = value.as_undefined().what;
+  fail((what ? *what : "the value is undefined") + ".");
+}
 
 void Interpreter::work(size_t units) {
   work_ += units;
@@ -58,7 +67,9 @@ void Interpreter::charge(size_t bytes) {
   work(bytes);
 }
 
-size_t Interpreter::memory_left() const { return kMaxMemory - memory_; }
+size_t Interpreter::memory_left() const {
+  return kMaxMemory - memory_;
+}
 
 Value Interpreter::text(std::string s) {
   charge(s.size() + 64);
@@ -127,7 +138,8 @@ void Interpreter::set(const std::string& name, Value value) {
 
 void Interpreter::assign(const Expression& target, const Value& value) {
   switch (target.kind) {
-    case Expression::Kind::name: return set(target.name, value);
+    case Expression::Kind::name:
+      return set(target.name, value);
     case Expression::Kind::member: {
       const Value* space = lookup(target.parts[0]->name);
       auto* object = space == nullptr ? nullptr : dynamic_cast<Namespace*>(space->object());
@@ -139,7 +151,8 @@ void Interpreter::assign(const Expression& target, const Value& value) {
       const std::vector<Value> items = iterate(value);
       line_ = target.line;
       if (items.size() != target.parts.size()) {
-        fail("cannot unpack " + std::to_string(items.size()) + " values into " + std::to_string(target.parts.size()) + " names.");
+        fail("cannot unpack " + std::to_string(items.size()) + " values into " +
+             std::to_string(target.parts.size()) + " names.");
       }
       for (size_t i = 0; i < items.size(); ++i) assign(*target.parts[i], items[i]);
     }
@@ -167,7 +180,9 @@ Interpreter::Flow Interpreter::execute(const Statement& s) {
   line_ = s.line;
   work(kStepWork);
   switch (s.kind) {
-    case Statement::Kind::text: write(s.text); break;
+    case Statement::Kind::text:
+      write(s.text);
+      break;
     case Statement::Kind::output: {
       const Value value = evaluate(*s.expression);
       if (value.is_text()) {
@@ -182,8 +197,11 @@ Interpreter::Flow Interpreter::execute(const Statement& s) {
         if (evaluate(*condition).truth()) return execute(body);
       }
       return execute(s.else_body);
-    case Statement::Kind::for_loop: return loop(s, evaluate(*s.expression), 0, *scope_);
-    case Statement::Kind::set: assign(*s.target, evaluate(*s.expression)); break;
+    case Statement::Kind::for_loop:
+      return loop(s, evaluate(*s.expression), 0, *scope_);
+    case Statement::Kind::set:
+      assign(*s.target, evaluate(*s.expression));
+      break;
     case Statement::Kind::set_block: {
       Value value = text(captured_output(s.body));
       if (s.expression) value = filter_chain(*s.expression, value);
@@ -212,14 +230,18 @@ Interpreter::Flow Interpreter::execute(const Statement& s) {
       write(to_text(call(callee, arguments)));
       break;
     }
-    case Statement::Kind::filter_block: write(to_text(filter_chain(*s.expression, text(captured_output(s.body))))); break;
+    case Statement::Kind::filter_block:
+      write(to_text(filter_chain(*s.expression, text(captured_output(s.body)))));
+      break;
     case Statement::Kind::scoped: {
       const InScope inside(*this, scope_);
       execute(s.body);
       break;
     }
-    case Statement::Kind::break_loop: return Flow::break_loop;
-    case Statement::Kind::continue_loop: return Flow::continue_loop;
+    case Statement::Kind::break_loop:
+      return Flow::break_loop;
+    case Statement::Kind::continue_loop:
+      return Flow::continue_loop;
   }
   return Flow::normal;
 }
@@ -242,7 +264,8 @@ Interpreter::Flow Interpreter::loop(const Statement& s, const Value& over, int64
     return execute(s.else_body);
   }
   charge(items.size() * sizeof(Value) + kScopeBytes);
-  const auto state = std::make_shared<LoopVariable>(std::move(items), depth, s.recursive ? &s : nullptr, defined_in);
+  const auto state =
+      std::make_shared<LoopVariable>(std::move(items), depth, s.recursive ? &s : nullptr, defined_in);
   const Value variable = keep(state);
   for (; !state->at_end(); state->advance()) {
     line_ = begun;
@@ -255,7 +278,8 @@ Interpreter::Flow Interpreter::loop(const Statement& s, const Value& over, int64
   return Flow::normal;
 }
 
-Value Interpreter::call_loop(const Statement& statement, Scope& defined_in, const Value& items, int64_t depth) {
+Value Interpreter::call_loop(const Statement& statement, Scope& defined_in, const Value& items,
+                             int64_t depth) {
   std::string out;
   const Restore<std::string*> restore(out_, &out);
   const Deeper deeper(*this);
@@ -263,8 +287,8 @@ Value Interpreter::call_loop(const Statement& statement, Scope& defined_in, cons
   return text(std::move(out));
 }
 
-Value Interpreter::call_macro(const std::string& name, const Parameters& parameters, const Body& body, Scope& defined_in,
-                              const Arguments& arguments) {
+Value Interpreter::call_macro(const std::string& name, const Parameters& parameters, const Body& body,
+                              Scope& defined_in, const Arguments& arguments) {
   std::string out;
   const int line = line_;
   {
@@ -290,7 +314,8 @@ void Interpreter::bind(const std::string& name, const Parameters& parameters, co
   Dict more_named;
   Value caller = Value::undefined("No caller defined");
   for (const auto& [key, value] : arguments.named) {
-    const auto at = static_cast<size_t>(std::find(parameters.names.begin(), parameters.names.end(), key) - parameters.names.begin());
+    const auto at = static_cast<size_t>(std::find(parameters.names.begin(), parameters.names.end(), key) -
+                                        parameters.names.begin());
     if (at < n) {
       if (given[at]) fail("macro '" + name + "' got multiple values for argument '" + key + "'.");
       set(key, value);
@@ -310,13 +335,15 @@ void Interpreter::bind(const std::string& name, const Parameters& parameters, co
   const size_t first_default = n - parameters.defaults.size();
   for (size_t i = 0; i < n; ++i) {
     if (given[i]) continue;
-    set(parameters.names[i], i >= first_default ? evaluate(*parameters.defaults[i - first_default])
-                                                : Value::undefined("parameter '" + parameters.names[i] + "' was not provided"));
+    set(parameters.names[i],
+        i >= first_default ? evaluate(*parameters.defaults[i - first_default])
+                           : Value::undefined("parameter '" + parameters.names[i] + "' was not provided"));
   }
   line_ = line;
   if (parameters.takes_varargs) {
-    set("varargs", list({arguments.positional.begin() + static_cast<ptrdiff_t>(direct), arguments.positional.end()},
-                        Sequence::Kind::tuple));
+    set("varargs",
+        list({arguments.positional.begin() + static_cast<ptrdiff_t>(direct), arguments.positional.end()},
+             Sequence::Kind::tuple));
   }
   if (parameters.takes_kwargs) set("kwargs", dict(std::move(more_named)));
   if (parameters.takes_caller) set("caller", std::move(caller));

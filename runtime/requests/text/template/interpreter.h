@@ -1,5 +1,5 @@
-// Renders a parsed template. One Interpreter renders once, on one thread. Work, memory, depth and output are bounded:
-// a hostile template ends in an Error after about a second and 256 MiB at the most.
+// Renders a parsed template. One Interpreter renders once, on one thread. Work, memory, depth and output are
+// bounded: a hostile template ends in an Error after about a second and 256 MiB at the most.
 #pragma once
 
 #include <deque>
@@ -40,6 +40,8 @@ class Interpreter {
 
   /// Throws the row's Error, with the line that is being evaluated.
   [[noreturn]] void fail(const std::string& what) const;
+  /// Fails for an undefined value, saying which.
+  void require_defined(const Value& value) const;
   /// Counts work, one unit a byte or so; fails when the rendering has done too much.
   void work(size_t units);
   /// A text as a value; counts its memory.
@@ -49,7 +51,8 @@ class Interpreter {
   /// Fails when a text of `bytes` would be more than the rendering may still make.
   size_t memory_left() const;
   void charge(size_t bytes);
-  /// Keeps an object until the rendering ends, so that objects that hold each other are not destroyed in a chain.
+  /// Keeps an object until the rendering ends, so that objects that hold each other are not destroyed in a
+  /// chain.
   Value keep(std::shared_ptr<Object> object);
 
   Value member(const Value& subject, const std::string& name);

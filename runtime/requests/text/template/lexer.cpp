@@ -16,9 +16,12 @@ using Kind = Token::Kind;
 constexpr size_t kMaxSource = size_t{4} << 20;
 constexpr size_t kMaxTokens = 500'000;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 bool is_name_start(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         static_cast<unsigned char>(c) >= 0x80;
 }
 
 /// Every kind of line end as \n, and one at the very end left out.
@@ -51,9 +54,15 @@ class Lexer {
       }
       take_data(text, tag);
       switch (s_[tag + 1]) {
-        case '{': variable(tag); break;
-        case '#': comment(tag); break;
-        default: block(tag); break;
+        case '{':
+          variable(tag);
+          break;
+        case '#':
+          comment(tag);
+          break;
+        default:
+          block(tag);
+          break;
       }
     }
     put(Kind::end, "");
@@ -74,7 +83,8 @@ class Lexer {
   }
 
   void skip_to(size_t to) {
-    line_ += static_cast<int>(std::count(s_.begin() + static_cast<ptrdiff_t>(at_), s_.begin() + static_cast<ptrdiff_t>(to), '\n'));
+    line_ += static_cast<int>(
+        std::count(s_.begin() + static_cast<ptrdiff_t>(at_), s_.begin() + static_cast<ptrdiff_t>(to), '\n'));
     at_ = to;
   }
 
@@ -99,7 +109,9 @@ class Lexer {
     skip_to(tag);
   }
 
-  size_t behind_sign(size_t tag) const { return tag + 2 < s_.size() && (s_[tag + 2] == '-' || s_[tag + 2] == '+') ? tag + 3 : tag + 2; }
+  size_t behind_sign(size_t tag) const {
+    return tag + 2 < s_.size() && (s_[tag + 2] == '-' || s_[tag + 2] == '+') ? tag + 3 : tag + 2;
+  }
 
   /// Where the source goes on behind a closing mark at `close`: "-%}" eats all white space, "%}" one newline.
   size_t behind_close(size_t close, bool trims_newline) const {
@@ -208,7 +220,8 @@ class Lexer {
     }
     if (c == '(' || c == '[' || c == '{') open_brackets += c == '(' ? ')' : c == '[' ? ']' : '}';
     if (c == ')' || c == ']' || c == '}') {
-      if (open_brackets.empty() || open_brackets.back() != c) fail_at(line_, std::string("unexpected '") + c + "'.");
+      if (open_brackets.empty() || open_brackets.back() != c)
+        fail_at(line_, std::string("unexpected '") + c + "'.");
       open_brackets.pop_back();
     }
     put(Kind::op, std::string(1, c));
@@ -218,11 +231,17 @@ class Lexer {
   void number() {
     size_t end = at_;
     bool real = false;
-    const auto digits = [&] { while (end < s_.size() && (is_digit(s_[end]) || (s_[end] == '_' && end + 1 < s_.size() && is_digit(s_[end + 1])))) ++end; };
+    const auto digits = [&] {
+      while (end < s_.size() &&
+             (is_digit(s_[end]) || (s_[end] == '_' && end + 1 < s_.size() && is_digit(s_[end + 1]))))
+        ++end;
+    };
     digits();
-    if (end - at_ == 1 && s_[at_] == '0' && end < s_.size() && std::strchr("xXoObB", s_[end]) != nullptr && s_[end] != '\0') {
+    if (end - at_ == 1 && s_[at_] == '0' && end < s_.size() && std::strchr("xXoObB", s_[end]) != nullptr &&
+        s_[end] != '\0') {
       ++end;
-      while (end < s_.size() && (std::isxdigit(static_cast<unsigned char>(s_[end])) != 0 || s_[end] == '_')) ++end;
+      while (end < s_.size() && (std::isxdigit(static_cast<unsigned char>(s_[end])) != 0 || s_[end] == '_'))
+        ++end;
     } else {
       const bool behind_dot = at_ > 0 && s_[at_ - 1] == '.';
       if (!behind_dot && end + 1 < s_.size() && s_[end] == '.' && is_digit(s_[end + 1])) {
@@ -273,7 +292,8 @@ class Lexer {
       } else if (c >= '0' && c <= '7') {
         char32_t value = 0;
         size_t n = 0;
-        for (; n < 3 && i + n < text.size() && text[i + n] >= '0' && text[i + n] <= '7'; ++n) value = value * 8 + static_cast<char32_t>(text[i + n] - '0');
+        for (; n < 3 && i + n < text.size() && text[i + n] >= '0' && text[i + n] <= '7'; ++n)
+          value = value * 8 + static_cast<char32_t>(text[i + n] - '0');
         i += n - 1;
         utf8::append(out, value);
       } else if (c == 'x' || c == 'u' || c == 'U') {
@@ -288,7 +308,8 @@ class Lexer {
             i += 6;
           }
         }
-        if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) fail_at(line_, "a string has an escape that is no character.");
+        if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF))
+          fail_at(line_, "a string has an escape that is no character.");
         utf8::append(out, value);
       } else {
         out += '\\';
@@ -302,7 +323,10 @@ class Lexer {
     char32_t value = 0;
     for (size_t i = from; i < from + n; ++i) {
       const char c = i < text.size() ? text[i] : ' ';
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int digit = c >= '0' && c <= '9'   ? c - '0'
+                        : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                        : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                               : -1;
       if (digit < 0) fail_at(line_, "a string has an escape with too few hexadecimal digits.");
       value = value * 16 + static_cast<char32_t>(digit);
     }
@@ -324,7 +348,8 @@ void fail_at(int line, const std::string& what) {
 
 std::vector<Token> tokenize(const std::string& source) {
   if (source.size() > kMaxSource) {
-    throw Error("The chat template has " + std::to_string(source.size()) + " bytes, expected at most " + std::to_string(kMaxSource) + ".");
+    throw Error("The chat template has " + std::to_string(source.size()) + " bytes, expected at most " +
+                std::to_string(kMaxSource) + ".");
   }
   if (const auto bad = utf8::first_invalid(source)) {
     throw Error("The chat template is not UTF-8 at byte " + std::to_string(*bad) + ".");

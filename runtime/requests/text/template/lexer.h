@@ -1,5 +1,5 @@
-// A template's source as tokens: text, {{ }}, {% %} and what stands inside. Jinja's lexer with trim_blocks and
-// lstrip_blocks on and without a trailing newline, the way Hugging Face sets it up.
+// A template's source as tokens: text, {{ }}, {% %} and what stands inside. Jinja's lexer with trim_blocks
+// and lstrip_blocks on and without a trailing newline, the way Hugging Face sets it up.
 #pragma once
 
 #include <string>
@@ -8,7 +8,19 @@
 namespace penstock::jinja {
 
 struct Token {
-  enum class Kind { data, variable_begin, variable_end, block_begin, block_end, name, string, integer, real, op, end };
+  enum class Kind {
+    data,
+    variable_begin,
+    variable_end,
+    block_begin,
+    block_end,
+    name,
+    string,
+    integer,
+    real,
+    op,
+    end
+  };
   Kind kind = Kind::end;
   std::string text;  // of data, names, operators; strings unescaped; numbers as written, without underscores
   int line = 1;

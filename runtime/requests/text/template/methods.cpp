@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kDictMethods{"copy", "get", "items", "keys", "values"};
 constexpr std::array<std::string_view, 3> kListMethods{"copy", "count", "index"};
-constexpr std::array<std::string_view, 8> kListChanges{"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"};
+constexpr std::array<std::string_view, 8> kListChanges{"append", "clear",  "extend",  "insert",
+                                                       "pop",    "remove", "reverse", "sort"};
 constexpr std::array<std::string_view, 5> kDictChanges{"clear", "pop", "popitem", "setdefault", "update"};
 
 template <size_t N>
@@ -46,12 +47,13 @@ Value dict_method(Interpreter& run, const Dict& dict, const std::string& name, c
   return run.list(std::move(out), Sequence::Kind::view);
 }
 
-Value list_method(Interpreter& run, const Sequence& list, const std::string& name, const Arguments& arguments) {
+Value list_method(Interpreter& run, const Sequence& list, const std::string& name,
+                  const Arguments& arguments) {
   if (name == "copy") return run.list(list.items, list.kind);
   const Bound a(run, name, arguments, {"value"}, 1);
   if (name == "count") {
-    return static_cast<int64_t>(
-        std::count_if(list.items.begin(), list.items.end(), [&](const Value& item) { return run.equal(item, a[0]); }));
+    return static_cast<int64_t>(std::count_if(list.items.begin(), list.items.end(),
+                                              [&](const Value& item) { return run.equal(item, a[0]); }));
   }
   for (size_t i = 0; i < list.items.size(); ++i) {
     if (run.equal(list.items[i], a[0])) return static_cast<int64_t>(i);
@@ -64,15 +66,18 @@ Value list_method(Interpreter& run, const Sequence& list, const std::string& nam
 bool has_method(const Value& subject, const std::string& name) {
   if (subject.is_text()) return has_text_method(name);
   if (subject.dict() != nullptr) return is_in(kDictMethods, name);
-  return is_list_or_tuple(subject) && is_in(kListMethods, name) && (name != "copy" || subject.sequence()->kind == Sequence::Kind::list);
+  return is_list_or_tuple(subject) && is_in(kListMethods, name) &&
+         (name != "copy" || subject.sequence()->kind == Sequence::Kind::list);
 }
 
 bool is_mutating_method(const Value& subject, const std::string& name) {
   if (subject.dict() != nullptr) return is_in(kDictChanges, name);
-  return subject.sequence() != nullptr && subject.sequence()->kind == Sequence::Kind::list && is_in(kListChanges, name);
+  return subject.sequence() != nullptr && subject.sequence()->kind == Sequence::Kind::list &&
+         is_in(kListChanges, name);
 }
 
-Value call_method(Interpreter& run, const Value& subject, const std::string& name, const Arguments& arguments) {
+Value call_method(Interpreter& run, const Value& subject, const std::string& name,
+                  const Arguments& arguments) {
   if (subject.is_text()) return call_text_method(run, subject.text(), name, arguments);
   if (const Dict* dict = subject.dict()) return dict_method(run, *dict, name, arguments);
   return list_method(run, *subject.sequence(), name, arguments);

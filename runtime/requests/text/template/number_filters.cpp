@@ -29,7 +29,10 @@ std::optional<int64_t> parse_integer(std::string_view text, int base) {
   std::string s = plain_number(text);
   const bool negative = !s.empty() && s[0] == '-';
   if (negative) s.erase(0, 1);
-  if (s.size() > 2 && s[0] == '0' && ((base == 16 && (s[1] | 0x20) == 'x') || (base == 8 && (s[1] | 0x20) == 'o') || (base == 2 && (s[1] | 0x20) == 'b'))) s.erase(0, 2);
+  if (s.size() > 2 && s[0] == '0' &&
+      ((base == 16 && (s[1] | 0x20) == 'x') || (base == 8 && (s[1] | 0x20) == 'o') ||
+       (base == 2 && (s[1] | 0x20) == 'b')))
+    s.erase(0, 2);
   int64_t value = 0;
   const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value, base);
   if (error != std::errc() || end != s.data() + s.size() || value < 0) return std::nullopt;
@@ -40,7 +43,9 @@ std::optional<double> parse_float(std::string_view text) {
   const std::string s = plain_number(text);
   double value = 0;
   const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
-  if (end != s.data() + s.size() || s.empty() || (error != std::errc() && error != std::errc::result_out_of_range)) return std::nullopt;
+  if (end != s.data() + s.size() || s.empty() ||
+      (error != std::errc() && error != std::errc::result_out_of_range))
+    return std::nullopt;
   return value;
 }
 
@@ -49,15 +54,11 @@ std::optional<int64_t> whole(double d) {
   return static_cast<int64_t>(d);
 }
 
-void require_defined(const Interpreter& run, const Value& v) {
-  if (v.is_undefined()) run.fail((v.as_undefined().what ? *v.as_undefined().what : "the value is undefined") + ".");
-}
-
 Value to_integer(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "int", arguments, {"default", "base"});
   const int64_t base = a.integer(1, 10);
   if (base < 2 || base > 36) run.fail("int: the base must be 2 to 36, found " + std::to_string(base) + ".");
-  require_defined(run, subject);
+  run.require_defined(subject);
   std::optional<int64_t> out;
   if (subject.is_text()) {
     out = parse_integer(subject.text(), static_cast<int>(base));
@@ -72,7 +73,7 @@ Value to_integer(Interpreter& run, const Value& subject, const Arguments& argume
 
 Value to_float(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "float", arguments, {"default"});
-  require_defined(run, subject);
+  run.require_defined(subject);
   std::optional<double> out;
   if (subject.is_text()) out = parse_float(subject.text());
   if (subject.is_number()) out = subject.number();
@@ -81,8 +82,9 @@ Value to_float(Interpreter& run, const Value& subject, const Arguments& argument
 
 Value absolute(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound none(run, "abs", arguments, {});
-  require_defined(run, subject);
-  if (!subject.is_number()) run.fail("bad operand type for abs(): '" + std::string(subject.type_name()) + "'.");
+  run.require_defined(subject);
+  if (!subject.is_number())
+    run.fail("bad operand type for abs(): '" + std::string(subject.type_name()) + "'.");
   if (subject.is_float()) return std::fabs(subject.number());
   if (subject.integer() == INT64_MIN) run.fail("the integer is beyond 64 bits.");
   return subject.integer() < 0 ? -subject.integer() : subject.integer();
@@ -107,7 +109,7 @@ Value round(Interpreter& run, const Value& subject, const Arguments& arguments) 
   const Bound a(run, "round", arguments, {"precision", "method"});
   const std::string method = a.text(1, "common");
   const auto digits = static_cast<int>(std::clamp<int64_t>(a.integer(0, 0), -1000, 1000));
-  require_defined(run, subject);
+  run.require_defined(subject);
   if (!subject.is_number()) run.fail("type " + std::string(subject.type_name()) + " doesn't define round.");
   if (method == "common") {
     if (subject.is_integer() && digits >= 0) return subject.integer();
@@ -146,7 +148,8 @@ Value sum(Interpreter& run, const Value& subject, const Arguments& arguments) {
   Value total = a.value(1, Value(int64_t{0}));
   for (const Value& item : run.iterate(subject)) {
     const Value value = a.unless_none(0) != nullptr ? attribute_path(run, item, a[0], nullptr) : item;
-    if (value.is_text()) run.fail("unsupported operand type(s) for +: '" + std::string(total.type_name()) + "' and 'str'.");
+    if (value.is_text())
+      run.fail("unsupported operand type(s) for +: '" + std::string(total.type_name()) + "' and 'str'.");
     total = run.add(total, value);
   }
   return total;
@@ -154,9 +157,10 @@ Value sum(Interpreter& run, const Value& subject, const Arguments& arguments) {
 
 }  // namespace
 
-std::optional<Value> number_filter(Interpreter& run, const std::string& name, const Value& subject, const Arguments& arguments) {
+std::optional<Value> number_filter(Interpreter& run, const std::string& name, const Value& subject,
+                                   const Arguments& arguments) {
   static const std::unordered_map<std::string_view, Filter> table{
-      {"abs", absolute}, {"count", length}, {"d", otherwise},  {"default", otherwise}, {"float", to_float},
+      {"abs", absolute},   {"count", length},  {"d", otherwise}, {"default", otherwise}, {"float", to_float},
       {"int", to_integer}, {"length", length}, {"round", round}, {"sum", sum},
   };
   const auto found = table.find(name);

@@ -16,8 +16,8 @@ Value Namespace::attribute(Interpreter& run, const std::string& name) {
 
 void Namespace::set(Interpreter& run, const std::string& name, Value value) {
   if (name.starts_with("_")) {
-    run.fail("Chat templates cannot store underscore-prefixed attributes on a namespace, but got " + python::repr(name) +
-             ". Please rename the attribute.");
+    run.fail("Chat templates cannot store underscore-prefixed attributes on a namespace, but got " +
+             python::repr(name) + ". Please rename the attribute.");
   }
   run.work(names_.size());
   for (auto& [known, old] : names_) {
@@ -53,23 +53,25 @@ Value LoopVariable::attribute(Interpreter& run, const std::string& name) {
   if (name == "depth0") return depth0_;
   if (name == "previtem") return at > 0 ? items_[at_ - 1] : Value::undefined("there is no previous item");
   if (name == "nextitem") return at + 1 < size ? items_[at_ + 1] : Value::undefined("there is no next item");
-  // The interpreter keeps every loop variable until the rendering ends, so that `this` outlives the functions.
+  // The interpreter keeps every loop variable until the rendering ends, so that `this` outlives the
+  // functions.
   if (name == "cycle") {
-    return run.keep(std::make_shared<Function>("cycle", [this](Interpreter& r, const Arguments& a) {
+    return run.keep(std::make_shared<Function>([this](Interpreter& r, const Arguments& a) {
       if (a.positional.empty()) r.fail("no items for cycling given.");
       return a.positional[at_ % a.positional.size()];
     }));
   }
   if (name == "changed") {
     return run.keep(std::make_shared<Function>(
-        "changed", [this](Interpreter& r, const Arguments& a) { return Value(changed(r, a.positional)); }));
+        [this](Interpreter& r, const Arguments& a) { return Value(changed(r, a.positional)); }));
   }
   return Object::attribute(run, name);
 }
 
 bool LoopVariable::changed(Interpreter& run, const std::vector<Value>& values) {
-  const bool same = ever_changed_ && std::equal(values.begin(), values.end(), last_changed_.begin(), last_changed_.end(),
-                                                [&](const Value& a, const Value& b) { return run.equal(a, b); });
+  const bool same =
+      ever_changed_ && std::equal(values.begin(), values.end(), last_changed_.begin(), last_changed_.end(),
+                                  [&](const Value& a, const Value& b) { return run.equal(a, b); });
   ever_changed_ = true;
   last_changed_ = values;
   return !same;

@@ -2,18 +2,16 @@
 #include <algorithm>
 #include <cmath>
 
-#include "runtime/requests/text/template/interpreter.h"
 #include "runtime/requests/text/template/guards.h"
+#include "runtime/requests/text/template/interpreter.h"
 #include "runtime/requests/text/template/library.h"
 #include "runtime/requests/text/template/python_text.h"
 
 namespace penstock::jinja {
 namespace {
 
-std::string quoted_type(const Value& v) { return "'" + std::string(v.type_name()) + "'"; }
-
-void require_defined(const Interpreter& run, const Value& v) {
-  if (v.is_undefined()) run.fail((v.as_undefined().what ? *v.as_undefined().what : "the value is undefined") + ".");
+std::string quoted_type(const Value& v) {
+  return "'" + std::string(v.type_name()) + "'";
 }
 
 }  // namespace
@@ -29,12 +27,14 @@ bool Interpreter::equal(const Value& a, const Value& b) {
     return a.text() == b.text();
   }
   if (a.is_undefined() && b.is_undefined()) return true;
-  if (const Sequence *s = a.sequence(), *t = b.sequence(); s != nullptr && t != nullptr) {
+  if (const Sequence* s = a.sequence(), *t = b.sequence(); s != nullptr && t != nullptr) {
     if (s == t) return true;
-    if (s->kind != t->kind || s->items.size() != t->items.size() || s->kind == Sequence::Kind::generator) return false;
-    return std::equal(s->items.begin(), s->items.end(), t->items.begin(), [&](const Value& x, const Value& y) { return equal(x, y); });
+    if (s->kind != t->kind || s->items.size() != t->items.size() || s->kind == Sequence::Kind::generator)
+      return false;
+    return std::equal(s->items.begin(), s->items.end(), t->items.begin(),
+                      [&](const Value& x, const Value& y) { return equal(x, y); });
   }
-  if (const Dict *d = a.dict(), *f = b.dict(); d != nullptr && f != nullptr) {
+  if (const Dict* d = a.dict(), *f = b.dict(); d != nullptr && f != nullptr) {
     if (d->items().size() != f->items().size()) return false;
     return std::all_of(d->items().begin(), d->items().end(), [&](const Dict::Item& item) {
       const Value* other = f->find(item.first);
@@ -46,8 +46,8 @@ bool Interpreter::equal(const Value& a, const Value& b) {
 
 bool Interpreter::less(const Value& a, const Value& b) {
   work(100);
-  require_defined(*this, a);
-  require_defined(*this, b);
+  require_defined(a);
+  require_defined(b);
   if (a.is_number() && b.is_number()) {
     return a.is_integer() && b.is_integer() ? a.integer() < b.integer() : a.number() < b.number();
   }
@@ -57,7 +57,8 @@ bool Interpreter::less(const Value& a, const Value& b) {
   }
   const Sequence* s = a.sequence();
   const Sequence* t = b.sequence();
-  if (s != nullptr && t != nullptr && s->kind == t->kind && (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
+  if (s != nullptr && t != nullptr && s->kind == t->kind &&
+      (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
     for (size_t i = 0; i < std::min(s->items.size(), t->items.size()); ++i) {
       if (!equal(s->items[i], t->items[i])) return less(s->items[i], t->items[i]);
     }
@@ -69,7 +70,7 @@ bool Interpreter::less(const Value& a, const Value& b) {
 bool Interpreter::contains(const Value& container, const Value& value) {
   if (container.is_text()) {
     if (!value.is_text()) {
-      require_defined(*this, value);
+      require_defined(value);
       fail("'in <string>' requires string as left operand, not " + std::string(value.type_name()) + ".");
     }
     work(container.text().size() + value.text().size());
@@ -80,7 +81,8 @@ bool Interpreter::contains(const Value& container, const Value& value) {
     return d->find(value) != nullptr;
   }
   if (const Sequence* s = container.sequence()) {
-    return std::any_of(s->items.begin(), s->items.end(), [&](const Value& item) { return equal(item, value); });
+    return std::any_of(s->items.begin(), s->items.end(),
+                       [&](const Value& item) { return equal(item, value); });
   }
   if (container.is_undefined()) return false;
   fail("argument of type " + quoted_type(container) + " is not iterable.");
@@ -108,7 +110,8 @@ Value Interpreter::add(const Value& a, const Value& b) {
   }
   const Sequence* s = a.sequence();
   const Sequence* t = b.sequence();
-  if (s != nullptr && t != nullptr && s->kind == t->kind && (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
+  if (s != nullptr && t != nullptr && s->kind == t->kind &&
+      (s->kind == Sequence::Kind::list || s->kind == Sequence::Kind::tuple)) {
     std::vector<Value> items;
     charge((s->items.size() + t->items.size()) * sizeof(Value));
     items.reserve(s->items.size() + t->items.size());
@@ -116,7 +119,8 @@ Value Interpreter::add(const Value& a, const Value& b) {
     items.insert(items.end(), t->items.begin(), t->items.end());
     return list(std::move(items), s->kind);
   }
-  if (a.is_text() && !b.is_undefined()) fail("can only concatenate str (not \"" + std::string(b.type_name()) + "\") to str.");
+  if (a.is_text() && !b.is_undefined())
+    fail("can only concatenate str (not \"" + std::string(b.type_name()) + "\") to str.");
   return arithmetic('+', a, b);
 }
 
@@ -135,15 +139,18 @@ Value Interpreter::multiply(const Value& a, const Value& b) {
     return {std::move(out)};
   }
   const Sequence& s = *what.sequence();
-  if (!s.items.empty() && n > memory_left() / (s.items.size() * sizeof(Value))) fail("the template makes too much data.");
+  if (!s.items.empty() && n > memory_left() / (s.items.size() * sizeof(Value)))
+    fail("the template makes too much data.");
   std::vector<Value> items;
-  for (size_t i = 0; !s.items.empty() && i < n; ++i) items.insert(items.end(), s.items.begin(), s.items.end());
+  for (size_t i = 0; !s.items.empty() && i < n; ++i)
+    items.insert(items.end(), s.items.begin(), s.items.end());
   return list(std::move(items), s.kind);
 }
 
 Value Interpreter::power(const Value& a, const Value& b) {
   if (!a.is_integer() || !b.is_integer() || b.integer() < 0) {
-    if (a.is_number() && a.number() == 0 && b.is_number() && b.number() < 0) fail("0.0 cannot be raised to a negative power.");
+    if (a.is_number() && a.number() == 0 && b.is_number() && b.number() < 0)
+      fail("0.0 cannot be raised to a negative power.");
     return arithmetic('^', a, b);
   }
   int64_t result = 1;
@@ -156,8 +163,8 @@ Value Interpreter::power(const Value& a, const Value& b) {
 }
 
 Value Interpreter::arithmetic(char op, const Value& a, const Value& b) {
-  require_defined(*this, a);
-  require_defined(*this, b);
+  require_defined(a);
+  require_defined(b);
   if (!a.is_number() || !b.is_number()) {
     const std::string name = op == '^' ? "** or pow()" : op == 'd' ? "//" : std::string(1, op);
     fail("unsupported operand type(s) for " + name + ": " + quoted_type(a) + " and " + quoted_type(b) + ".");
@@ -169,9 +176,15 @@ Value Interpreter::arithmetic(char op, const Value& a, const Value& b) {
     int64_t out = 0;
     bool overflow = false;
     switch (op) {
-      case '+': overflow = __builtin_add_overflow(x, y, &out); break;
-      case '-': overflow = __builtin_sub_overflow(x, y, &out); break;
-      case '*': overflow = __builtin_mul_overflow(x, y, &out); break;
+      case '+':
+        overflow = __builtin_add_overflow(x, y, &out);
+        break;
+      case '-':
+        overflow = __builtin_sub_overflow(x, y, &out);
+        break;
+      case '*':
+        overflow = __builtin_mul_overflow(x, y, &out);
+        break;
       case 'd':
         overflow = y == -1 && x == INT64_MIN;
         if (!overflow) out = x / y - ((x % y != 0 && (x % y < 0) != (y < 0)) ? 1 : 0);
@@ -186,12 +199,18 @@ Value Interpreter::arithmetic(char op, const Value& a, const Value& b) {
   const double x = a.number();
   const double y = b.number();
   switch (op) {
-    case '+': return x + y;
-    case '-': return x - y;
-    case '*': return x * y;
-    case '/': return x / y;
-    case '^': return std::pow(x, y);
-    default: break;
+    case '+':
+      return x + y;
+    case '-':
+      return x - y;
+    case '*':
+      return x * y;
+    case '/':
+      return x / y;
+    case '^':
+      return std::pow(x, y);
+    default:
+      break;
   }
   double rest = std::fmod(x, y);
   if (rest != 0 && (rest < 0) != (y < 0)) rest += y;
@@ -216,7 +235,7 @@ Value Interpreter::binary(const std::string& op, const Value& a, const Value& b)
 }
 
 Value Interpreter::negate(const Value& a) {
-  require_defined(*this, a);
+  require_defined(a);
   if (!a.is_number()) fail("bad operand type for unary -: " + quoted_type(a) + ".");
   if (a.is_float()) return -a.number();
   if (a.integer() == INT64_MIN) fail("the integer is beyond 64 bits.");

@@ -11,10 +11,14 @@ constexpr int kMaxNesting = 150;
 
 std::string shown(const Token& token) {
   switch (token.kind) {
-    case Token::Kind::end: return "the end of the template";
-    case Token::Kind::data: return "text";
-    case Token::Kind::string: return "a string";
-    default: return "'" + token.text + "'";
+    case Token::Kind::end:
+      return "the end of the template";
+    case Token::Kind::data:
+      return "text";
+    case Token::Kind::string:
+      return "a string";
+    default:
+      return "'" + token.text + "'";
   }
 }
 
@@ -22,9 +26,7 @@ class StatementParser {
  public:
   explicit StatementParser(const std::string& source) : tokens_(tokenize(source)), expressions_(tokens_) {}
 
-  Body whole() {
-    return statements({});
-  }
+  Body whole() { return statements({}); }
 
  private:
   using Ends = std::vector<const char*>;
@@ -37,7 +39,8 @@ class StatementParser {
     while (true) {
       const Token& token = tokens_.current();
       if (token.kind == Token::Kind::end) {
-        if (!ends.empty()) fail_at(begun, std::string("the block that begins here has no '") + ends.back() + "'.");
+        if (!ends.empty())
+          fail_at(begun, std::string("the block that begins here has no '") + ends.back() + "'.");
         return body;
       }
       if (token.kind == Token::Kind::data) {
@@ -50,7 +53,8 @@ class StatementParser {
         expect(Token::Kind::variable_end, "}}");
       } else {
         tokens_.take();
-        if (std::any_of(ends.begin(), ends.end(), [&](const char* end) { return tokens_.is_name(end); })) return body;
+        if (std::any_of(ends.begin(), ends.end(), [&](const char* end) { return tokens_.is_name(end); }))
+          return body;
         statement(body);
         end_tag();
       }
@@ -243,7 +247,8 @@ std::string TokenStream::expect_any_name() {
 }
 
 bool TokenStream::had_name(size_t from, std::string_view name) const {
-  return std::any_of(tokens_.begin() + static_cast<ptrdiff_t>(from), tokens_.begin() + static_cast<ptrdiff_t>(at_),
+  return std::any_of(tokens_.begin() + static_cast<ptrdiff_t>(from),
+                     tokens_.begin() + static_cast<ptrdiff_t>(at_),
                      [&](const Token& t) { return t.kind == Token::Kind::name && t.text == name; });
 }
 
@@ -258,6 +263,8 @@ void TokenStream::enter() {
   }
 }
 
-Body parse(const std::string& source) { return StatementParser(source).whole(); }
+Body parse(const std::string& source) {
+  return StatementParser(source).whole();
+}
 
 }  // namespace penstock::jinja

@@ -20,7 +20,9 @@ class TokenStream {
   const Token& after() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
   Token take();
   bool is_op(const char* op) const { return current().kind == Token::Kind::op && current().text == op; }
-  bool is_name(const char* name) const { return current().kind == Token::Kind::name && current().text == name; }
+  bool is_name(const char* name) const {
+    return current().kind == Token::Kind::name && current().text == name;
+  }
   bool take_op(const char* op);
   bool take_name(const char* name);
   void expect_op(const char* op);

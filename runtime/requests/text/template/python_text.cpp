@@ -12,7 +12,9 @@ namespace {
 
 constexpr size_t kShortNeedle = 32;
 
-utf8proc_category_t category(char32_t c) { return utf8proc_category(static_cast<utf8proc_int32_t>(c)); }
+utf8proc_category_t category(char32_t c) {
+  return utf8proc_category(static_cast<utf8proc_int32_t>(c));
+}
 
 /// Knuth, Morris, Pratt: the border of every prefix.
 std::vector<size_t> borders(std::string_view what) {
@@ -48,7 +50,9 @@ void append_lower(std::string& out, char32_t c) {
   }
 }
 
-bool is_cased(char32_t c) { return is_upper(c) || is_lower(c) || category(c) == UTF8PROC_CATEGORY_LT; }
+bool is_cased(char32_t c) {
+  return is_upper(c) || is_lower(c) || category(c) == UTF8PROC_CATEGORY_LT;
+}
 
 /// Greek sigma at the end of a word has a form of its own.
 bool is_final_sigma(std::string_view text, const char* behind) {
@@ -63,17 +67,25 @@ bool is_final_sigma(std::string_view text, const char* behind) {
 }  // namespace
 
 bool is_space(char32_t c) {
-  return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x1F) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == ' ' || (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x1F) || c == 0x85 || c == 0xA0 ||
+         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+         c == 0x205F || c == 0x3000;
 }
 
 bool is_printable(char32_t c) {
   if (c < 0x80) return c >= 0x20 && c < 0x7F;
   switch (category(c)) {
-    case UTF8PROC_CATEGORY_CN: case UTF8PROC_CATEGORY_CC: case UTF8PROC_CATEGORY_CF: case UTF8PROC_CATEGORY_CS:
-    case UTF8PROC_CATEGORY_CO: case UTF8PROC_CATEGORY_ZS: case UTF8PROC_CATEGORY_ZL: case UTF8PROC_CATEGORY_ZP:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
       return false;
-    default: return true;
+    default:
+      return true;
   }
 }
 
@@ -81,22 +93,28 @@ bool is_letter(char32_t c) {
   const auto k = category(c);
   return k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO;
 }
-bool is_decimal(char32_t c) { return category(c) == UTF8PROC_CATEGORY_ND; }
+bool is_decimal(char32_t c) {
+  return category(c) == UTF8PROC_CATEGORY_ND;
+}
 bool is_digit(char32_t c) {
-  return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 || (c >= 0x2074 && c <= 0x2079) ||
-         (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468) || (c >= 0x2474 && c <= 0x247C) ||
-         (c >= 0x2488 && c <= 0x2490) || (c >= 0x2776 && c <= 0x277E);
+  return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
+         (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) || (c >= 0x2460 && c <= 0x2468) ||
+         (c >= 0x2474 && c <= 0x247C) || (c >= 0x2488 && c <= 0x2490) || (c >= 0x2776 && c <= 0x277E);
 }
 bool is_numeric(char32_t c) {
   const auto k = category(c);
   return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
 }
-bool is_upper(char32_t c) { return utf8proc_isupper(static_cast<utf8proc_int32_t>(c)) != 0; }
-bool is_lower(char32_t c) { return utf8proc_islower(static_cast<utf8proc_int32_t>(c)) != 0; }
+bool is_upper(char32_t c) {
+  return utf8proc_isupper(static_cast<utf8proc_int32_t>(c)) != 0;
+}
+bool is_lower(char32_t c) {
+  return utf8proc_islower(static_cast<utf8proc_int32_t>(c)) != 0;
+}
 
 size_t length(std::string_view text) {
-  return static_cast<size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+  return static_cast<size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
 }
 
 size_t offset(std::string_view text, size_t index) {
@@ -129,7 +147,8 @@ size_t count(std::string_view text, std::string_view what) {
   return split(text, what, -1).size() - 1;
 }
 
-std::optional<std::string> replace(std::string_view text, std::string_view old, std::string_view with, int64_t limit, size_t bound) {
+std::optional<std::string> replace(std::string_view text, std::string_view old, std::string_view with,
+                                   int64_t limit, size_t bound) {
   std::string out;
   size_t at = 0;
   const auto unlimited = [&] { return limit < 0; };
@@ -160,7 +179,8 @@ std::string_view strip_left(std::string_view text, Strip characters) {
   while (!text.empty()) {
     const size_t n = utf8::length(text.front());
     const char* p = text.data();
-    if (characters ? characters->find(text.substr(0, n)) == std::string_view::npos : !is_space(utf8::next(p))) break;
+    if (characters ? characters->find(text.substr(0, n)) == std::string_view::npos : !is_space(utf8::next(p)))
+      break;
     text.remove_prefix(n);
   }
   return text;
@@ -171,13 +191,17 @@ std::string_view strip_right(std::string_view text, Strip characters) {
     const char* last = utf8::previous(text.data() + text.size());
     const auto n = static_cast<size_t>(text.data() + text.size() - last);
     const char* p = last;
-    if (characters ? characters->find(std::string_view(last, n)) == std::string_view::npos : !is_space(utf8::next(p))) break;
+    if (characters ? characters->find(std::string_view(last, n)) == std::string_view::npos
+                   : !is_space(utf8::next(p)))
+      break;
     text.remove_suffix(n);
   }
   return text;
 }
 
-std::string_view strip(std::string_view text, Strip characters) { return strip_right(strip_left(text, characters), characters); }
+std::string_view strip(std::string_view text, Strip characters) {
+  return strip_right(strip_left(text, characters), characters);
+}
 
 std::vector<std::string> split(std::string_view text, Strip separator, int64_t limit) {
   std::vector<std::string> out;
@@ -198,7 +222,8 @@ std::vector<std::string> split(std::string_view text, Strip separator, int64_t l
       break;
     }
     size_t end = 0;
-    for (const char* p = text.data(); end < text.size() && !is_space(utf8::next(p));) end += utf8::length(text[end]);
+    for (const char* p = text.data(); end < text.size() && !is_space(utf8::next(p));)
+      end += utf8::length(text[end]);
     out.emplace_back(text.substr(0, end));
     text.remove_prefix(end);
   }
@@ -245,7 +270,8 @@ std::vector<std::string> splitlines(std::string_view text, bool keep_ends) {
   for (const char* p = line; p != end;) {
     const char* at = p;
     const char32_t c = utf8::next(p);
-    const bool ends = (c >= 0xA && c <= 0xD) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    const bool ends =
+        (c >= 0xA && c <= 0xD) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
     if (!ends) continue;
     if (c == '\r' && p != end && *p == '\n') ++p;
     out.emplace_back(line, keep_ends ? p : at);
@@ -278,7 +304,9 @@ std::string capitalize(std::string_view text) {
   if (text.empty()) return {};
   const size_t first = utf8::length(text.front());
   std::string out;
-  each(text.substr(0, first), [&](char32_t c) { utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)))); });
+  each(text.substr(0, first), [&](char32_t c) {
+    utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
+  });
   return out + lower(text.substr(first));
 }
 
@@ -306,12 +334,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -335,7 +374,11 @@ std::string repr(std::string_view text) {
       utf8::append(out, c);
     } else {
       char escape[16];
-      std::snprintf(escape, sizeof(escape), c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", static_cast<unsigned>(c));
+      std::snprintf(escape, sizeof(escape),
+                    c < 0x100     ? "\\x%02x"
+                    : c < 0x10000 ? "\\u%04x"
+                                  : "\\U%08x",
+                    static_cast<unsigned>(c));
       out += escape;
     }
   });

@@ -26,8 +26,10 @@ size_t offset(std::string_view text, size_t index);
 size_t find(std::string_view text, std::string_view what, size_t from = 0);
 size_t rfind(std::string_view text, std::string_view what);
 size_t count(std::string_view text, std::string_view what);
-/// At most `limit` of them, all if negative. `bound` is the most bytes the result may have; nothing beyond it.
-std::optional<std::string> replace(std::string_view text, std::string_view old, std::string_view with, int64_t limit, size_t bound);
+/// At most `limit` of them, all if negative. `bound` is the most bytes the result may have; nothing beyond
+/// it.
+std::optional<std::string> replace(std::string_view text, std::string_view old, std::string_view with,
+                                   int64_t limit, size_t bound);
 
 /// The characters to strip; white space when absent.
 using Strip = std::optional<std::string_view>;
@@ -35,7 +37,8 @@ std::string_view strip_left(std::string_view text, Strip characters = std::nullo
 std::string_view strip_right(std::string_view text, Strip characters = std::nullopt);
 std::string_view strip(std::string_view text, Strip characters = std::nullopt);
 
-/// At most `limit` cuts, all if negative; without a separator at runs of white space. The separator is not empty.
+/// At most `limit` cuts, all if negative; without a separator at runs of white space. The separator is not
+/// empty.
 std::vector<std::string> split(std::string_view text, Strip separator, int64_t limit);
 std::vector<std::string> rsplit(std::string_view text, Strip separator, int64_t limit);
 std::vector<std::string> splitlines(std::string_view text, bool keep_ends);

@@ -20,7 +20,8 @@ Value folded(Interpreter& run, const Value& value, bool case_sensitive) {
 /// The values of "a,b.c" of an item as a list, for sorting by several.
 Value sort_key(Interpreter& run, const Value& item, const Value* attribute, bool case_sensitive) {
   if (attribute == nullptr) return folded(run, item, case_sensitive);
-  if (!attribute->is_text()) return folded(run, attribute_path(run, item, *attribute, nullptr), case_sensitive);
+  if (!attribute->is_text())
+    return folded(run, attribute_path(run, item, *attribute, nullptr), case_sensitive);
   std::vector<Value> keys;
   for (std::string& path : python::split(attribute->text(), ",", -1)) {
     keys.push_back(folded(run, attribute_path(run, item, Value(std::move(path)), nullptr), case_sensitive));
@@ -30,8 +31,9 @@ Value sort_key(Interpreter& run, const Value& item, const Value* attribute, bool
 
 void sort_by_key(Interpreter& run, std::vector<Keyed>& items, bool reverse) {
   // Python sorts stably in both directions.
-  std::stable_sort(items.begin(), items.end(),
-                   [&](const Keyed& a, const Keyed& b) { return reverse ? run.less(b.first, a.first) : run.less(a.first, b.first); });
+  std::stable_sort(items.begin(), items.end(), [&](const Keyed& a, const Keyed& b) {
+    return reverse ? run.less(b.first, a.first) : run.less(a.first, b.first);
+  });
 }
 
 std::vector<Value> second_of(std::vector<Keyed> items) {
@@ -44,7 +46,8 @@ std::vector<Value> second_of(std::vector<Keyed> items) {
 Value sort(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "sort", arguments, {"reverse", "case_sensitive", "attribute"});
   std::vector<Keyed> items;
-  for (Value& item : run.iterate(subject)) items.emplace_back(sort_key(run, item, a.unless_none(2), a.truth(1, false)), item);
+  for (Value& item : run.iterate(subject))
+    items.emplace_back(sort_key(run, item, a.unless_none(2), a.truth(1, false)), item);
   sort_by_key(run, items, a.truth(0, false));
   return run.list(second_of(std::move(items)));
 }
@@ -57,7 +60,8 @@ Value dictsort(Interpreter& run, const Value& subject, const Arguments& argument
   if (dict == nullptr) run.fail("dictsort expects a dict, found " + std::string(subject.type_name()) + ".");
   std::vector<Keyed> items;
   for (const auto& [key, value] : dict->items()) {
-    items.emplace_back(folded(run, by == "key" ? key : value, a.truth(0, false)), run.list({key, value}, Sequence::Kind::tuple));
+    items.emplace_back(folded(run, by == "key" ? key : value, a.truth(0, false)),
+                       run.list({key, value}, Sequence::Kind::tuple));
   }
   sort_by_key(run, items, a.truth(2, false));
   return run.list(second_of(std::move(items)));
@@ -75,7 +79,8 @@ Value groupby(Interpreter& run, const Value& subject, const Arguments& arguments
   for (size_t i = 0; i < items.size();) {
     size_t end = i;
     std::vector<Value> group;
-    while (end < items.size() && run.equal(items[end].first, items[i].first)) group.push_back(items[end++].second);
+    while (end < items.size() && run.equal(items[end].first, items[i].first))
+      group.push_back(items[end++].second);
     const Value name = attribute_path(run, group.front(), a[0], a.unless_none(1));
     out.push_back(run.list({name, run.list(std::move(group))}, Sequence::Kind::tuple));
     i = end;
@@ -107,7 +112,8 @@ Value extreme(Interpreter& run, const Value& subject, const Arguments& arguments
   for (const Value& item : items) {
     Value key = a.unless_none(1) != nullptr ? attribute_path(run, item, a[1], nullptr) : item;
     key = folded(run, key, a.truth(0, false));
-    if (!best || (kLeast ? run.less(key, best->first) : run.less(best->first, key))) best = Keyed{std::move(key), item};
+    if (!best || (kLeast ? run.less(key, best->first) : run.less(best->first, key)))
+      best = Keyed{std::move(key), item};
   }
   return best->second;
 }
@@ -130,7 +136,8 @@ Value first(Interpreter& run, const Value& subject, const Arguments& arguments) 
   const Bound none(run, "first", arguments, {});
   if (subject.is_text()) {
     const std::string& s = subject.text();
-    return s.empty() ? Value::undefined("No first item, sequence was empty") : run.text(s.substr(0, utf8::length(s[0])));
+    return s.empty() ? Value::undefined("No first item, sequence was empty")
+                     : run.text(s.substr(0, utf8::length(s[0])));
   }
   const std::vector<Value> items = run.iterate(subject);
   return items.empty() ? Value::undefined("No first item, sequence was empty") : items.front();
@@ -164,7 +171,8 @@ Value items(Interpreter& run, const Value& subject, const Arguments& arguments) 
   if (subject.is_undefined()) return run.list({}, Sequence::Kind::generator);
   if (subject.dict() == nullptr) run.fail("Can only get item pairs from a mapping.");
   std::vector<Value> out;
-  for (const auto& [key, value] : subject.dict()->items()) out.push_back(run.list({key, value}, Sequence::Kind::tuple));
+  for (const auto& [key, value] : subject.dict()->items())
+    out.push_back(run.list({key, value}, Sequence::Kind::tuple));
   return run.list(std::move(out), Sequence::Kind::generator);
 }
 
@@ -179,7 +187,8 @@ Value batch(Interpreter& run, const Value& subject, const Arguments& arguments) 
   }
   if (!row.empty()) {
     if (const Value* fill = a.unless_none(1); fill != nullptr && size > static_cast<int64_t>(row.size())) {
-      if (static_cast<uint64_t>(size) > run.memory_left() / sizeof(Value)) run.fail("the template makes too much data.");
+      if (static_cast<uint64_t>(size) > run.memory_left() / sizeof(Value))
+        run.fail("the template makes too much data.");
       row.resize(static_cast<size_t>(size), *fill);
     }
     out.push_back(run.list(std::move(row)));
@@ -191,7 +200,8 @@ Value slice(Interpreter& run, const Value& subject, const Arguments& arguments) 
   const Bound a(run, "slice", arguments, {"slices", "fill_with"}, 1);
   const int64_t slices = a.integer(0, 1);
   const std::vector<Value> all = run.iterate(subject);
-  if (slices <= 0 || slices > 100'000) run.fail("slice: expected 1 to 100000 slices, found " + std::to_string(slices) + ".");
+  if (slices <= 0 || slices > 100'000)
+    run.fail("slice: expected 1 to 100000 slices, found " + std::to_string(slices) + ".");
   const size_t each = all.size() / static_cast<size_t>(slices);
   const size_t with_extra = all.size() % static_cast<size_t>(slices);
   std::vector<Value> out;
@@ -208,11 +218,13 @@ Value slice(Interpreter& run, const Value& subject, const Arguments& arguments) 
 
 }  // namespace
 
-std::optional<Value> sequence_filter(Interpreter& run, const std::string& name, const Value& subject, const Arguments& arguments) {
+std::optional<Value> sequence_filter(Interpreter& run, const std::string& name, const Value& subject,
+                                     const Arguments& arguments) {
   static const std::unordered_map<std::string_view, Filter> table{
-      {"batch", batch}, {"dictsort", dictsort}, {"first", first},   {"groupby", groupby}, {"items", items},
-      {"join", join},   {"last", last},         {"list", to_list},  {"max", extreme<false>}, {"min", extreme<true>},
-      {"reverse", reverse}, {"slice", slice},   {"sort", sort},     {"unique", unique},
+      {"batch", batch},        {"dictsort", dictsort}, {"first", first},     {"groupby", groupby},
+      {"items", items},        {"join", join},         {"last", last},       {"list", to_list},
+      {"max", extreme<false>}, {"min", extreme<true>}, {"reverse", reverse}, {"slice", slice},
+      {"sort", sort},          {"unique", unique},
   };
   const auto found = table.find(name);
   if (found == table.end()) return std::nullopt;

@@ -16,13 +16,16 @@ const Value& other(const Interpreter& run, const Arguments& arguments) {
 }
 
 int64_t remainder(Interpreter& run, const Value& value, int64_t by) {
-  if (value.is_undefined()) run.fail((value.as_undefined().what ? *value.as_undefined().what : "the value is undefined") + ".");
-  if (!value.is_integer()) run.fail("the test expects an integer, found " + std::string(value.type_name()) + ".");
+  run.require_defined(value);
+  if (!value.is_integer())
+    run.fail("the test expects an integer, found " + std::string(value.type_name()) + ".");
   if (by == 0) run.fail("integer modulo by zero.");
   return by == -1 ? 0 : value.integer() % by;
 }
 
-bool is_truly(const Value& v, bool wanted) { return v.is_bool() && v.boolean() == wanted; }
+bool is_truly(const Value& v, bool wanted) {
+  return v.is_bool() && v.boolean() == wanted;
+}
 
 bool has_length_and_items(const Value& v) {
   const Sequence* s = v.sequence();
@@ -42,28 +45,47 @@ const std::unordered_map<std::string_view, Test>& tests() {
   static constexpr Test unequal = [](I& r, V& v, A& a) { return !r.equal(v, other(r, a)); };
   static constexpr Test less = [](I& r, V& v, A& a) { return r.less(v, other(r, a)); };
   static constexpr Test greater = [](I& r, V& v, A& a) { return r.less(other(r, a), v); };
-  static constexpr Test at_most = [](I& r, V& v, A& a) { return r.less(v, other(r, a)) || r.equal(v, other(r, a)); };
-  static constexpr Test at_least = [](I& r, V& v, A& a) { return r.less(other(r, a), v) || r.equal(v, other(r, a)); };
+  static constexpr Test at_most = [](I& r, V& v, A& a) {
+    return r.less(v, other(r, a)) || r.equal(v, other(r, a));
+  };
+  static constexpr Test at_least = [](I& r, V& v, A& a) {
+    return r.less(other(r, a), v) || r.equal(v, other(r, a));
+  };
   static const std::unordered_map<std::string_view, Test> table{
       {"boolean", [](I&, V& v, A&) { return v.is_bool(); }},
       {"callable", [](I&, V& v, A&) { return v.object() != nullptr && v.object()->callable(); }},
       {"defined", [](I&, V& v, A&) { return !v.is_undefined(); }},
-      {"divisibleby", [](I& r, V& v, A& a) { return remainder(r, v, Bound(r, "divisibleby", a, {"num"}, 1).integer(0, 1)) == 0; }},
-      {"eq", equal}, {"equalto", equal}, {"==", equal},
+      {"divisibleby",
+       [](I& r, V& v, A& a) {
+         return remainder(r, v, Bound(r, "divisibleby", a, {"num"}, 1).integer(0, 1)) == 0;
+       }},
+      {"eq", equal},
+      {"equalto", equal},
+      {"==", equal},
       {"escaped", [](I&, V&, A&) { return false; }},
       {"even", [](I& r, V& v, A&) { return remainder(r, v, 2) == 0; }},
       {"false", [](I&, V& v, A&) { return is_truly(v, false); }},
       {"float", [](I&, V& v, A&) { return v.is_float(); }},
-      {"ge", at_least}, {">=", at_least},
-      {"gt", greater}, {"greaterthan", greater}, {">", greater},
+      {"ge", at_least},
+      {">=", at_least},
+      {"gt", greater},
+      {"greaterthan", greater},
+      {">", greater},
       {"in", [](I& r, V& v, A& a) { return r.contains(other(r, a), v); }},
       {"integer", [](I&, V& v, A&) { return v.is_integer() && !v.is_bool(); }},
-      {"iterable", [](I&, V& v, A&) { return v.is_text() || v.sequence() != nullptr || v.dict() != nullptr || v.is_undefined(); }},
-      {"le", at_most}, {"<=", at_most},
+      {"iterable",
+       [](I&, V& v, A&) {
+         return v.is_text() || v.sequence() != nullptr || v.dict() != nullptr || v.is_undefined();
+       }},
+      {"le", at_most},
+      {"<=", at_most},
       {"lower", [](I& r, V& v, A&) { return all_cased(r, v, false); }},
-      {"lt", less}, {"lessthan", less}, {"<", less},
+      {"lt", less},
+      {"lessthan", less},
+      {"<", less},
       {"mapping", [](I&, V& v, A&) { return v.dict() != nullptr; }},
-      {"ne", unequal}, {"!=", unequal},
+      {"ne", unequal},
+      {"!=", unequal},
       {"none", [](I&, V& v, A&) { return v.is_none(); }},
       {"number", [](I&, V& v, A&) { return v.is_number(); }},
       {"odd", [](I& r, V& v, A&) { return remainder(r, v, 2) != 0; }},

@@ -39,7 +39,7 @@ Value replace(Interpreter& run, const Value& subject, const Arguments& arguments
 
 const std::string& required_text(const Interpreter& run, const char* filter, const Value& subject) {
   if (!subject.is_text()) {
-    if (subject.is_undefined() && subject.as_undefined().what) run.fail(*subject.as_undefined().what + ".");
+    run.require_defined(subject);
     run.fail(std::string(filter) + " expects a string, found " + std::string(subject.type_name()) + ".");
   }
   return subject.text();
@@ -50,10 +50,13 @@ Value indent(Interpreter& run, const Value& subject, const Arguments& arguments)
   const bool first = a.truth(1, false);
   const bool blank = a.truth(2, false);
   std::string indention = "    ";
-  if (a.has(0)) indention = a[0].is_text() ? a[0].text() : run.to_text(run.multiply(Value(" "), Value(a.integer(0, 4))));
+  if (a.has(0))
+    indention = a[0].is_text() ? a[0].text() : run.to_text(run.multiply(Value(" "), Value(a.integer(0, 4))));
   // Jinja appends a newline so that a trailing empty line is kept.
-  const std::vector<std::string> lines = python::splitlines(required_text(run, "indent", subject) + "\n", false);
-  if (lines.size() > run.memory_left() / (indention.size() + 1)) run.fail("the template makes too much data.");
+  const std::vector<std::string> lines =
+      python::splitlines(required_text(run, "indent", subject) + "\n", false);
+  if (lines.size() > run.memory_left() / (indention.size() + 1))
+    run.fail("the template makes too much data.");
   std::string out = first ? indention : "";
   for (size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) {
@@ -76,7 +79,8 @@ Value tojson(Interpreter& run, const Value& subject, const Arguments& arguments)
   }
   if (const Value* separators = a.unless_none(2)) {
     const std::vector<Value> two = run.iterate(*separators);
-    if (two.size() != 2 || !two[0].is_text() || !two[1].is_text()) run.fail("tojson: separators must be two strings.");
+    if (two.size() != 2 || !two[0].is_text() || !two[1].is_text())
+      run.fail("tojson: separators must be two strings.");
     style.item_separator = two[0].text();
     style.key_separator = two[1].text();
   }
@@ -107,7 +111,8 @@ Value title(Interpreter& run, const Value& subject, const Arguments& arguments) 
   const auto flush = [&] {
     if (word.empty()) return;
     const size_t first = utf8::length(word[0]);
-    out += python::upper(std::string_view(word).substr(0, first)) + python::lower(std::string_view(word).substr(first));
+    out += python::upper(std::string_view(word).substr(0, first)) +
+           python::lower(std::string_view(word).substr(first));
     word.clear();
   };
   for (const char* p = s.data(); p != s.data() + s.size();) {
@@ -131,7 +136,9 @@ Value truncate(Interpreter& run, const Value& subject, const Arguments& argument
   const int64_t length = a.integer(0, 255);
   const int64_t leeway = a.unless_none(3) != nullptr ? a.integer(3, 5) : 5;
   const auto end_length = static_cast<int64_t>(python::length(end));
-  if (length < end_length) run.fail("truncate: expected length >= " + std::to_string(end_length) + ", got " + std::to_string(length) + ".");
+  if (length < end_length)
+    run.fail("truncate: expected length >= " + std::to_string(end_length) + ", got " +
+             std::to_string(length) + ".");
   if (leeway < 0) run.fail("truncate: expected leeway >= 0, got " + std::to_string(leeway) + ".");
   if (static_cast<int64_t>(python::length(s)) - leeway <= length) return subject;
   std::string kept = s.substr(0, python::offset(s, static_cast<size_t>(length - end_length)));
@@ -145,8 +152,8 @@ Value urlencode(Interpreter& run, const Value& subject, const Arguments& argumen
     std::string out;
     for (const char c : run.to_text(value)) {
       const auto b = static_cast<unsigned char>(c);
-      const bool safe = (b >= '0' && b <= '9') || (b >= 'A' && b <= 'Z') || (b >= 'a' && b <= 'z') || c == '_' || c == '.' || c == '-' ||
-                        c == '~' || (c == '/' && !for_query);
+      const bool safe = (b >= '0' && b <= '9') || (b >= 'A' && b <= 'Z') || (b >= 'a' && b <= 'z') ||
+                        c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !for_query);
       if (safe) {
         out += c;
       } else if (c == ' ' && for_query) {
@@ -160,7 +167,8 @@ Value urlencode(Interpreter& run, const Value& subject, const Arguments& argumen
     }
     return out;
   };
-  if (subject.is_text() || (subject.dict() == nullptr && subject.sequence() == nullptr)) return run.text(quote(subject, false));
+  if (subject.is_text() || (subject.dict() == nullptr && subject.sequence() == nullptr))
+    return run.text(quote(subject, false));
   std::vector<std::pair<Value, Value>> pairs;
   if (const Dict* d = subject.dict()) {
     pairs = d->items();
@@ -172,7 +180,8 @@ Value urlencode(Interpreter& run, const Value& subject, const Arguments& argumen
     }
   }
   std::string out;
-  for (const auto& [key, value] : pairs) out += (out.empty() ? "" : "&") + quote(key, true) + "=" + quote(value, true);
+  for (const auto& [key, value] : pairs)
+    out += (out.empty() ? "" : "&") + quote(key, true) + "=" + quote(value, true);
   return run.text(std::move(out));
 }
 
@@ -191,21 +200,27 @@ Value wordcount(Interpreter& run, const Value& subject, const Arguments& argumen
 }
 
 Value format(Interpreter& run, const Value& subject, const Arguments& arguments) {
-  if (!arguments.positional.empty() && !arguments.named.empty()) run.fail("can't handle positional and keyword arguments at the same time.");
+  if (!arguments.positional.empty() && !arguments.named.empty())
+    run.fail("can't handle positional and keyword arguments at the same time.");
   Dict named;
   for (const auto& [name, value] : arguments.named) named.set(run.text(name), value);
-  return run.text(percent_format(run, run.to_text(subject), arguments.positional, arguments.named.empty() ? nullptr : &named));
+  return run.text(percent_format(run, run.to_text(subject), arguments.positional,
+                                 arguments.named.empty() ? nullptr : &named));
 }
 
 }  // namespace
 
-std::optional<Value> text_filter(Interpreter& run, const std::string& name, const Value& subject, const Arguments& arguments) {
+std::optional<Value> text_filter(Interpreter& run, const std::string& name, const Value& subject,
+                                 const Arguments& arguments) {
   using I = Interpreter;
   using V = const Value;
   using A = const Arguments;
   static const std::unordered_map<std::string_view, Filter> table{
       {"capitalize", mapped<python::capitalize>},
-      {"center", [](I& r, V& v, A& a) { return r.text(centered(r, r.to_text(v), Bound(r, "center", a, {"width"}).integer(0, 80), " ")); }},
+      {"center",
+       [](I& r, V& v, A& a) {
+         return r.text(centered(r, r.to_text(v), Bound(r, "center", a, {"width"}).integer(0, 80), " "));
+       }},
       {"e", escape},
       {"escape", escape},
       {"forceescape", escape},

@@ -94,24 +94,32 @@ std::string in_base(uint64_t value, unsigned base, bool capitals) {
 
 std::string magnitude(const Interpreter& run, const Value& value, const Spec& spec) {
   const char type = spec.type;
-  if (value.is_integer() && (type == 0 || type == 'd' || type == 'x' || type == 'X' || type == 'o' || type == 'b' || type == 'n')) {
+  if (value.is_integer() &&
+      (type == 0 || type == 'd' || type == 'x' || type == 'X' || type == 'o' || type == 'b' || type == 'n')) {
     const int64_t i = value.integer();
     const uint64_t u = i < 0 ? 0 - static_cast<uint64_t>(i) : static_cast<uint64_t>(i);
     switch (type) {
-      case 'x': return (spec.alternate ? "0x" : "") + in_base(u, 16, false);
-      case 'X': return (spec.alternate ? "0X" : "") + in_base(u, 16, true);
-      case 'o': return (spec.alternate ? "0o" : "") + in_base(u, 8, false);
-      case 'b': return (spec.alternate ? "0b" : "") + in_base(u, 2, false);
-      default: return in_base(u, 10, false);
+      case 'x':
+        return (spec.alternate ? "0x" : "") + in_base(u, 16, false);
+      case 'X':
+        return (spec.alternate ? "0X" : "") + in_base(u, 16, true);
+      case 'o':
+        return (spec.alternate ? "0o" : "") + in_base(u, 8, false);
+      case 'b':
+        return (spec.alternate ? "0b" : "") + in_base(u, 2, false);
+      default:
+        return in_base(u, 10, false);
     }
   }
   double d = std::fabs(value.number());
   if (type == 0 && spec.precision < 0) return float_text(d);
   if (std::string_view("eEfFgG%").find(type) == std::string_view::npos && type != 0) {
-    run.fail(std::string("Unknown format code '") + type + "' for object of type '" + std::string(value.type_name()) + "'.");
+    run.fail(std::string("Unknown format code '") + type + "' for object of type '" +
+             std::string(value.type_name()) + "'.");
   }
   if (type == '%') d *= 100;
-  const char code[] = {'%', spec.alternate ? '#' : '0', '.', '*', type == '%' ? 'f' : type == 0 ? 'g' : type, '\0'};
+  const char code[] = {'%', spec.alternate ? '#' : '0', '.', '*', type == '%' ? 'f' : type == 0 ? 'g' : type,
+                       '\0'};
   const int precision = spec.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(spec.precision, 1000));
   const int n = std::snprintf(nullptr, 0, code, precision, d);
   std::string out(static_cast<size_t>(n) + 1, '\0');
@@ -120,20 +128,25 @@ std::string magnitude(const Interpreter& run, const Value& value, const Spec& sp
   return type == '%' ? out + '%' : out;
 }
 
-std::string padded(Interpreter& run, const Spec& spec, const std::string& sign, const std::string& body, char default_align) {
+std::string padded(Interpreter& run, const Spec& spec, const std::string& sign, const std::string& body,
+                   char default_align) {
   const auto size = static_cast<int64_t>(python::length(sign) + python::length(body));
   if (spec.width <= size) return sign + body;
   std::string fill;
   for (int64_t i = size; i < spec.width; ++i) fill += spec.fill;
   switch (spec.align == 0 ? default_align : spec.align) {
-    case '<': return sign + body + fill;
-    case '=': return sign + fill + body;
+    case '<':
+      return sign + body + fill;
+    case '=':
+      return sign + fill + body;
     case '^': {
       const int64_t left = (spec.width - size) / 2;
       const size_t at = static_cast<size_t>(left) * spec.fill.size();
       return fill.substr(0, at) + sign + body + fill.substr(at);
     }
-    default: run.work(fill.size()); return fill + sign + body;
+    default:
+      run.work(fill.size());
+      return fill + sign + body;
   }
 }
 
@@ -141,7 +154,8 @@ std::string format_value(Interpreter& run, const Value& value, const Spec& spec)
   const bool as_number = value.is_number() && spec.type != 's' && !(value.is_bool() && spec.type == 0);
   if (!as_number) {
     if (spec.type != 0 && spec.type != 's') {
-      run.fail(std::string("Unknown format code '") + spec.type + "' for object of type '" + std::string(value.type_name()) + "'.");
+      run.fail(std::string("Unknown format code '") + spec.type + "' for object of type '" +
+               std::string(value.type_name()) + "'.");
     }
     std::string s = run.to_text(value);
     if (spec.precision >= 0) s.resize(python::offset(s, static_cast<size_t>(spec.precision)));
@@ -149,7 +163,9 @@ std::string format_value(Interpreter& run, const Value& value, const Spec& spec)
   }
   std::string body = magnitude(run, value, spec);
   if (spec.commas) body = with_commas(body);
-  const std::string sign = std::signbit(value.number()) ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign);
+  const std::string sign = std::signbit(value.number()) ? "-"
+                           : spec.sign == '-'           ? ""
+                                                        : std::string(1, spec.sign);
   return padded(run, spec, sign, body, '>');
 }
 
@@ -206,7 +222,9 @@ class BraceFormatter {
       const bool is_item = name[0] == '[';
       const size_t close = is_item ? name.find(']') : std::min(name.find('.', 1), name.find('[', 1));
       const std::string key(name.substr(1, close == std::string_view::npos ? close : close - 1));
-      value = is_item && is_number(key) ? run_.item(value, Value(static_cast<int64_t>(std::stoll(key)))) : is_item ? run_.item(value, Value(key)) : run_.member(value, key);
+      value = is_item && is_number(key) ? run_.item(value, Value(static_cast<int64_t>(std::stoll(key))))
+              : is_item                 ? run_.item(value, Value(key))
+                                        : run_.member(value, key);
       name = close == std::string_view::npos ? std::string_view() : name.substr(is_item ? close + 1 : close);
     }
     return value;
@@ -220,10 +238,12 @@ class BraceFormatter {
     const std::string key(name);
     if (name.empty() || is_number(key)) {
       const Numbering now = name.empty() ? Numbering::automatic : Numbering::manual;
-      if (numbering_ != Numbering::unknown && numbering_ != now) run_.fail("cannot switch between automatic and manual field numbering.");
+      if (numbering_ != Numbering::unknown && numbering_ != now)
+        run_.fail("cannot switch between automatic and manual field numbering.");
       numbering_ = now;
       const size_t i = name.empty() ? next_++ : static_cast<size_t>(std::stoll(key));
-      if (i >= arguments_.positional.size()) run_.fail("Replacement index " + std::to_string(i) + " out of range for positional args tuple.");
+      if (i >= arguments_.positional.size())
+        run_.fail("Replacement index " + std::to_string(i) + " out of range for positional args tuple.");
       return arguments_.positional[i];
     }
     for (const auto& [known, value] : arguments_.named) {
@@ -245,7 +265,8 @@ std::string brace_format(Interpreter& run, const std::string& format, const Argu
   return BraceFormatter(run, arguments).format(format);
 }
 
-std::string percent_format(Interpreter& run, const std::string& format, const std::vector<Value>& positional, const Dict* named) {
+std::string percent_format(Interpreter& run, const std::string& format, const std::vector<Value>& positional,
+                           const Dict* named) {
   std::string out;
   size_t used = 0;
   const auto next = [&]() -> const Value& {
@@ -268,7 +289,8 @@ std::string percent_format(Interpreter& run, const std::string& format, const st
       if (named == nullptr) run.fail("format requires a mapping.");
       const std::string key = format.substr(i + 1, close == std::string::npos ? close : close - i - 1);
       value = named->find_text(key);
-      if (close == std::string::npos || value == nullptr) run.fail("the format names " + python::repr(key) + ", which is not in the mapping.");
+      if (close == std::string::npos || value == nullptr)
+        run.fail("the format names " + python::repr(key) + ", which is not in the mapping.");
       i = close + 1;
     }
     Spec spec;
@@ -299,25 +321,35 @@ std::string percent_format(Interpreter& run, const std::string& format, const st
       out += format_value(run, run.text(type == 'r' ? repr(run, *value) : run.to_text(*value)), spec);
     } else if (type == 'c') {
       std::string one = value->is_text() ? value->text() : "";
-      if (value->is_integer() && value->integer() >= 0 && value->integer() < 0xD800) utf8::append(one, static_cast<char32_t>(value->integer()));
-      if (python::length(one) != 1) run.fail("%c requires an int in the range of characters or a single character.");
+      if (value->is_integer() && value->integer() >= 0 && value->integer() < 0xD800)
+        utf8::append(one, static_cast<char32_t>(value->integer()));
+      if (python::length(one) != 1)
+        run.fail("%c requires an int in the range of characters or a single character.");
       if (spec.align == 0) spec.align = '>';
       out += format_value(run, run.text(one), spec);
     } else if (std::string_view("diuxXoeEfFgG").find(type) != std::string_view::npos) {
-      if (!value->is_number()) run.fail(std::string("%") + type + " format: a real number is required, not " + std::string(value->type_name()) + ".");
+      if (!value->is_number())
+        run.fail(std::string("%") + type + " format: a real number is required, not " +
+                 std::string(value->type_name()) + ".");
       if (type == 'i' || type == 'u') type = 'd';
       spec.type = type;
       const bool whole = std::string_view("dxXo").find(type) != std::string_view::npos;
-      if (whole && value->is_float() && !(std::fabs(value->number()) < 9e18)) run.fail("the number is beyond 64 bits.");
+      if (whole && value->is_float() && !(std::fabs(value->number()) < 9e18))
+        run.fail("the number is beyond 64 bits.");
       const bool from_float = whole && value->is_float();
       if (whole) spec.precision = -1;
-      out += format_value(run, from_float ? Value(static_cast<int64_t>(value->number())) : whole ? Value(value->integer()) : Value(value->number()), spec);
+      out += format_value(run,
+                          from_float ? Value(static_cast<int64_t>(value->number()))
+                          : whole    ? Value(value->integer())
+                                     : Value(value->number()),
+                          spec);
     } else {
       run.fail(std::string("unsupported format character '") + type + "'.");
     }
     if (out.size() > run.memory_left()) run.fail("the template makes too much data.");
   }
-  if (named == nullptr && used < positional.size()) run.fail("not all arguments converted during string formatting.");
+  if (named == nullptr && used < positional.size())
+    run.fail("not all arguments converted during string formatting.");
   return out;
 }
 

@@ -16,7 +16,8 @@ using Method = Value (*)(Interpreter&, const std::string&, const Arguments&);
 std::string spaces(Interpreter& run, int64_t n, const std::string& fill) {
   if (python::length(fill) != 1) run.fail("The fill character must be exactly one character long.");
   if (n <= 0) return {};
-  if (static_cast<uint64_t>(n) > run.memory_left() / fill.size()) run.fail("the template makes too much data.");
+  if (static_cast<uint64_t>(n) > run.memory_left() / fill.size())
+    run.fail("the template makes too much data.");
   std::string out;
   for (int64_t i = 0; i < n; ++i) out += fill;
   return out;
@@ -36,7 +37,8 @@ struct Window {
   bool valid;  // false: start lies behind the end
 };
 Window window(const std::string& s, const Bound& a, size_t start_argument) {
-  if (a.unless_none(start_argument) == nullptr && a.unless_none(start_argument + 1) == nullptr) return {s, 0, true};
+  if (a.unless_none(start_argument) == nullptr && a.unless_none(start_argument + 1) == nullptr)
+    return {s, 0, true};
   const auto size = static_cast<int64_t>(python::length(s));
   const auto bound = [&](size_t i, int64_t otherwise) {
     const int64_t at = a.unless_none(i) != nullptr ? a.integer(i, 0) : otherwise;
@@ -50,12 +52,16 @@ Window window(const std::string& s, const Bound& a, size_t start_argument) {
   return {std::string_view(s).substr(first, last - first), first, true};
 }
 
-Value search(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, bool from_right, bool must) {
+Value search(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name,
+             bool from_right, bool must) {
   const Bound a(run, name, arguments, {"sub", "start", "end"}, 1);
   const std::string& what = a.text(0);
   const Window w = window(s, a, 1);
-  const size_t at = !w.valid ? std::string_view::npos : from_right ? python::rfind(w.text, what) : python::find(w.text, what);
-  if (at != std::string_view::npos) return static_cast<int64_t>(python::length(std::string_view(s).substr(0, w.offset + at)));
+  const size_t at = !w.valid     ? std::string_view::npos
+                    : from_right ? python::rfind(w.text, what)
+                                 : python::find(w.text, what);
+  if (at != std::string_view::npos)
+    return static_cast<int64_t>(python::length(std::string_view(s).substr(0, w.offset + at)));
   if (must) run.fail("substring not found.");
   return int64_t{-1};
 }
@@ -66,7 +72,9 @@ Value affix(Interpreter& run, const std::string& s, const Arguments& arguments, 
   const Bound a(run, name, arguments, {"prefix", "start", "end"}, 1);
   const Window w = window(s, a, 1);
   const auto one = [&](const Value& v) {
-    if (!v.is_text()) run.fail(std::string(name) + " first arg must be str or a tuple of str, not " + std::string(v.type_name()) + ".");
+    if (!v.is_text())
+      run.fail(std::string(name) + " first arg must be str or a tuple of str, not " +
+               std::string(v.type_name()) + ".");
     return w.valid && fits(w.text, v.text());
   };
   const Sequence* tuple = a[0].sequence();
@@ -75,7 +83,8 @@ Value affix(Interpreter& run, const std::string& s, const Arguments& arguments, 
 }
 
 template <typename F>
-Value stripped(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, F&& strip) {
+Value stripped(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name,
+               F&& strip) {
   const Bound a(run, name, arguments, {"chars"});
   const python::Strip characters = a.unless_none(0) != nullptr ? python::Strip(a.text(0)) : std::nullopt;
   if (characters) run.work(s.size() * std::min<size_t>(characters->size(), 64));
@@ -148,7 +157,8 @@ Value join(Interpreter& run, const std::string& s, const Arguments& arguments) {
   size_t i = 0;
   for (const Value& item : run.iterate(a[0])) {
     if (!item.is_text()) {
-      run.fail("sequence item " + std::to_string(i) + ": expected str instance, " + std::string(item.type_name()) + " found.");
+      run.fail("sequence item " + std::to_string(i) + ": expected str instance, " +
+               std::string(item.type_name()) + " found.");
     }
     if (i++ > 0) out += s;
     out += item.text();
@@ -159,14 +169,17 @@ Value join(Interpreter& run, const std::string& s, const Arguments& arguments) {
 
 Value replace(Interpreter& run, const std::string& s, const Arguments& arguments) {
   const Bound a(run, "replace", arguments, {"old", "new", "count"}, 2);
-  std::optional<std::string> out = python::replace(s, a.text(0), a.text(1), a.integer(2, -1), run.memory_left());
+  std::optional<std::string> out =
+      python::replace(s, a.text(0), a.text(1), a.integer(2, -1), run.memory_left());
   if (!out) run.fail("the template makes too much data.");
   return run.text(*std::move(out));
 }
 
-Value justified(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, bool left) {
+Value justified(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name,
+                bool left) {
   const Bound a(run, name, arguments, {"width", "fillchar"}, 1);
-  const std::string fill = spaces(run, a.integer(0, 0) - static_cast<int64_t>(python::length(s)), a.text(1, " "));
+  const std::string fill =
+      spaces(run, a.integer(0, 0) - static_cast<int64_t>(python::length(s)), a.text(1, " "));
   return run.text(left ? s + fill : fill + s);
 }
 
@@ -196,7 +209,8 @@ Value expandtabs(Interpreter& run, const std::string& s, const Arguments& argume
   return run.text(std::move(out));
 }
 
-Value remove_affix(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name, bool front) {
+Value remove_affix(Interpreter& run, const std::string& s, const Arguments& arguments, const char* name,
+                   bool front) {
   const Bound a(run, name, arguments, {"affix"}, 1);
   const std::string& affix = a.text(0);
   if (front) return run.text(s.starts_with(affix) ? s.substr(affix.size()) : s);
@@ -228,19 +242,29 @@ const std::unordered_map<std::string_view, Method>& methods() {
   static const std::unordered_map<std::string_view, Method> table{
       {"capitalize", mapped<python::capitalize>},
       {"casefold", mapped<python::lower>},
-      {"center", [](I& r, S& s, A& a) {
+      {"center",
+       [](I& r, S& s, A& a) {
          const Bound b(r, "center", a, {"width", "fillchar"}, 1);
          return r.text(centered(r, s, b.integer(0, 0), b.text(1, " ")));
        }},
       {"count", count},
-      {"endswith", [](I& r, S& s, A& a) { return affix(r, s, a, "endswith", [](auto t, const auto& x) { return t.ends_with(x); }); }},
+      {"endswith",
+       [](I& r, S& s, A& a) {
+         return affix(r, s, a, "endswith", [](auto t, const auto& x) { return t.ends_with(x); });
+       }},
       {"expandtabs", expandtabs},
       {"find", [](I& r, S& s, A& a) { return search(r, s, a, "find", false, false); }},
       {"format", [](I& r, S& s, A& a) { return r.text(brace_format(r, s, a)); }},
       {"index", [](I& r, S& s, A& a) { return search(r, s, a, "index", false, true); }},
-      {"isalnum", [](I&, S& s, A&) { return every(s, [](char32_t c) { return python::is_letter(c) || python::is_numeric(c); }); }},
+      {"isalnum",
+       [](I&, S& s, A&) {
+         return every(s, [](char32_t c) { return python::is_letter(c) || python::is_numeric(c); });
+       }},
       {"isalpha", [](I&, S& s, A&) { return every(s, python::is_letter); }},
-      {"isascii", [](I&, S& s, A&) { return Value(s.empty() || every(s, [](char32_t c) { return c < 0x80; }).boolean()); }},
+      {"isascii",
+       [](I&, S& s, A&) {
+         return Value(s.empty() || every(s, [](char32_t c) { return c < 0x80; }).boolean());
+       }},
       {"isdecimal", [](I&, S& s, A&) { return every(s, python::is_decimal); }},
       {"isdigit", [](I&, S& s, A&) { return every(s, python::is_digit); }},
       {"islower", [](I&, S& s, A&) { return cased(s, python::is_lower, python::is_upper); }},
@@ -264,7 +288,10 @@ const std::unordered_map<std::string_view, Method>& methods() {
       {"rstrip", [](I& r, S& s, A& a) { return stripped(r, s, a, "rstrip", python::strip_right); }},
       {"split", [](I& r, S& s, A& a) { return cut(r, s, a, "split", python::split); }},
       {"splitlines", splitlines},
-      {"startswith", [](I& r, S& s, A& a) { return affix(r, s, a, "startswith", [](auto t, const auto& x) { return t.starts_with(x); }); }},
+      {"startswith",
+       [](I& r, S& s, A& a) {
+         return affix(r, s, a, "startswith", [](auto t, const auto& x) { return t.starts_with(x); });
+       }},
       {"strip", [](I& r, S& s, A& a) { return stripped(r, s, a, "strip", python::strip); }},
       {"swapcase", mapped<python::swapcase>},
       {"title", mapped<python::title>},
@@ -276,9 +303,12 @@ const std::unordered_map<std::string_view, Method>& methods() {
 
 }  // namespace
 
-bool has_text_method(const std::string& name) { return methods().contains(name); }
+bool has_text_method(const std::string& name) {
+  return methods().contains(name);
+}
 
-Value call_text_method(Interpreter& run, const std::string& subject, const std::string& name, const Arguments& arguments) {
+Value call_text_method(Interpreter& run, const std::string& subject, const std::string& name,
+                       const Arguments& arguments) {
   run.work(subject.size());
   return methods().at(name)(run, subject, arguments);
 }

@@ -24,13 +24,18 @@ void check_depth(size_t depth) {
 Value from_json_at(const nlohmann::ordered_json& json, size_t depth) {
   check_depth(depth);
   switch (json.type()) {
-    case nlohmann::json::value_t::boolean: return json.get<bool>();
-    case nlohmann::json::value_t::number_integer: return json.get<int64_t>();
-    case nlohmann::json::value_t::number_unsigned:
-      if (json.get<uint64_t>() > INT64_MAX) throw Error("the number " + json.dump() + " does not fit 64 bits.");
+    case nlohmann::json::value_t::boolean:
+      return json.get<bool>();
+    case nlohmann::json::value_t::number_integer:
       return json.get<int64_t>();
-    case nlohmann::json::value_t::number_float: return json.get<double>();
-    case nlohmann::json::value_t::string: return json.get<std::string>();
+    case nlohmann::json::value_t::number_unsigned:
+      if (json.get<uint64_t>() > INT64_MAX)
+        throw Error("the number " + json.dump() + " does not fit 64 bits.");
+      return json.get<int64_t>();
+    case nlohmann::json::value_t::number_float:
+      return json.get<double>();
+    case nlohmann::json::value_t::string:
+      return json.get<std::string>();
     case nlohmann::json::value_t::array: {
       std::vector<Value> items;
       items.reserve(json.size());
@@ -42,7 +47,8 @@ Value from_json_at(const nlohmann::ordered_json& json, size_t depth) {
       for (const auto& [key, item] : json.items()) dict.set(key, from_json_at(item, depth + 1));
       return Value::dict(std::move(dict));
     }
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -56,7 +62,9 @@ Value Object::call(Interpreter& /*run*/, const Arguments& /*arguments*/) {
   throw Error("'" + std::string(type_name()) + "' object is not callable.");
 }
 
-Value Value::undefined(std::string what) { return Value(Undefined{std::make_shared<const std::string>(std::move(what))}); }
+Value Value::undefined(std::string what) {
+  return Value(Undefined{std::make_shared<const std::string>(std::move(what))});
+}
 
 Value Value::markup(std::string s) {
   Value v(std::move(s));
@@ -78,7 +86,9 @@ Value Value::dict(Dict dict) {
   return {std::make_shared<const Dict>(std::move(dict))};
 }
 
-Value Value::from_json(const nlohmann::ordered_json& json) { return from_json_at(json, 0); }
+Value Value::from_json(const nlohmann::ordered_json& json) {
+  return from_json_at(json, 0);
+}
 
 const Sequence* Value::sequence() const {
   const auto* p = std::get_if<std::shared_ptr<const Sequence>>(&v_);
@@ -96,9 +106,9 @@ Object* Value::object() const {
 }
 
 bool Value::truth() const {
-  return std::visit(Overloaded{[](const Undefined&) { return false; }, [](None) { return false; }, [](bool b) { return b; },
-                               [](int64_t i) { return i != 0; }, [](double d) { return d != 0; },
-                               [](const Text& s) { return !s->empty(); },
+  return std::visit(Overloaded{[](const Undefined&) { return false; }, [](None) { return false; },
+                               [](bool b) { return b; }, [](int64_t i) { return i != 0; },
+                               [](double d) { return d != 0; }, [](const Text& s) { return !s->empty(); },
                                [](const std::shared_ptr<const Sequence>& s) {
                                  return s->kind == Sequence::Kind::generator || !s->items.empty();
                                },
@@ -116,16 +126,23 @@ size_t Value::depth() const {
 
 std::string_view Value::type_name() const {
   return std::visit(Overloaded{[](const Undefined&) -> std::string_view { return "Undefined"; },
-                               [](None) -> std::string_view { return "NoneType"; }, [](bool) -> std::string_view { return "bool"; },
-                               [](int64_t) -> std::string_view { return "int"; }, [](double) -> std::string_view { return "float"; },
+                               [](None) -> std::string_view { return "NoneType"; },
+                               [](bool) -> std::string_view { return "bool"; },
+                               [](int64_t) -> std::string_view { return "int"; },
+                               [](double) -> std::string_view { return "float"; },
                                [](const Text&) -> std::string_view { return "str"; },
                                [](const std::shared_ptr<const Sequence>& s) -> std::string_view {
                                  switch (s->kind) {
-                                   case Sequence::Kind::list: return "list";
-                                   case Sequence::Kind::tuple: return "tuple";
-                                   case Sequence::Kind::view: return "dict view";
-                                   case Sequence::Kind::range: return "range";
-                                   case Sequence::Kind::generator: return "generator";
+                                   case Sequence::Kind::list:
+                                     return "list";
+                                   case Sequence::Kind::tuple:
+                                     return "tuple";
+                                   case Sequence::Kind::view:
+                                     return "dict view";
+                                   case Sequence::Kind::range:
+                                     return "range";
+                                   case Sequence::Kind::generator:
+                                     return "generator";
                                  }
                                  return "list";
                                },
@@ -136,9 +153,10 @@ std::string_view Value::type_name() const {
 
 bool Value::same_as(const Value& other) const {
   if (v_.index() != other.v_.index()) return false;
-  return std::visit(Overloaded{[&](const Undefined&) { return false; }, [](None) { return true; },
-                               [&](const auto& mine) { return mine == std::get<std::decay_t<decltype(mine)>>(other.v_); }},
-                    v_);
+  return std::visit(
+      Overloaded{[&](const Undefined&) { return false; }, [](None) { return true; },
+                 [&](const auto& mine) { return mine == std::get<std::decay_t<decltype(mine)>>(other.v_); }},
+      v_);
 }
 
 void Dict::set(Value key, Value value) {
@@ -161,7 +179,8 @@ const Value* Dict::find_text(std::string_view key) const {
 const Value* Dict::find(const Value& key) const {
   if (key.is_text()) return find_text(key.text());
   for (const auto& [known, value] : items_) {
-    if (known.same_as(key) || (known.is_number() && key.is_number() && known.number() == key.number())) return &value;
+    if (known.same_as(key) || (known.is_number() && key.is_number() && known.number() == key.number()))
+      return &value;
   }
   return nullptr;
 }

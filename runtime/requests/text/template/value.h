@@ -1,5 +1,6 @@
-// The values of a chat template: Python's, as far as Jinja needs them. Lists and dicts never change once made (the
-// sandbox that Hugging Face renders in forbids it), so values are shared freely between threads, except Objects.
+// The values of a chat template: Python's, as far as Jinja needs them. Lists and dicts never change once made
+// (the sandbox that Hugging Face renders in forbids it), so values are shared freely between threads, except
+// Objects.
 #pragma once
 
 #include <cstdint>
