@@ -112,7 +112,6 @@ Value joiner(Interpreter& run, const Arguments& arguments) {
   if (separator.depth() + 1 > kMaxDepth) run.fail("joiners are nested too deep.");
   const auto used = std::make_shared<bool>(false);
   return run.keep(std::make_shared<Function>(
-      "joiner",
       [separator, used](Interpreter&, const Arguments&) {
         return std::exchange(*used, true) ? separator : Value("");
       },
