@@ -95,7 +95,7 @@ TEST(SplitPattern, ScansLongRunsInLinearTime) {
       const auto start = std::chrono::steady_clock::now();
       scanner_matches(*scanner, text);
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      EXPECT_LT(took.count(), 2.0) << source << " '" << unit << "'";  // quadratic would be minutes
+      EXPECT_LT(took.count(), 8.0) << source << " '" << unit << "'";  // quadratic would be minutes
     }
   }
 }
