@@ -142,7 +142,7 @@ TEST(Tokenizer, TakesLinearTimeOnTextsThatRepeat) {
       const auto start = std::chrono::steady_clock::now();
       tokenizer->encode(text, false);
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-      EXPECT_LT(took.count(), 2.0) << name << " '" << unit << "'";  // quadratic would be minutes
+      EXPECT_LT(took.count(), 8.0) << name << " '" << unit << "'";  // quadratic would be minutes
     }
   }
 }

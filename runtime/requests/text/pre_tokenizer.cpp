@@ -25,27 +25,38 @@ constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\
 
 /// Gives the pieces of `text` on.
 template <typename Cut>
-void cut_with(SplitBehavior behavior, bool invert, Piece text, Walk& next, Cut&& cut) {
+void cut_with(SplitBehavior behavior, bool invert, std::string_view text, bool at_start, Walk& next,
+              Cut&& cut) {
   PieceBuilder pieces(behavior, invert, [&](Span span) {
-    next.give({text.text.substr(span.begin, span.end - span.begin), text.at_start && span.begin == 0});
+    next.give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0);
   });
   cut(pieces);
-  pieces.finish(text.text.size());
+  pieces.finish(text.size());
 }
 
 class SplitStep : public Step {
  public:
   SplitStep(Pattern pattern, SplitBehavior behavior, bool invert)
       : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
-  void run(Piece piece, Walk& next) const override {
-    cut_with(behavior_, invert_, piece, next, [&](auto& pieces) {
-      pattern_.for_each_match(piece.text, [&](Span span) { pieces.match(span); });
-    });
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    if (behavior_ == SplitBehavior::isolated) return isolate(text, at_start, next);
+    cut_with(behavior_, invert_, text, at_start, next,
+             [&](auto& pieces) { pattern_.for_each_match(text, [&](Span span) { pieces.match(span); }); });
   }
   bool concerns(uint8_t byte) const override { return invert_ || pattern_.needs_byte(byte); }
   bool may_cut(std::string_view text) const override { return invert_ || pattern_.may_match(text); }
 
  private:
+  /// The common case, where matches and what lies between them are given on alike.
+  void isolate(std::string_view text, bool at_start, Walk& next) const {
+    size_t seen = 0;
+    pattern_.for_each_match(text, [&](Span span) {
+      if (span.begin > seen) next.give(text.substr(seen, span.begin - seen), at_start && seen == 0);
+      next.give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0);
+      seen = span.end;
+    });
+    if (seen < text.size()) next.give(text.substr(seen), at_start && seen == 0);
+  }
   Pattern pattern_;
   SplitBehavior behavior_;
   bool invert_;
@@ -56,10 +67,10 @@ class CharacterStep : public Step {
  public:
   CharacterStep(const CodePointRanges& delimiters, SplitBehavior behavior)
       : table_({delimiters}), behavior_(behavior) {}
-  void run(Piece piece, Walk& next) const override {
-    cut_with(behavior_, false, piece, next, [&](auto& pieces) {
-      const char* begin = piece.text.data();
-      for (const char* p = begin; p != begin + piece.text.size();) {
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    cut_with(behavior_, false, text, at_start, next, [&](auto& pieces) {
+      const char* begin = text.data();
+      for (const char* p = begin; p != begin + text.size();) {
         const auto at = static_cast<size_t>(p - begin);
         if (table_[utf8::next(p)] != 0) pieces.match({at, static_cast<size_t>(p - begin)});
       }
@@ -76,9 +87,9 @@ class CharacterStep : public Step {
 class WhitespaceStep : public Step {
  public:
   WhitespaceStep() : table_({rust_word_code_points(), code_points_named("Space")}) {}
-  void run(Piece piece, Walk& next) const override {
-    const char* begin = piece.text.data();
-    const char* end = begin + piece.text.size();
+  void run(std::string_view text, bool at_start, Walk& next) const override {
+    const char* begin = text.data();
+    const char* end = begin + text.size();
     const auto kind = [&](const char* p) {
       const uint32_t bits = table_[utf8::next(p)];
       return (bits & 1U) != 0 ? 0 : (bits & 2U) != 0 ? 2 : 1;
@@ -88,7 +99,7 @@ class WhitespaceStep : public Step {
       const int same = kind(p);
       while (p != end && kind(p) == same) p += utf8::length(*p);
       if (same == 2) continue;
-      next.give({{first, static_cast<size_t>(p - first)}, piece.at_start && first == begin});
+      next.give({first, static_cast<size_t>(p - first)}, at_start && first == begin);
     }
   }
 
@@ -102,28 +113,28 @@ class ByteLevelStep : public Step {
       : add_prefix_space_(add_prefix_space), is_last_(is_last) {
     if (use_regex) pattern_ = Pattern::regular_expression(kGpt2);
   }
-  void run(Piece piece, Walk& next) const override {
+  void run(std::string_view text, bool at_start, Walk& next) const override {
     std::string spaced;
-    if (add_prefix_space_ && piece.text.front() != ' ') {
-      spaced.reserve(piece.text.size() + 1);
+    if (add_prefix_space_ && text.front() != ' ') {
+      spaced.reserve(text.size() + 1);
       spaced += ' ';
-      spaced += piece.text;
-      piece.text = spaced;
+      spaced += text;
+      text = spaced;
     }
-    if (!pattern_) return give(piece, next);
+    if (!pattern_) return give(text, at_start, next);
     PieceBuilder pieces(SplitBehavior::isolated, false, [&](Span span) {
-      give({piece.text.substr(span.begin, span.end - span.begin), piece.at_start && span.begin == 0}, next);
+      give(text.substr(span.begin, span.end - span.begin), at_start && span.begin == 0, next);
     });
-    pattern_->for_each_match(piece.text, [&](Span span) { pieces.match(span); });
-    pieces.finish(piece.text.size());
+    pattern_->for_each_match(text, [&](Span span) { pieces.match(span); });
+    pieces.finish(text.size());
   }
   bool concerns(uint8_t /*byte*/) const override { return add_prefix_space_ || !is_last_ || pattern_; }
 
  private:
-  void give(Piece piece, Walk& next) const {
-    if (is_last_) return next.give(piece);
-    const std::string letters = to_byte_letters(piece.text);
-    next.give({letters, piece.at_start});
+  void give(std::string_view text, bool at_start, Walk& next) const {
+    if (is_last_) return next.give(text, at_start);
+    const std::string letters = to_byte_letters(text);
+    next.give(letters, at_start);
   }
   bool add_prefix_space_;
   bool is_last_;
@@ -134,16 +145,14 @@ class MetaspaceStep : public Step {
  public:
   MetaspaceStep(std::string mark, PrependScheme scheme, bool split)
       : mark_(std::move(mark)), pattern_(Pattern::literal(mark_)), scheme_(scheme), split_(split) {}
-  void run(Piece piece, Walk& next) const override {
+  void run(std::string_view text, bool at_start, Walk& next) const override {
     std::string marked;
-    marked.reserve(piece.text.size() + piece.text.size() / 2 + mark_.size());
-    for (const char c : piece.text) c == ' ' ? marked += mark_ : marked += c;
-    const bool prepends =
-        scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && piece.at_start);
+    marked.reserve(text.size() + text.size() / 2 + mark_.size());
+    for (const char c : text) c == ' ' ? marked += mark_ : marked += c;
+    const bool prepends = scheme_ == PrependScheme::always || (scheme_ == PrependScheme::first && at_start);
     if (prepends && !marked.starts_with(mark_)) marked.insert(0, mark_);
-    const Piece whole{marked, piece.at_start};
-    if (!split_) return next.give(whole);
-    cut_with(SplitBehavior::merged_with_next, false, whole, next,
+    if (!split_) return next.give(marked, at_start);
+    cut_with(SplitBehavior::merged_with_next, false, marked, at_start, next,
              [&](auto& pieces) { pattern_.for_each_match(marked, [&](Span span) { pieces.match(span); }); });
   }
 

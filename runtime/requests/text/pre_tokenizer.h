@@ -12,12 +12,6 @@
 
 namespace penstock {
 
-/// Text on its way to the model. The bytes belong to whoever gave the piece on, for the length of the call.
-struct Piece {
-  std::string_view text;
-  bool at_start;  // the first of the whole input: Metaspace's prepend_scheme "first" asks
-};
-
 class PreTokenizer {
  public:
   /// One step; gives its pieces on through the walk it is called with.
@@ -25,7 +19,7 @@ class PreTokenizer {
   class Step {
    public:
     virtual ~Step() = default;
-    virtual void run(Piece piece, Walk& next) const = 0;
+    virtual void run(std::string_view text, bool at_start, Walk& next) const = 0;
     /// May this step do anything but give a piece on that has this byte, and only such bytes, in it? A piece
     /// in which no byte concerns a step goes past it.
     virtual bool concerns(uint8_t /*byte*/) const { return true; }
@@ -43,25 +37,26 @@ class PreTokenizer {
 
   /// Calls `sink` for every piece, left to right; none is empty.
   template <typename Sink>
-  void split(Piece text, Sink&& sink) const;
+  void split(std::string_view text, bool at_start, Sink&& sink) const;
 
   class Walk {
    public:
     using Sink = void (*)(void* context, std::string_view piece);
     Walk(const PreTokenizer& all, Sink sink, void* context) : all_(all), sink_(sink), context_(context) {}
-    void give(Piece piece) {
-      if (piece.text.empty()) return;
+    /// `text` need only live as long as the call. `at_start`: it is the first of the whole input, which
+    /// Metaspace's prepend_scheme "first" asks.
+    void give(std::string_view text, bool at_start) {
+      if (text.empty()) return;
       uint64_t concerned = 0;
-      for (const char c : piece.text) concerned |= all_.concerned_by_[static_cast<uint8_t>(c)];
+      for (const char c : text) concerned |= all_.concerned_by_[static_cast<uint8_t>(c)];
       concerned &= ahead_;
-      while (concerned != 0 &&
-             !all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->may_cut(piece.text)) {
+      while (concerned != 0 && !all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->may_cut(text)) {
         concerned &= concerned - 1;
       }
-      if (concerned == 0) return sink_(context_, piece.text);
+      if (concerned == 0) return sink_(context_, text);
       const uint64_t here = ahead_;
       ahead_ = ~((concerned & -concerned) * 2 - 1);  // the steps behind the first one concerned
-      all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->run(piece, *this);
+      all_.steps_[static_cast<size_t>(__builtin_ctzll(concerned))]->run(text, at_start, *this);
       ahead_ = here;
     }
 
@@ -79,14 +74,14 @@ class PreTokenizer {
 };
 
 template <typename Sink>
-void PreTokenizer::split(Piece text, Sink&& sink) const {
+void PreTokenizer::split(std::string_view text, bool at_start, Sink&& sink) const {
   Walk walk(
       *this,
       [](void* context, std::string_view piece) {
         (*static_cast<std::remove_reference_t<Sink>*>(context))(piece);
       },
       &sink);
-  walk.give(text);
+  walk.give(text, at_start);
 }
 
 }  // namespace penstock

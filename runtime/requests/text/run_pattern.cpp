@@ -271,7 +271,7 @@ bool RunPattern::may_match(std::string_view text) const {
   return (table_[utf8::next(last)] & before_line_end_) != 0;
 }
 
-std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
+Span RunPattern::find(std::string_view text, size_t from) const {
   const char* begin = text.data();
   const char* end = begin + text.size();
   Matcher matcher{table_, end, 64 * static_cast<uint64_t>(text.size()) + 1'000'000};
@@ -300,7 +300,7 @@ std::optional<Span> RunPattern::find(std::string_view text, size_t from) const {
       }
     }
   }
-  return std::nullopt;
+  return {text.size(), text.size()};
 }
 
 }  // namespace penstock

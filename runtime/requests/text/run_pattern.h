@@ -40,9 +40,9 @@ class RunPattern {
   /// Nothing when the pattern is outside the subset, or could match the empty string.
   static std::shared_ptr<const RunPattern> compile(const std::string& pattern);
 
-  /// The leftmost match that begins at `from` or later. Throws Error when backtracking takes more than a
-  /// fixed multiple of the text's length in steps.
-  std::optional<Span> find(std::string_view text, size_t from) const;
+  /// The leftmost match that begins at `from` or later; an empty Span at the text's end when there is none.
+  /// Throws Error when backtracking takes more than a fixed multiple of the text's length in steps.
+  Span find(std::string_view text, size_t from) const;
 
   /// A match has at least one character whose UTF-8 begins with a byte for which this is true.
   bool needs_byte(uint8_t byte) const { return table_.may_begin(byte, needed_); }

@@ -24,11 +24,8 @@ class Pattern {
   template <typename F>
   void for_each_match(std::string_view text, F&& on_match) const {
     if (runs_) {
-      size_t from = 0;
-      while (const std::optional<Span> found = runs_->find(text, from)) {
-        on_match(*found);
-        from = found->end;
-      }
+      for (Span found = runs_->find(text, 0); found.begin < found.end; found = runs_->find(text, found.end))
+        on_match(found);
     } else if (regex_) {
       Regex::Matches matches(*regex_, text);
       while (const std::optional<Span> found = matches.next()) on_match(*found);

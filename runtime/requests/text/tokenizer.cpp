@@ -65,7 +65,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
       } else {
         const std::string_view words =
             plain.substr(stretch.span.begin, stretch.span.end - stretch.span.begin);
-        parts.pre_tokenizer.split({words, at_start && stretch.span.begin == 0}, tokenize);
+        parts.pre_tokenizer.split(words, at_start && stretch.span.begin == 0, tokenize);
       }
     }
   }

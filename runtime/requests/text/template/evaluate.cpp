@@ -105,8 +105,7 @@ Value Interpreter::evaluate(const Expression& e) {
       return negate(evaluate(*e.parts[0]));
     case Kind::plus: {
       Value value = evaluate(*e.parts[0]);
-      if (value.is_undefined())
-        fail(value.as_undefined().what ? *value.as_undefined().what + "." : "the value is undefined.");
+      require_defined(value);
       if (!value.is_number()) fail("bad operand type for unary +: '" + std::string(value.type_name()) + "'.");
       return value;
     }
@@ -195,7 +194,7 @@ Value Interpreter::evaluate_slice(const Expression& e) {
   const Sequence* sequence = subject.sequence();
   if (sequence == nullptr || sequence->kind == Sequence::Kind::generator ||
       sequence->kind == Sequence::Kind::view) {
-    if (subject.is_undefined() && subject.as_undefined().what) fail(*subject.as_undefined().what + ".");
+    require_defined(subject);
     fail("'" + std::string(subject.type_name()) + "' object is not subscriptable.");
   }
   const Range r =
@@ -279,21 +278,20 @@ Value Interpreter::apply_filter(const std::string& name, const Value& subject, c
 Value Interpreter::call(const Value& callee, const Arguments& arguments) {
   Object* object = callee.object();
   if (object != nullptr && object->callable()) return object->call(*this, arguments);
-  if (callee.is_undefined() && callee.as_undefined().what) fail(*callee.as_undefined().what + ".");
+  require_defined(callee);
   if (object != nullptr && dynamic_cast<LoopVariable*>(object) != nullptr)
     return object->call(*this, arguments);
   fail("'" + std::string(callee.type_name()) + "' object is not callable.");
 }
 
 Value Interpreter::member(const Value& subject, const std::string& name) {
-  if (subject.is_undefined())
-    fail((subject.as_undefined().what ? *subject.as_undefined().what : "the value is undefined") + ".");
+  require_defined(subject);
   if (Object* object = subject.object()) return object->attribute(*this, name);
   if (has_method(subject, name)) {
     const auto code = [subject, name](Interpreter& run, const Arguments& arguments) {
       return call_method(run, subject, name, arguments);
     };
-    return keep(std::make_shared<Function>(name, code, subject.depth() + 1));
+    return keep(std::make_shared<Function>(code, subject.depth() + 1));
   }
   if (is_mutating_method(subject, name)) {
     return Value::undefined("access to attribute '" + name + "' of '" + std::string(subject.type_name()) +
@@ -306,8 +304,7 @@ Value Interpreter::member(const Value& subject, const std::string& name) {
 }
 
 Value Interpreter::item(const Value& subject, const Value& key) {
-  if (subject.is_undefined())
-    fail((subject.as_undefined().what ? *subject.as_undefined().what : "the value is undefined") + ".");
+  require_defined(subject);
   if (const Dict* d = subject.dict()) {
     if (!key.is_text()) work(d->items().size());
     if (const Value* found = d->find(key)) return *found;

@@ -86,7 +86,7 @@ class Cycler : public Object {
     if (name != "next" && name != "reset") return Object::attribute(run, name);
     const bool resets = name == "reset";
     // The rendering keeps every cycler to its end, so that `this` outlives the function.
-    return run.keep(std::make_shared<Function>(name, [this, resets](Interpreter&, const Arguments&) {
+    return run.keep(std::make_shared<Function>([this, resets](Interpreter&, const Arguments&) {
       Value now = resets ? Value() : items_[at_];
       at_ = resets ? 0 : (at_ + 1) % items_.size();
       return now;
@@ -112,7 +112,6 @@ Value joiner(Interpreter& run, const Arguments& arguments) {
   if (separator.depth() + 1 > kMaxDepth) run.fail("joiners are nested too deep.");
   const auto used = std::make_shared<bool>(false);
   return run.keep(std::make_shared<Function>(
-      "joiner",
       [separator, used](Interpreter&, const Arguments&) {
         return std::exchange(*used, true) ? separator : Value("");
       },
@@ -136,7 +135,7 @@ std::optional<Value> global_function(Interpreter& run, const std::string& name) 
   if (name == "raise_exception") code = raise_exception;
   if (name == "strftime_now") code = strftime_now;
   if (code == nullptr) return std::nullopt;
-  return run.keep(std::make_shared<Function>(name, code));
+  return run.keep(std::make_shared<Function>(code));
 }
 
 }  // namespace penstock::jinja

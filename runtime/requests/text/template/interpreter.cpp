@@ -50,6 +50,12 @@ void Interpreter::fail(const std::string& what) const {
   fail_at(line_, what);
 }
 
+void Interpreter::require_defined(const Value& value) const {
+  if (!value.is_undefined()) return;
+  const auto& what = value.as_undefined().what;
+  fail((what ? *what : "the value is undefined") + ".");
+}
+
 void Interpreter::work(size_t units) {
   work_ += units;
   if (work_ > kMaxWork) fail("the template does too much work.");

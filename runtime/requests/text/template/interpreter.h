@@ -40,6 +40,8 @@ class Interpreter {
 
   /// Throws the row's Error, with the line that is being evaluated.
   [[noreturn]] void fail(const std::string& what) const;
+  /// Fails for an undefined value, saying which.
+  void require_defined(const Value& value) const;
   /// Counts work, one unit a byte or so; fails when the rendering has done too much.
   void work(size_t units);
   /// A text as a value; counts its memory.

@@ -54,16 +54,11 @@ std::optional<int64_t> whole(double d) {
   return static_cast<int64_t>(d);
 }
 
-void require_defined(const Interpreter& run, const Value& v) {
-  if (v.is_undefined())
-    run.fail((v.as_undefined().what ? *v.as_undefined().what : "the value is undefined") + ".");
-}
-
 Value to_integer(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "int", arguments, {"default", "base"});
   const int64_t base = a.integer(1, 10);
   if (base < 2 || base > 36) run.fail("int: the base must be 2 to 36, found " + std::to_string(base) + ".");
-  require_defined(run, subject);
+  run.require_defined(subject);
   std::optional<int64_t> out;
   if (subject.is_text()) {
     out = parse_integer(subject.text(), static_cast<int>(base));
@@ -78,7 +73,7 @@ Value to_integer(Interpreter& run, const Value& subject, const Arguments& argume
 
 Value to_float(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "float", arguments, {"default"});
-  require_defined(run, subject);
+  run.require_defined(subject);
   std::optional<double> out;
   if (subject.is_text()) out = parse_float(subject.text());
   if (subject.is_number()) out = subject.number();
@@ -87,7 +82,7 @@ Value to_float(Interpreter& run, const Value& subject, const Arguments& argument
 
 Value absolute(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound none(run, "abs", arguments, {});
-  require_defined(run, subject);
+  run.require_defined(subject);
   if (!subject.is_number())
     run.fail("bad operand type for abs(): '" + std::string(subject.type_name()) + "'.");
   if (subject.is_float()) return std::fabs(subject.number());
@@ -114,7 +109,7 @@ Value round(Interpreter& run, const Value& subject, const Arguments& arguments) 
   const Bound a(run, "round", arguments, {"precision", "method"});
   const std::string method = a.text(1, "common");
   const auto digits = static_cast<int>(std::clamp<int64_t>(a.integer(0, 0), -1000, 1000));
-  require_defined(run, subject);
+  run.require_defined(subject);
   if (!subject.is_number()) run.fail("type " + std::string(subject.type_name()) + " doesn't define round.");
   if (method == "common") {
     if (subject.is_integer() && digits >= 0) return subject.integer();

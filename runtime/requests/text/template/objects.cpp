@@ -56,14 +56,14 @@ Value LoopVariable::attribute(Interpreter& run, const std::string& name) {
   // The interpreter keeps every loop variable until the rendering ends, so that `this` outlives the
   // functions.
   if (name == "cycle") {
-    return run.keep(std::make_shared<Function>("cycle", [this](Interpreter& r, const Arguments& a) {
+    return run.keep(std::make_shared<Function>([this](Interpreter& r, const Arguments& a) {
       if (a.positional.empty()) r.fail("no items for cycling given.");
       return a.positional[at_ % a.positional.size()];
     }));
   }
   if (name == "changed") {
     return run.keep(std::make_shared<Function>(
-        "changed", [this](Interpreter& r, const Arguments& a) { return Value(changed(r, a.positional)); }));
+        [this](Interpreter& r, const Arguments& a) { return Value(changed(r, a.positional)); }));
   }
   return Object::attribute(run, name);
 }

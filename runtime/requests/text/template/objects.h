@@ -68,15 +68,13 @@ class LoopVariable : public Object {
 class Function : public Object {
  public:
   using Code = std::function<Value(Interpreter&, const Arguments&)>;
-  Function(std::string name, Code code, size_t depth = 1)
-      : name_(std::move(name)), code_(std::move(code)), depth_(depth) {}
+  explicit Function(Code code, size_t depth = 1) : code_(std::move(code)), depth_(depth) {}
   std::string_view type_name() const override { return "function"; }
   bool callable() const override { return true; }
   Value call(Interpreter& run, const Arguments& arguments) override { return code_(run, arguments); }
   size_t depth() const override { return depth_; }
 
  private:
-  std::string name_;
   Code code_;
   size_t depth_;
 };

@@ -14,11 +14,6 @@ std::string quoted_type(const Value& v) {
   return "'" + std::string(v.type_name()) + "'";
 }
 
-void require_defined(const Interpreter& run, const Value& v) {
-  if (v.is_undefined())
-    run.fail((v.as_undefined().what ? *v.as_undefined().what : "the value is undefined") + ".");
-}
-
 }  // namespace
 
 bool Interpreter::equal(const Value& a, const Value& b) {
@@ -51,8 +46,8 @@ bool Interpreter::equal(const Value& a, const Value& b) {
 
 bool Interpreter::less(const Value& a, const Value& b) {
   work(100);
-  require_defined(*this, a);
-  require_defined(*this, b);
+  require_defined(a);
+  require_defined(b);
   if (a.is_number() && b.is_number()) {
     return a.is_integer() && b.is_integer() ? a.integer() < b.integer() : a.number() < b.number();
   }
@@ -75,7 +70,7 @@ bool Interpreter::less(const Value& a, const Value& b) {
 bool Interpreter::contains(const Value& container, const Value& value) {
   if (container.is_text()) {
     if (!value.is_text()) {
-      require_defined(*this, value);
+      require_defined(value);
       fail("'in <string>' requires string as left operand, not " + std::string(value.type_name()) + ".");
     }
     work(container.text().size() + value.text().size());
@@ -168,8 +163,8 @@ Value Interpreter::power(const Value& a, const Value& b) {
 }
 
 Value Interpreter::arithmetic(char op, const Value& a, const Value& b) {
-  require_defined(*this, a);
-  require_defined(*this, b);
+  require_defined(a);
+  require_defined(b);
   if (!a.is_number() || !b.is_number()) {
     const std::string name = op == '^' ? "** or pow()" : op == 'd' ? "//" : std::string(1, op);
     fail("unsupported operand type(s) for " + name + ": " + quoted_type(a) + " and " + quoted_type(b) + ".");
@@ -240,7 +235,7 @@ Value Interpreter::binary(const std::string& op, const Value& a, const Value& b)
 }
 
 Value Interpreter::negate(const Value& a) {
-  require_defined(*this, a);
+  require_defined(a);
   if (!a.is_number()) fail("bad operand type for unary -: " + quoted_type(a) + ".");
   if (a.is_float()) return -a.number();
   if (a.integer() == INT64_MIN) fail("the integer is beyond 64 bits.");

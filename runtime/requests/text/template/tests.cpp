@@ -16,8 +16,7 @@ const Value& other(const Interpreter& run, const Arguments& arguments) {
 }
 
 int64_t remainder(Interpreter& run, const Value& value, int64_t by) {
-  if (value.is_undefined())
-    run.fail((value.as_undefined().what ? *value.as_undefined().what : "the value is undefined") + ".");
+  run.require_defined(value);
   if (!value.is_integer())
     run.fail("the test expects an integer, found " + std::string(value.type_name()) + ".");
   if (by == 0) run.fail("integer modulo by zero.");

@@ -39,7 +39,7 @@ Value replace(Interpreter& run, const Value& subject, const Arguments& arguments
 
 const std::string& required_text(const Interpreter& run, const char* filter, const Value& subject) {
   if (!subject.is_text()) {
-    if (subject.is_undefined() && subject.as_undefined().what) run.fail(*subject.as_undefined().what + ".");
+    run.require_defined(subject);
     run.fail(std::string(filter) + " expects a string, found " + std::string(subject.type_name()) + ".");
   }
   return subject.text();
