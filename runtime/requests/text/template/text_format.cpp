@@ -84,9 +84,10 @@ std::string with_commas(const std::string& number) {
 }
 
 std::string in_base(uint64_t value, unsigned base, bool capitals) {
+  const char* const digits = capitals ? "0123456789ABCDEF" : "0123456789abcdef";
   std::string out;
   do {
-    out.insert(out.begin(), (capitals ? "0123456789ABCDEF" : "0123456789abcdef")[value % base]);
+    out.insert(out.begin(), digits[value % base]);
     value /= base;
   } while (value != 0);
   return out;
