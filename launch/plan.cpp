@@ -16,11 +16,7 @@ double mib(int64_t bytes) {
 
 std::vector<double> stage_costs(const Partition& partition, const CutCost& cost) {
   std::vector<double> costs;
-  for (const StageCut& cut : partition) {
-    const auto first = cost.layers.begin() + static_cast<std::ptrdiff_t>(cut.first_layer);
-    costs.push_back((cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
-                    std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.layers), 0.0));
-  }
+  for (const StageCut& cut : partition) costs.push_back(stage_cost(cut, cost));
   return costs;
 }
 

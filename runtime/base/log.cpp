@@ -19,8 +19,6 @@ spdlog::logger& logger() {
 
 spdlog::level::level_enum spd(Level level) {
   switch (level) {
-    case Level::debug:
-      return spdlog::level::debug;
     case Level::info:
       return spdlog::level::info;
     case Level::warning:
@@ -35,10 +33,6 @@ spdlog::level::level_enum spd(Level level) {
 
 void set_identity(int rank, const std::string& host) {
   logger().set_pattern("%H:%M:%S rank " + std::to_string(rank) + " " + host + ": %v");
-}
-
-void set_level(Level level) {
-  logger().set_level(spd(level));
 }
 
 void write(Level level, std::string_view text) {

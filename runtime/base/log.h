@@ -7,14 +7,10 @@
 
 namespace penstock::log {
 
-enum class Level { debug, info, warning, error };
+enum class Level { info, warning, error };
 
 void set_identity(int rank, const std::string& host);
-void set_level(Level level);
 void write(Level level, std::string_view text);
-inline void debug(std::string_view text) {
-  write(Level::debug, text);
-}
 inline void info(std::string_view text) {
   write(Level::info, text);
 }

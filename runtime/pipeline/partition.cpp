@@ -10,12 +10,6 @@
 namespace penstock {
 namespace {
 
-double cost_of(const StageCut& cut, const CutCost& cost) {
-  const auto first = cost.layers.begin() + static_cast<std::ptrdiff_t>(cut.first_layer);
-  return (cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
-         std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.layers), 0.0);
-}
-
 Partition from_counts(const std::vector<int64_t>& counts) {
   Partition partition;
   int64_t first = 0;
@@ -34,6 +28,12 @@ void check_stage_count(int64_t layers, int stages) {
 }
 
 }  // namespace
+
+double stage_cost(const StageCut& cut, const CutCost& cost) {
+  const auto first = cost.layers.begin() + static_cast<std::ptrdiff_t>(cut.first_layer);
+  return (cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
+         std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.layers), 0.0);
+}
 
 std::string StageCut::text() const {
   std::string s = embedding ? "embedding" : "";
@@ -79,7 +79,7 @@ Partition partition_by_cost(int stages, const CutCost& cost) {
     for (size_t l = 0; l <= L; ++l)
       for (size_t n = 0; n <= l; ++n) {
         const StageCut cut{s == 1, static_cast<int64_t>(l - n), static_cast<int64_t>(n), s == S};
-        const double dearest = std::max(best[s - 1][l - n], cost_of(cut, cost));
+        const double dearest = std::max(best[s - 1][l - n], stage_cost(cut, cost));
         if (dearest < best[s][l]) {
           best[s][l] = dearest;
           taken[s][l] = n;
@@ -97,8 +97,8 @@ double imbalance(const Partition& partition, const CutCost& cost) {
   double dearest = 0;
   double sum = 0;
   for (const StageCut& cut : partition) {
-    dearest = std::max(dearest, cost_of(cut, cost));
-    sum += cost_of(cut, cost);
+    dearest = std::max(dearest, stage_cost(cut, cost));
+    sum += stage_cost(cut, cost);
   }
   return sum > 0 ? dearest * static_cast<double>(partition.size()) / sum : 1;
 }

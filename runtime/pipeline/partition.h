@@ -37,6 +37,9 @@ Partition partition_by_counts(int64_t layers, int stages, const std::vector<int6
 /// The cut whose most expensive stage is cheapest.
 Partition partition_by_cost(int stages, const CutCost& cost);
 
+/// What one token costs on a stage.
+double stage_cost(const StageCut& cut, const CutCost& cost);
+
 /// Cost of the dearest stage over the mean: 1 is perfect balance.
 double imbalance(const Partition& partition, const CutCost& cost);
 

@@ -22,8 +22,6 @@ class OutputFile {
   void flush();
   /// Makes everything durable and gives the file its name.
   void finish();
-  /// Where the results stand until finish().
-  const std::filesystem::path& partial_path() const { return partial_; }
 
  private:
   std::filesystem::path target_;
