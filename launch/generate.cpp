@@ -3,6 +3,7 @@
 
 #include "launch/agree.h"
 #include "launch/commands.h"
+#include "launch/preflight.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
@@ -131,7 +132,12 @@ void add_generate(CLI::App& app, Command& chosen) {
     chosen = [options] {
       const bool launched = launched_by_mpi();
       return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
-                       [options](World& world) { generate(world, *options); });
+                       [options](World& world) {
+                         if (options->preflight)
+                           preflight(world, *options);
+                         else
+                           generate(world, *options);
+                       });
     };
   });
 }
