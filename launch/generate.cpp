@@ -36,11 +36,11 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready)
   BatchJobOptions batch;
   batch.input = options.input;
   batch.output = options.output;
-  batch.request.served_model_name = options.served_model_name;
+  batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
-  batch.max_model_len = ready.shape.max_model_len;
-  batch.vocab_size = ready.shape.config.vocab_size;
+  batch.intake.max_model_len = ready.shape.max_model_len;
+  batch.intake.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
   batch.model_name = options.served_model_name.empty() ? options.model.lexically_normal().filename().string()
