@@ -131,13 +131,12 @@ void add_generate(CLI::App& app, Command& chosen) {
   sub->callback([options, &chosen] {
     chosen = [options] {
       const bool launched = launched_by_mpi();
-      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
-                       [options](World& world) {
-                         if (options->preflight)
-                           preflight(world, *options);
-                         else
-                           generate(world, *options);
-                       });
+      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel), [options](World& world) {
+        if (options->preflight)
+          preflight(world, *options);
+        else
+          generate(world, *options);
+      });
     };
   });
 }

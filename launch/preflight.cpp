@@ -71,9 +71,10 @@ void await(World& world, Transfer& transfer, const std::string& what) {
   while (!transfer.done() && Clock::now() - begin < kEdgeDeadline)
     std::this_thread::sleep_for(std::chrono::microseconds(20));
   if (!transfer.done())
-    world.abort("preflight: " + what + " within " + std::to_string(static_cast<int>(kEdgeDeadline.count())) +
-                " s. Check the network between the two hosts, their firewalls, and UCX_NET_DEVICES and UCX_TLS, "
-                "which choose the interface and the transport");
+    world.abort(
+        "preflight: " + what + " within " + std::to_string(static_cast<int>(kEdgeDeadline.count())) +
+        " s. Check the network between the two hosts, their firewalls, and UCX_NET_DEVICES and UCX_TLS, "
+        "which choose the interface and the transport");
   transfer.wait();
 }
 
@@ -92,7 +93,8 @@ std::string try_edges(World& world) {
       std::vector<std::byte> message(kMessage);
       for (size_t i = 0; i < kMessage; ++i) message[i] = pattern(from, i);
       const auto sender = world.sender(from + 1);
-      for (int m = 0; m < kMessages; ++m) await(world, *sender->send(message), edge + ": nothing could be sent");
+      for (int m = 0; m < kMessages; ++m)
+        await(world, *sender->send(message), edge + ": nothing could be sent");
     } else if (from + 1 == world.rank()) {
       std::vector<std::byte> message(kMessage);
       const auto receiver = world.receiver(from);
@@ -105,7 +107,8 @@ std::string try_edges(World& world) {
             throw Error("preflight: " + edge + ": byte " + std::to_string(i) + " arrived changed");
       }
       const double seconds = std::max(1e-9, Seconds(Clock::now() - first).count());
-      mine = size_text(static_cast<uint64_t>((kMessages - 1) * static_cast<double>(kMessage) / seconds)) + "/s";
+      mine =
+          size_text(static_cast<uint64_t>((kMessages - 1) * static_cast<double>(kMessage) / seconds)) + "/s";
     }
     world.gather_all({});
   }
@@ -283,10 +286,11 @@ Check check_locked_memory(World& world) {
 }
 
 Check check_shared_memory(World& world) {
-  std::vector<Finding> all = gather_findings(world, found([&] {
-    const Finding here = judge_shared_memory(free_bytes("/dev/shm"), world.local_size());
-    return here.good ? here.text : throw Error(here.text);
-  }));
+  std::vector<Finding> all =
+      gather_findings(world, found([&] {
+                        const Finding here = judge_shared_memory(free_bytes("/dev/shm"), world.local_size());
+                        return here.good ? here.text : throw Error(here.text);
+                      }));
   // What is free differs from host to host, and may.
   const std::string first = all[0].text;
   for (Finding& finding : all)

@@ -90,8 +90,8 @@ Finding judge_locked_memory(std::optional<uint64_t> limit_bytes, bool has_infini
   if (!limit_bytes) return {true, "unlimited"};
   const std::string found = size_text(*limit_bytes);
   if (!has_infiniband) return {true, found + ", enough without InfiniBand"};
-  return {false, "expected unlimited, because InfiniBand locks the memory that it sends from; found " + found +
-                     " (ulimit -l); raise it in limits.conf and in slurmd's unit (LimitMEMLOCK)"};
+  return {false, "expected unlimited, because InfiniBand locks the memory that it sends from; found " +
+                     found + " (ulimit -l); raise it in limits.conf and in slurmd's unit (LimitMEMLOCK)"};
 }
 
 Finding judge_shared_memory(uint64_t free_bytes, int ranks_here) {
@@ -131,8 +131,8 @@ std::string table_of(const std::vector<Check>& checks) {
   for (const Check& check : checks) widest = std::max(widest, check.name.size());
   std::string table;
   for (const Check& check : checks)
-    table += check.name + std::string(widest + 2 - check.name.size(), ' ') + (check.good ? "ok    " : "FAIL  ") +
-             check.detail + "\n";
+    table += check.name + std::string(widest + 2 - check.name.size(), ' ') +
+             (check.good ? "ok    " : "FAIL  ") + check.detail + "\n";
   return table;
 }
 

@@ -37,7 +37,8 @@ TEST(Preflight, TheStepsOwnCountComesBeforeTheJobs) {
 }
 
 TEST(Preflight, RanksOutsideTheJobsNodesAreNoticed) {
-  const Check check = slurm_check({{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "4"}, {"SLURM_JOB_NUM_NODES", "1"}}, 4, 2);
+  const Check check =
+      slurm_check({{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "4"}, {"SLURM_JOB_NUM_NODES", "1"}}, 4, 2);
   EXPECT_FALSE(check.good);
   EXPECT_TRUE(says(check.detail, "SLURM_JOB_NUM_NODES")) << check.detail;
 }
@@ -89,7 +90,8 @@ TEST(Preflight, AClockThatIsOffByMoreThanASecondIsNamed) {
 }
 
 TEST(Preflight, TheTableAndTheMessageNameWhatFailed) {
-  const std::vector<Check> checks{{"world", true, "4 ranks"}, {"clocks", false, "late"}, {"input", false, "gone"}};
+  const std::vector<Check> checks{
+      {"world", true, "4 ranks"}, {"clocks", false, "late"}, {"input", false, "gone"}};
   EXPECT_EQ(table_of(checks), "world   ok    4 ranks\nclocks  FAIL  late\ninput   FAIL  gone\n");
   EXPECT_EQ(failed_of(checks), "clocks, input");
   EXPECT_EQ(failed_of({checks[0]}), "");
