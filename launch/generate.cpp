@@ -3,6 +3,7 @@
 
 #include "launch/agree.h"
 #include "launch/commands.h"
+#include "launch/preflight.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
@@ -65,11 +66,11 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready)
   BatchJobOptions batch;
   batch.input = options.input;
   batch.output = options.output;
-  batch.request.served_model_name = options.served_model_name;
+  batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
-  batch.max_model_len = ready.shape.max_model_len;
-  batch.vocab_size = ready.shape.config.vocab_size;
+  batch.intake.max_model_len = ready.shape.max_model_len;
+  batch.intake.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
   batch.model_name = model_name(options);
@@ -170,8 +171,12 @@ void add_generate(CLI::App& app, Command& chosen) {
     chosen = [options] {
       apply_log_options(options->watch);
       const bool launched = launched_by_mpi();
-      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
-                       [options](World& world) { generate(world, *options); });
+      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel), [options](World& world) {
+        if (options->preflight)
+          preflight(world, *options);
+        else
+          generate(world, *options);
+      });
     };
   });
 }

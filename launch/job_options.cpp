@@ -124,6 +124,9 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--served-model-name", o.served_model_name,
                  "Rows that name another model are errors [any name]")
       ->group(group);
+  app.add_flag("--preflight", o.preflight,
+               "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
+      ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
                  "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))

@@ -43,6 +43,7 @@ struct JobOptions {
   int64_t max_num_batched_tokens = 0;
   int64_t block_size = 16;
   int micro_batches = 0;
+  bool preflight = false;
   double progress_seconds = 0;  // 0: 1 on a terminal, else 60
   WatchOptions watch;
 };

@@ -39,8 +39,8 @@ class BatchFiles : public testing::Test {
     o.input = file("in.jsonl", input);
     o.output = folder_ / "out.jsonl";
     o.scheduler = {8, 32, 4, 100, 2};
-    o.max_model_len = 64;
-    o.vocab_size = 50;
+    o.intake.max_model_len = 64;
+    o.intake.vocab_size = 50;
     o.model_name = "m";
     return o;
   }
