@@ -5,6 +5,7 @@
 #include "launch/progress.h"
 #include "runtime/base/log.h"
 #include "runtime/metrics/exposition.h"
+#include "runtime/metrics/page.h"
 
 namespace penstock {
 namespace {
@@ -87,6 +88,7 @@ void Watch::finish(const JobProgress& end, const std::vector<proto::StageReport>
   for (const proto::StageReport& report : reports) last.push_back({report, Clock::now()});
   take_in(std::move(last));
   metrics_.progressed(job_figures(end));
+  metrics_.finished();
 }
 
 void Watch::linger() const {
@@ -100,6 +102,8 @@ std::optional<HttpAnswer> Watch::answer(std::string_view path) const {
     for (const std::string& alias : options_.aliases) aliases.push_back(alias + ":");
     return HttpAnswer{kPrometheusContentType, prometheus_text(metrics_.snapshot(Clock::now()), aliases)};
   }
+  if (path == "/state") return HttpAnswer{"application/json", page_state(metrics_.snapshot(Clock::now()))};
+  if (path == "/") return HttpAnswer{"text/html; charset=utf-8", std::string(page_html())};
   return std::nullopt;
 }
 

@@ -79,6 +79,7 @@ struct JobSnapshot {
   std::vector<StageSnapshot> stages;
   RequestFigures requests;
   std::vector<HistoryPoint> history;  ///< the whole job, oldest first
+  bool over = false;
 };
 
 class JobMetrics {
@@ -93,6 +94,8 @@ class JobMetrics {
   void stage_reported(const proto::StageReport& report, Clock::time_point now);
   /// Once a second or so: where the job stands.
   void progressed(const JobFigures& figures);
+  /// No figure changes any more.
+  void finished();
 
   JobSnapshot snapshot(Clock::time_point now) const;
 
@@ -110,6 +113,7 @@ class JobMetrics {
   std::vector<HistoryPoint> history_;
   JobFigures history_end_;  // where the last point of the history stands
   double history_step_ = 1;
+  bool over_ = false;
 };
 
 }  // namespace penstock
