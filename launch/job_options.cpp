@@ -138,7 +138,7 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
-                 "Between progress lines [1 on a terminal, else 10]")
+                 "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))
       ->group(group);
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "launch/watch_options.h"
 #include "runtime/device/tensor.h"
 #include "runtime/model/config.h"
 #include "runtime/pipeline/partition.h"
@@ -46,7 +47,8 @@ struct JobOptions {
   int64_t block_size = 16;
   int micro_batches = 0;
   bool preflight = false;
-  double progress_seconds = 0;  // 0: 1 on a terminal, else 10
+  double progress_seconds = 0;  // 0: 1 on a terminal, else 60
+  WatchOptions watch;
 };
 
 void add_model_flags(CLI::App& app, JobOptions& options);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/base/queue.h"
+#include "runtime/metrics/request_metrics.h"
 #include "runtime/requests/answer.h"
 #include "runtime/requests/output_file.h"
 #include "runtime/requests/row_intake.h"
@@ -31,8 +32,9 @@ struct BatchJobOptions {
   IntakeRules intake;
   SchedulerLimits scheduler;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;       ///< for rows without a seed of their own
-  std::string model_name;  ///< in answers to rows that name no model
+  uint64_t seed = 0;                  ///< for rows without a seed of their own
+  std::string model_name;             ///< in answers to rows that name no model
+  RequestMetrics* metrics = nullptr;  ///< told of every row and sequence, if given; must outlive the job
 };
 
 /// Where the job stands; read from any thread.
@@ -97,6 +99,7 @@ class BatchJob {
   void hand_over(DoneRow row);
   void write_behind();
   std::string format(DoneRow& row) const;
+  void show(const DoneRow& row) const;
   void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();

@@ -25,7 +25,8 @@ class Hdf5 : public testing::Test {
 
   /// A file that is open for writing; ends with its owner.
   struct File {
-    explicit File(const fs::path& path) : id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT)) {}
+    explicit File(const fs::path& path)
+        : id(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT)) {}
     ~File() { H5Fclose(id); }
     hid_t id;
   };
@@ -85,10 +86,11 @@ TEST_F(Hdf5, StringsOfVariableLengthBecomeRequestLines) {
     const File file(input_);
     write(file.id, "prompts", {"one", "a \"quoted\"\nline", ""});
   }
-  EXPECT_EQ(lines(), (std::vector<std::string>{
-                         R"({"custom_id":"row-0","url":"/v1/completions","body":{"prompt":"one"}})",
-                         R"({"custom_id":"row-1","url":"/v1/completions","body":{"prompt":"a \"quoted\"\u000aline"}})",
-                         R"({"custom_id":"row-2","url":"/v1/completions","body":{"prompt":""}})"}));
+  EXPECT_EQ(lines(),
+            (std::vector<std::string>{
+                R"({"custom_id":"row-0","url":"/v1/completions","body":{"prompt":"one"}})",
+                R"({"custom_id":"row-1","url":"/v1/completions","body":{"prompt":"a \"quoted\"\u000aline"}})",
+                R"({"custom_id":"row-2","url":"/v1/completions","body":{"prompt":""}})"}));
 }
 
 TEST_F(Hdf5, StringsOfFixedLengthEndBeforeTheirPadding) {
@@ -131,8 +133,9 @@ TEST_F(Hdf5, CustomIdsLieBesideThePromptsAndTheBodyComesFromFileAndFlag) {
     H5Tclose(type);
     H5Dclose(set);
   }
-  EXPECT_EQ(lines({{}, {}, "text", R"({"max_tokens": 9})"})[1],
-            R"({"custom_id":"second","url":"/v1/completions","body":{"prompt":"y","max_tokens":9,"top_k":5}})");
+  EXPECT_EQ(
+      lines({{}, {}, "text", R"({"max_tokens": 9})"})[1],
+      R"({"custom_id":"second","url":"/v1/completions","body":{"prompt":"y","max_tokens":9,"top_k":5}})");
 }
 
 TEST_F(Hdf5, ShardsTogetherAreTheWhole) {
@@ -201,7 +204,9 @@ TEST_F(Hdf5, WhatIsNoInputIsRefusedWithTheThingExpected) {
   }
   EXPECT_NE(refusal([&] { lines(); }).find("expected strings"), std::string::npos);
   EXPECT_NE(refusal([&] { lines({{}, {}, "nowhere", {}}); }).find("--input-dataset"), std::string::npos);
-  EXPECT_NE(refusal([&] { lines({{}, {}, "text", {}}); }).find("expected 2 ids, one a prompt, found 1"),
+  EXPECT_NE(refusal([&] {
+              lines({{}, {}, "text", {}});
+            }).find("expected 2 ids, one a prompt, found 1"),
             std::string::npos);
   write_ids({1}, {0, 1});
   EXPECT_NE(refusal([&] { lines({{}, {}, {}, "[]"}); }).find("--input-body"), std::string::npos);
@@ -269,7 +274,8 @@ TEST_F(Hdf5, AnswersComeBackAsTheyWentIn) {
 TEST_F(Hdf5, ManyRowsCrossChunksAndStayWhole) {
   std::vector<ResultRow> rows;
   for (int32_t i = 0; i < 20000; ++i) {
-    rows.push_back({"row-" + std::to_string(i), "", i, {choice("text " + std::to_string(i), {i, i + 1, i + 2})}});
+    rows.push_back(
+        {"row-" + std::to_string(i), "", i, {choice("text " + std::to_string(i), {i, i + 1, i + 2})}});
     if (i % 1000 == 500) rows.back().choices[0].top = {{{i, -1.F}}, {{i, -2.F}}, {{i, -3.F}, {1, -9.F}}};
   }
   write_results(output_, rows);
@@ -305,7 +311,9 @@ TEST_F(Hdf5, AZeroInATextDoesNotEndIt) {
   write_results(output_, {{"zero", "", 1, {choice(std::string("a\0b", 3), {1})}}});
   ResultRow row;
   ASSERT_TRUE(Hdf5ResultsReader(output_).next(row));
-  EXPECT_EQ(row.choices[0].text, "a\xEF\xBF\xBD" "b");
+  EXPECT_EQ(row.choices[0].text,
+            "a\xEF\xBF\xBD"
+            "b");
 }
 
 TEST_F(Hdf5, AnotherHdf5FileIsNoFileOfAnswers) {

@@ -42,7 +42,8 @@ class Shards : public testing::Test {
 };
 
 TEST_F(Shards, TogetherTheyAreTheWholeFileWhereverTheCutsFall) {
-  for (const std::string text : {"a\nbb\n\nccc\r\ndddd\n", "a\nbb\nno newline at the end", "one line", "", "\n", "\n\n\n"}) {
+  for (const std::string text :
+       {"a\nbb\n\nccc\r\ndddd\n", "a\nbb\nno newline at the end", "one line", "", "\n", "\n\n\n"}) {
     write(text);
     for (uint64_t shards = 1; shards <= text.size() + 3; ++shards) expect_whole(shards);
   }

@@ -117,8 +117,7 @@ bool StringReader::read_variable(uint64_t begin, uint64_t count, size_t most_byt
                                  std::vector<std::string>& strings) {
   Arena arena(most_bytes);
   const Hdf5Id transfer(H5Pcreate(H5P_DATASET_XFER), H5Pclose, name_);
-  check_hdf5(
-      H5Pset_vlen_mem_manager(transfer.get(), Arena::allocate, &arena, Arena::release, &arena), name_);
+  check_hdf5(H5Pset_vlen_mem_manager(transfer.get(), Arena::allocate, &arena, Arena::release, &arena), name_);
   std::vector<const char*> pointers(count, nullptr);
   const herr_t result =
       H5Dread(dataset_.get(), type_.get(), memory_space(count, name_).get(),

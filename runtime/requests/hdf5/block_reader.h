@@ -51,8 +51,8 @@ class StringReader {
   Hdf5Id dataset_;
   std::string name_;
   uint64_t size_;
-  Hdf5Id type_;         // in memory
-  size_t fixed_size_;   // 0: variable
+  Hdf5Id type_;        // in memory
+  size_t fixed_size_;  // 0: variable
 };
 
 }  // namespace penstock

@@ -147,9 +147,9 @@ TextColumn::TextColumn(const Hdf5Id& group, const std::string& name)
   const hsize_t most = H5S_UNLIMITED;
   const Hdf5Id space(H5Screate_simple(1, &none, &most), H5Sclose, name);
   const Hdf5Id properties = creation_properties({kTextEntries}, name);
-  dataset_ = Hdf5Id(
-      H5Dcreate2(group.get(), name.c_str(), type_.get(), space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
-      H5Dclose, name);
+  dataset_ = Hdf5Id(H5Dcreate2(group.get(), name.c_str(), type_.get(), space.get(), H5P_DEFAULT,
+                               properties.get(), H5P_DEFAULT),
+                    H5Dclose, name);
 }
 
 void TextColumn::append(std::string text) {

@@ -1,5 +1,5 @@
-// The HDF5 library's C interface with owners and exceptions. Inside runtime/requests/hdf5/ only. The library is
-// told to be silent on a thread by QuietHdf5; its innermost reason is put into the exception instead.
+// The HDF5 library's C interface with owners and exceptions. Inside runtime/requests/hdf5/ only. The library
+// is told to be silent on a thread by QuietHdf5; its innermost reason is put into the exception instead.
 #pragma once
 
 #include <hdf5.h>

@@ -107,7 +107,8 @@ Hdf5Prompts::Impl::Impl(const InputSpec& input, size_t longest_line)
   const std::string dataset = input.dataset.empty() ? "prompts" : input.dataset;
   const std::string name = path_.string() + ": " + dataset;
   if (H5Oexists_by_name(file_.get(), dataset.c_str(), H5P_DEFAULT) <= 0)
-    throw UsageError(name + ": expected a data set of strings or a group with ids and offsets, found nothing; "
+    throw UsageError(name +
+                     ": expected a data set of strings or a group with ids and offsets, found nothing; "
                      "name it by --input-dataset");
   const Hdf5Id object = open(dataset);
   std::string beside;  // where custom ids would be
@@ -141,12 +142,13 @@ Hdf5Id Hdf5Prompts::Impl::open(const std::string& name) const {
 void Hdf5Prompts::Impl::open_token_ids(const std::string& name) {
   for (const char* part : {"/ids", "/offsets"})
     if (H5Lexists(file_.get(), (name + part).c_str(), H5P_DEFAULT) <= 0)
-      throw UsageError(path_.string() + ": " + name + ": expected a group with ids and offsets, found none named " +
-                       (name + part));
+      throw UsageError(path_.string() + ": " + name +
+                       ": expected a group with ids and offsets, found none named " + (name + part));
   ids_.emplace(open(name + "/ids"), path_.string() + ": " + name + "/ids");
   offsets_.emplace(open(name + "/offsets"), path_.string() + ": " + name + "/offsets");
   if (offsets_->size() == 0)
-    throw UsageError(path_.string() + ": " + name + "/offsets: expected one entry more than there are prompts, found none");
+    throw UsageError(path_.string() + ": " + name +
+                     "/offsets: expected one entry more than there are prompts, found none");
 }
 
 void Hdf5Prompts::Impl::open_body(const Hdf5Id& object, const std::string& name, const std::string& given) {

@@ -37,7 +37,8 @@ class Sequence {
     size_ = size[0];
     width_ = std::max<hsize_t>(1, size[1]);
     table_ = dimensions == 2;
-    if (width_ > kBlock) throw UsageError(name_ + ": expected at most " + std::to_string(kBlock) + " columns");
+    if (width_ > kBlock)
+      throw UsageError(name_ + ": expected at most " + std::to_string(kBlock) + " columns");
   }
   uint64_t size() const { return size_; }
   uint64_t width() const { return width_; }
@@ -66,13 +67,15 @@ class Sequence {
  private:
   void load() {
     const hsize_t begin[] = {taken_, 0};
-    const hsize_t block[] = {std::min<uint64_t>(std::max<uint64_t>(1, kBlock / width_), size_ - taken_), width_};
+    const hsize_t block[] = {std::min<uint64_t>(std::max<uint64_t>(1, kBlock / width_), size_ - taken_),
+                             width_};
     const Hdf5Id space(H5Dget_space(dataset_.get()), H5Sclose, name_);
     check_hdf5(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, begin, nullptr, block, nullptr), name_);
     const Hdf5Id memory(H5Screate_simple(table_ ? 2 : 1, block, nullptr), H5Sclose, name_);
     block_.resize(block[0] * width_);
-    check_hdf5(H5Dread(dataset_.get(), memory_type(T{}), memory.get(), space.get(), H5P_DEFAULT, block_.data()),
-               name_ + ": reading failed");
+    check_hdf5(
+        H5Dread(dataset_.get(), memory_type(T{}), memory.get(), space.get(), H5P_DEFAULT, block_.data()),
+        name_ + ": reading failed");
     at_ = 0;
   }
 
@@ -90,8 +93,7 @@ class Sequence {
 class Texts {
  public:
   Texts(const Hdf5Id& file, const std::string& name)
-      : name_(name),
-        reader_(Hdf5Id(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT), H5Dclose, name), name) {}
+      : name_(name), reader_(Hdf5Id(H5Dopen2(file.get(), name.c_str(), H5P_DEFAULT), H5Dclose, name), name) {}
   uint64_t size() const { return reader_.size(); }
   std::string take() {
     if (at_ == block_.size()) load();
@@ -142,7 +144,8 @@ class Counts {
 Hdf5Id open_results(const std::filesystem::path& path) {
   Hdf5Id file = open_hdf5(path);
   if (H5Aexists(file.get(), "penstock_results") <= 0)
-    throw UsageError(path.string() + ": expected answers that penstock wrote (an attribute penstock_results), "
+    throw UsageError(path.string() +
+                     ": expected answers that penstock wrote (an attribute penstock_results), "
                      "found another HDF5 file");
   return file;
 }
@@ -204,8 +207,9 @@ bool Hdf5ResultsReader::Impl::next(ResultRow& row) {
   ++given_;
   row = {custom_ids_.take(), errors_.take(), prompt_tokens_.take(), {}};
   const uint64_t choices = choices_.take();
-  if (choices > texts_.size()) throw Error("rows/choice_offsets: expected at most " + std::to_string(texts_.size()) +
-                                           " choices, found " + std::to_string(choices));
+  if (choices > texts_.size())
+    throw Error("rows/choice_offsets: expected at most " + std::to_string(texts_.size()) +
+                " choices, found " + std::to_string(choices));
   for (uint64_t i = 0; i < choices; ++i) read(row.choices.emplace_back());
   return true;
 }
@@ -223,7 +227,8 @@ void Hdf5ResultsReader::Impl::read(ResultChoice& choice) {
   std::vector<float> logprobs;
   top_ids_->take(tokens, ids);
   top_logprobs_->take(tokens, logprobs);
-  if (top_ids_->width() != top_logprobs_->width()) throw Error("tokens/top_id and top_logprob differ in width");
+  if (top_ids_->width() != top_logprobs_->width())
+    throw Error("tokens/top_id and top_logprob differ in width");
   if (std::all_of(ids.begin(), ids.end(), [](int32_t id) { return id < 0; })) return;
   for (uint64_t t = 0; t < tokens; ++t) {
     auto& alternatives = choice.top.emplace_back();

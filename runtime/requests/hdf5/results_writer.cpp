@@ -49,7 +49,8 @@ void set_attribute(const Hdf5Id& object, const std::string& name, const std::str
   check_hdf5(H5Tset_cset(type.get(), H5T_CSET_UTF8), name);
   const Hdf5Id space(H5Screate(H5S_SCALAR), H5Sclose, name);
   const Hdf5Id attribute(
-      H5Acreate2(object.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose, name);
+      H5Acreate2(object.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose,
+      name);
   check_hdf5(H5Awrite(attribute.get(), type.get(), value.empty() ? "\0" : value.data()), name);
 }
 
@@ -163,7 +164,8 @@ void sync(const fs::path& path) {
   const bool durable = fd >= 0 && fsync(fd) == 0;
   const int error = errno;
   if (fd >= 0) close(fd);
-  if (!durable) throw Error("--output-file " + path.string() + ": cannot be completed: " + std::strerror(error));
+  if (!durable)
+    throw Error("--output-file " + path.string() + ": cannot be completed: " + std::strerror(error));
 }
 
 }  // namespace
