@@ -89,7 +89,7 @@ std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank&
 
 BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
   BatchJobOptions batch;
-  batch.input = options.input;
+  batch.input = {options.input, parse_shard(options.shard), options.input_dataset, options.input_body};
   batch.output = options.output;
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,

@@ -23,6 +23,9 @@ struct JobOptions {
   std::filesystem::path model;
   std::filesystem::path tokenizer;  // empty: the model's folder
   std::filesystem::path input;
+  std::string shard = "0/1";
+  std::string input_dataset;  // of an HDF5 input; empty: "prompts"
+  std::string input_body;     // JSON object: request fields of an HDF5 input's rows
   std::filesystem::path output;
   bool skip_tokenizer_init = false;
   std::string served_model_name;  // empty: any name in a row is accepted

@@ -27,7 +27,7 @@ namespace penstock {
 class Tokenizer;
 
 struct BatchJobOptions {
-  std::filesystem::path input;
+  InputSpec input;
   std::filesystem::path output;
   IntakeRules intake;
   SchedulerLimits scheduler;
