@@ -141,7 +141,8 @@ TEST_P(SharedGolden, LogitsOfEveryPromptTokenAreThoseOfTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stage, SharedGolden,
-                         testing::Values("gsm-llama-18", "qwen2-18", "llama3-18", "llama-linear-18"));
+                         testing::Values("gsm-llama-18", "qwen2-18", "llama3-18", "llama-linear-18", "deepseek-v2-18",
+                                         "deepseek-v3-18"));
 
 TEST(Stage, Bfloat16StaysNearTheFloat32Reference) {
   Model model(test::own_models() / "tiny-qwen3");
