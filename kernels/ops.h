@@ -7,8 +7,9 @@
 // extents and combines them in order, the same for prefill and decode.
 //
 // Legend: T tokens of the micro-batch, R sequences in it, D hidden size, F intermediate size, V vocabulary,
-// H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions. Latent attention: L width of
-// the latent, r of the rotated part. Experts: E of them, C chosen by a token, S = T C pairs of token and expert.
+// H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions. Latent attention: L
+// width of the latent, r of the rotated part. Experts: E of them, C chosen by a token, S = T C pairs of token
+// and expert.
 #pragma once
 
 #include <cstdint>
@@ -177,19 +178,19 @@ class Ops {
   virtual void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
                          float scale) = 0;
 
-  /// From q_THe (e = n + r: each head's plain part, then the part to be rotated) and latent_TL (L + r wide: the
-  /// latent, then the key to be rotated), both f32: the plain parts go to plain_THn (f32 or bf16), the rotated
-  /// ones to the last r values of each head of q_THd (f32, d = L + r); the normed latent and the rotated key go
-  /// into the cache.
+  /// From q_THe (e = n + r: each head's plain part, then the part to be rotated) and latent_TL (L + r wide:
+  /// the latent, then the key to be rotated), both f32: the plain parts go to plain_THn (f32 or bf16), the
+  /// rotated ones to the last r values of each head of q_THd (f32, d = L + r); the normed latent and the
+  /// rotated key go into the cache.
   virtual void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache,
                                      TensorView q_THe, TensorView latent_TL, const LatentRotaryView& rotary,
                                      const BatchView& batch) = 0;
-  /// out_THL = softmax(scale q [latent, key]^T, causal) latent over each row's cached positions: all heads read
-  /// the same ones. q_THd is f32 (d = L + r), out f32 or bf16. Extents and order as in attention().
+  /// out_THL = softmax(scale q [latent, key]^T, causal) latent over each row's cached positions: all heads
+  /// read the same ones. q_THd is f32 (d = L + r), out f32 or bf16. Extents and order as in attention().
   virtual void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache,
                                 const BatchView& batch, float scale) = 0;
-  /// For each head h: y_THy[:, h, :N] = x_THK[:, h, :] w_HNK[h]^T; the rest of y's heads is left as it is. x has
-  /// the weights' dtype, y is f32 or bf16.
+  /// For each head h: y_THy[:, h, :N] = x_THK[:, h, :] w_HNK[h]^T; the rest of y's heads is left as it is. x
+  /// has the weights' dtype, y is f32 or bf16.
   virtual void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) = 0;
 
   /// Chooses each token's C experts from logits_TE (f32) and sorts the pairs by expert.

@@ -1,7 +1,7 @@
-// Multi-head latent attention (DeepSeek-V2, 2024) over a paged cache of latents, with the up-projections of K and
-// V absorbed: q's plain part is multiplied with K's up-projection, so that it meets the latent itself, and V's is
-// applied to what attention gathered. One form for prefill, chunks and decode: a row's bits do not depend on which
-// it was.
+// Multi-head latent attention (DeepSeek-V2, 2024) over a paged cache of latents, with the up-projections of K
+// and V absorbed: q's plain part is multiplied with K's up-projection, so that it meets the latent itself,
+// and V's is applied to what attention gathered. One form for prefill, chunks and decode: a row's bits do not
+// depend on which it was.
 #include "runtime/model/convert.h"
 #include "stages/parts.h"
 
@@ -25,8 +25,8 @@ size_t bytes_of_all(const Heads& heads) {
   return bytes;
 }
 
-/// kv_b_proj holds, for each head, n rows that make K's plain part of a latent and v rows that make V. The first
-/// are wanted transposed, as a product from q's plain part to the latent.
+/// kv_b_proj holds, for each head, n rows that make K's plain part of a latent and v rows that make V. The
+/// first are wanted transposed, as a product from q's plain part to the latent.
 void load_up_projections(const BuildContext& context, const MlaConfig& config, const std::string& name,
                          Heads& key_H, Heads& value_H) {
   const int64_t n = config.qk_nope_head_dim;

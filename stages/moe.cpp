@@ -1,6 +1,6 @@
-// Mixture of experts (DeepSeekMoE, 2024): each token takes the few experts its gate scores highest, and the shared
-// one. Pairs of token and expert are sorted by expert, so that an expert's weights are read once for all its
-// tokens; what the experts give is added up token by token, best expert first.
+// Mixture of experts (DeepSeekMoE, 2024): each token takes the few experts its gate scores highest, and the
+// shared one. Pairs of token and expert are sorted by expert, so that an expert's weights are read once for
+// all its tokens; what the experts give is added up token by token, best expert first.
 #include <algorithm>
 
 #include "stages/parts.h"
@@ -23,8 +23,7 @@ class Moe final : public Mlp {
     const int64_t width = config.intermediate_size;
     gate_ED_ = load_matrix(context, {{prefix + "gate.weight", config.gate.experts}}, hidden_);
     if (config.gate.correction_bias)
-      correction_E_ =
-          load_vector(context, {{prefix + "gate.e_score_correction_bias", config.gate.experts}});
+      correction_E_ = load_vector(context, {{prefix + "gate.e_score_correction_bias", config.gate.experts}});
     for (int64_t e = 0; e < config.gate.experts; ++e) {
       const std::string expert = prefix + "experts." + std::to_string(e) + ".";
       gate_up_.push_back(load_matrix(
@@ -44,8 +43,8 @@ class Moe final : public Mlp {
              config.gate.normalise,
              config.gate.scale};
     most_tokens_ = std::min(context.spec.max_tokens, kTokensAtOnce);
-    routing_memory_ =
-        device_.allocate(RoutingView::bytes(most_tokens_, config.gate.experts_per_token, config.gate.experts));
+    routing_memory_ = device_.allocate(
+        RoutingView::bytes(most_tokens_, config.gate.experts_per_token, config.gate.experts));
   }
 
   size_t weight_bytes() const override {

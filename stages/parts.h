@@ -46,7 +46,8 @@ std::unique_ptr<Attention> make_mla(const BuildContext& context, const MlaConfig
 /// `prefix` is "model.layers.7.mlp.".
 std::unique_ptr<Mlp> make_dense_mlp(const BuildContext& context, const DenseMlpConfig& config,
                                     const std::string& prefix);
-std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& config, const std::string& prefix);
+std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& config,
+                              const std::string& prefix);
 
 /// x += attention(norm(x)); x += mlp(norm(x)).
 class DecoderLayer {

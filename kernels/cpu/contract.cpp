@@ -154,8 +154,7 @@ HeadMatmulShape check_matmul_by_head(const TensorView& y_THy, const TensorView& 
   const auto heads = static_cast<int64_t>(w_HNK.size());
   require_heads("matmul_by_head input", x_THK, x_THK.dim(0), heads, k);
   require_heads("matmul_by_head output", y_THy, x_THK.dim(0), heads, std::max(n, y_THy.dim(2)));
-  if (x_THK.dtype != weight_dtype)
-    breach("matmul_by_head input", name_of(weight_dtype), text(x_THK));
+  if (x_THK.dtype != weight_dtype) breach("matmul_by_head input", name_of(weight_dtype), text(x_THK));
   require_float_or_bf16("matmul_by_head output", y_THy);
   return {x_THK.dim(0), n, k, y_THy.dim(2)};
 }

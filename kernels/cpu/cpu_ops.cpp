@@ -91,8 +91,7 @@ class CpuOps final : public Ops {
     for (size_t e = 0; e < w_ENK.size(); ++e) {
       const int64_t first = routing.expert_start_E1[e];
       const int64_t count = routing.expert_start_E1[e + 1] - first;
-      if (count > 0)
-        matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
+      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
     }
   }
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {

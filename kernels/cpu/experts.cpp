@@ -27,14 +27,16 @@ int64_t greatest(const float* values, int64_t n) {
   return best;
 }
 
-void score(const KernelTable& kernels, float* scores_E, const float* logits_E, int64_t experts, bool sigmoid) {
+void score(const KernelTable& kernels, float* scores_E, const float* logits_E, int64_t experts,
+           bool sigmoid) {
   if (sigmoid) {  // 1 / (1 + exp(-x))
     for (int64_t e = 0; e < experts; ++e) scores_E[e] = -logits_E[e];
     kernels.weights(scores_E, nullptr, scores_E, experts, 0, 1, 0);
     for (int64_t e = 0; e < experts; ++e) scores_E[e] = 1 / (1 + scores_E[e]);
     return;
   }
-  kernels.weights(scores_E, nullptr, logits_E, experts, *std::max_element(logits_E, logits_E + experts), 1, 0);
+  kernels.weights(scores_E, nullptr, logits_E, experts, *std::max_element(logits_E, logits_E + experts), 1,
+                  0);
   float sum = 0;
   for (int64_t e = 0; e < experts; ++e) sum += scores_E[e];
   for (int64_t e = 0; e < experts; ++e) scores_E[e] /= sum;
@@ -116,7 +118,8 @@ void combine_experts(const KernelTable& kernels, Team& team, std::vector<std::ve
     for (int64_t t = begin; t < end; ++t) {
       std::fill_n(sum, d, 0.0F);
       for (int64_t pair = t * routing.chosen; pair < (t + 1) * routing.chosen; ++pair)
-        kernels.add_scaled(sum, y_SD.as<const float>() + routing.slot_TC[pair] * d, routing.weights_TC[pair], d);
+        kernels.add_scaled(sum, y_SD.as<const float>() + routing.slot_TC[pair] * d, routing.weights_TC[pair],
+                           d);
       kernels.add_scaled(x_TD.as<float>() + t * d, sum, 1.0F, d);
     }
   });

@@ -31,8 +31,8 @@ struct TileTable {
 };
 
 /// One extent of the KV of one KV head, and where the next one begins. A K tile is [d][16 positions] of
-/// float16 or float, a V tile [16 positions' words][d] words (of which values are the first value_dim); a word is a pair of bf16 (two positions) or a
-/// float.
+/// float16 or float, a V tile [16 positions' words][d] words (of which values are the first value_dim); a
+/// word is a pair of bf16 (two positions) or a float.
 struct Extent {
   const void* k[kGroups];
   const void* v[kGroups];

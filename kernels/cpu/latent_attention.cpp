@@ -9,8 +9,8 @@
 namespace penstock::cpu {
 namespace {
 
-// Query rows (tokens x heads) for which an extent is brought into tiles once: doing that costs about as much as
-// three rows' products, and their state (64 x 512 floats) stays in the L2 cache. Decides no bits.
+// Query rows (tokens x heads) for which an extent is brought into tiles once: doing that costs about as much
+// as three rows' products, and their state (64 x 512 floats) stays in the L2 cache. Decides no bits.
 constexpr int64_t kRowsTogether = 64;
 
 }  // namespace
@@ -34,8 +34,8 @@ void LatentAttention::operator()(const TensorView& out_THL, const TensorView& q_
                                  const LatentCacheView& cache, const BatchView& batch, float scale) {
   const LatentShape shape = check_latent_attention(out_THL, q_THd, cache, batch);
   const int64_t l = shape.latent;
-  const Call call{out_THL, q_THd, LatentLayout(cache),   batch, scale, shape.heads, l + shape.rope,
-                  l,       (l + 15) / 16 * 16};
+  const Call call{out_THL,        q_THd, LatentLayout(cache), batch, scale, shape.heads,
+                  l + shape.rope, l,     (l + 15) / 16 * 16};
   plan_units(call);
   const auto rows = static_cast<size_t>(std::max(kRowsTogether, call.heads));
   const auto dim = static_cast<size_t>(call.dim);
@@ -77,8 +77,8 @@ void LatentAttention::plan_units(const Call& call) {
   }
 }
 
-/// Positions [first, first + 64) below `end`: rows to scratch.positions, K tiles to scratch.keys, where positions
-/// from `end` on are zero.
+/// Positions [first, first + 64) below `end`: rows to scratch.positions, K tiles to scratch.keys, where
+/// positions from `end` on are zero.
 void LatentAttention::load_extent(const Call& call, int64_t row, int64_t first, int64_t end,
                                   Scratch& scratch) const {
   const int64_t d = call.dim;

@@ -1,5 +1,6 @@
 // Attention over cached latents, one code path for prefill, chunks and decode: the inner loops of
-// attention_tile.h on one KV head whose V is the leading part of its K. Driven by the thread that owns the Ops.
+// attention_tile.h on one KV head whose V is the leading part of its K. Driven by the thread that owns the
+// Ops.
 #pragma once
 
 #include <vector>

@@ -1,6 +1,6 @@
-// Where a position's latent and rotated key stand in the paged cache of latents: one behind the other, positions
-// of a block in order. In a cache of two-byte elements all are float16: the latent serves as K, of whose
-// rounding a log-probability depends most (docs/architecture.md, "Numbers").
+// Where a position's latent and rotated key stand in the paged cache of latents: one behind the other,
+// positions of a block in order. In a cache of two-byte elements all are float16: the latent serves as K, of
+// whose rounding a log-probability depends most (docs/architecture.md, "Numbers").
 #pragma once
 
 #include "kernels/ops.h"

@@ -11,7 +11,8 @@
 namespace penstock::cpu {
 namespace {
 
-/// Of r values, pairs rotated by the angles of `position`; the result is [first of each pair, second of each].
+/// Of r values, pairs rotated by the angles of `position`; the result is [first of each pair, second of
+/// each].
 std::vector<float> rotated(const float* x_r, int64_t r, const LatentRotaryView& rotary, int64_t position) {
   const int64_t half = r / 2;
   const float* cos_r = rotary.cos_sin_P2r.as<const float>() + position * r;
@@ -96,8 +97,7 @@ void reference_latent_attention(const LatentShape& shape, const TensorView& out_
   const int64_t d = l + shape.rope;
   const LatentLayout layout(cache);
   const auto cached = [&](int64_t t, int64_t p, int64_t i) {
-    return static_cast<double>(
-        read(layout.position(batch, batch.row_of_T[t], p), layout.element, i));
+    return static_cast<double>(read(layout.position(batch, batch.row_of_T[t], p), layout.element, i));
   };
   for (int64_t t = 0; t < batch.tokens; ++t)
     for (int64_t j = t * shape.heads; j < (t + 1) * shape.heads; ++j) {

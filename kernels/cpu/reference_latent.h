@@ -1,5 +1,5 @@
-// Latent attention and experts as their definitions read: the part of the plain reference that DeepSeek needs.
-// Callers have checked the shapes.
+// Latent attention and experts as their definitions read: the part of the plain reference that DeepSeek
+// needs. Callers have checked the shapes.
 #pragma once
 
 #include "kernels/cpu/contract.h"

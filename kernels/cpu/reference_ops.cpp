@@ -215,8 +215,7 @@ class ReferenceOps final : public Ops {
     for (size_t e = 0; e < w_ENK.size(); ++e) {
       const int64_t first = routing.expert_start_E1[e];
       const int64_t count = routing.expert_start_E1[e + 1] - first;
-      if (count > 0)
-        matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
+      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
     }
   }
 

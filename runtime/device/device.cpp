@@ -59,7 +59,8 @@ TensorView TensorView::first(int64_t rows) const {
 TensorView TensorView::rows(int64_t first_row, int64_t count) const {
   TensorView v = first(first_row + count).first(count);
   if (shape[0] > 0)
-    v.data = static_cast<char*>(data) + bytes() / static_cast<size_t>(shape[0]) * static_cast<size_t>(first_row);
+    v.data =
+        static_cast<char*>(data) + bytes() / static_cast<size_t>(shape[0]) * static_cast<size_t>(first_row);
   return v;
 }
 

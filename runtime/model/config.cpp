@@ -38,7 +38,8 @@ constexpr Family kFamilies[] = {
     {"MistralForCausalLM", "mistral", 8, 0, 131072, false, false, false, false, Family::Window::plain},
     {"Qwen2ForCausalLM", "qwen2", 32, 0, 32768, false, true, false, false, Family::Window::switched},
     {"Qwen3ForCausalLM", "qwen3", 32, 128, 32768, true, false, false, true, Family::Window::switched},
-    {"DeepseekV2ForCausalLM", "deepseek_v2", 0, 0, 2048, true, false, true, false, Family::Window::none, true},
+    {"DeepseekV2ForCausalLM", "deepseek_v2", 0, 0, 2048, true, false, true, false, Family::Window::none,
+     true},
     {"DeepseekV3ForCausalLM", "deepseek_v3", 0, 0, 4096, true, false, false, false, Family::Window::none,
      true},
 };
@@ -58,7 +59,8 @@ const Family& family_of(const Fields& config) {
   }
   const std::string found =
       architecture.empty() ? "model_type '" + model_type + "'" : "'" + architecture + "'";
-  throw UsageError(config.where() + ": architecture " + found + " is not supported; supported are " + supported);
+  throw UsageError(config.where() + ": architecture " + found + " is not supported; supported are " +
+                   supported);
 }
 
 DType published_dtype(const Fields& config) {

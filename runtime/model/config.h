@@ -61,7 +61,8 @@ struct GateConfig {
   float scale = 1;               // routed_scaling_factor
 };
 
-/// Mixture of experts (DeepSeekMoE, 2024): the chosen experts' MLPs, weighted, plus one that every token takes.
+/// Mixture of experts (DeepSeekMoE, 2024): the chosen experts' MLPs, weighted, plus one that every token
+/// takes.
 struct MoeConfig {
   GateConfig gate;
   int64_t intermediate_size = 0;         // of one expert

@@ -21,8 +21,8 @@ MlaConfig attention_of(const Fields& config) {
   a.bias = config.flag("attention_bias", false);
   const int64_t widest_head = std::max(a.qk_nope_head_dim + a.qk_rope_head_dim, a.v_head_dim);
   if (a.heads * widest_head > kWidest)
-    config.wrong("num_attention_heads", "at most " + std::to_string(kWidest / widest_head) +
-                                            " heads of " + std::to_string(widest_head) + " values");
+    config.wrong("num_attention_heads", "at most " + std::to_string(kWidest / widest_head) + " heads of " +
+                                            std::to_string(widest_head) + " values");
   return a;
 }
 

@@ -6,8 +6,8 @@
 
 namespace penstock {
 
-/// Appends `layers` layers to out.layers, and what a user should know to out.notes. Throws UsageError naming the
-/// field, what was expected and what was found.
+/// Appends `layers` layers to out.layers, and what a user should know to out.notes. Throws UsageError naming
+/// the field, what was expected and what was found.
 void read_deepseek_layers(ModelConfig& out, const Fields& config, int64_t layers, bool reads_mlp_bias);
 
 /// softmax_scale of every layer, once out.rope is known: yarn with mscale_all_dim sharpens the softmax.

@@ -33,8 +33,8 @@ Counts count(const DenseMlpConfig& m, int64_t hidden) {
 Counts count(const MoeConfig& m, int64_t hidden) {
   const int64_t expert = 3 * hidden * m.intermediate_size;
   const GateConfig& gate = m.gate;
-  Counts all{gate.experts * hidden + gate.experts_per_token * expert,
-             gate.correction_bias ? gate.experts : 0, (gate.experts - gate.experts_per_token) * expert};
+  Counts all{gate.experts * hidden + gate.experts_per_token * expert, gate.correction_bias ? gate.experts : 0,
+             (gate.experts - gate.experts_per_token) * expert};
   if (m.shared_intermediate_size > 0) {
     const Counts shared = count(DenseMlpConfig{m.shared_intermediate_size, m.shared_bias}, hidden);
     all.multiplied += shared.multiplied;
