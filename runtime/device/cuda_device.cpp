@@ -28,6 +28,12 @@ int device_count() {
                      (status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status)) +
                      "); run `nvidia-smi` to see what the driver says, or use --device cpu");
   }
+  return count;
+}
+
+/// Makes `ordinal` the calling thread's device.
+void choose(int ordinal) {
+  const int count = device_count();
   if (ordinal < 0 || ordinal >= count)
     throw UsageError(
         "--device cuda: expected a GPU number below " + std::to_string(count) + ", found " +

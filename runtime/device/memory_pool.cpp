@@ -24,13 +24,14 @@ MemoryPool::~MemoryPool() {
 }
 
 void* MemoryPool::allocate(size_t bytes) {
+  const std::lock_guard lock(mutex_);
   bytes = rounded(bytes, kAlignment);
   auto fit = free_.lower_bound({bytes, nullptr});
   if (fit == free_.end()) {
     const size_t segment = rounded(bytes, kSegmentUnit);
     auto* address = static_cast<char*>(take_(segment));
     if (address == nullptr) {
-      trim();
+      trim_locked();
       address = static_cast<char*>(take_(segment));
     }
     if (address == nullptr) return nullptr;
@@ -49,6 +50,7 @@ void* MemoryPool::allocate(size_t bytes) {
 }
 
 void MemoryPool::free(void* memory) {
+  const std::lock_guard lock(mutex_);
   auto piece = pieces_.find(static_cast<char*>(memory));
   ensure(piece != pieces_.end() && !piece->second.free, "memory that is freed was allocated here");
   in_use_ -= piece->second.bytes;
@@ -58,6 +60,11 @@ void MemoryPool::free(void* memory) {
 }
 
 void MemoryPool::trim() {
+  const std::lock_guard lock(mutex_);
+  trim_locked();
+}
+
+void MemoryPool::trim_locked() {
   for (auto piece = pieces_.begin(); piece != pieces_.end();) {
     const auto next = std::next(piece);
     if (piece->second.free && piece->second.begins_segment &&
@@ -72,6 +79,7 @@ void MemoryPool::trim() {
 }
 
 MemoryUse MemoryPool::use() const {
+  const std::lock_guard lock(mutex_);
   return {in_use_, reserved_, free_.empty() ? 0 : free_.rbegin()->first};
 }
 

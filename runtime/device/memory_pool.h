@@ -1,11 +1,12 @@
 // A caching allocator's book-keeping: large segments are taken from a device and handed out in pieces; pieces
 // that come back are kept for the next who asks. Best fit, neighbours joined. Plain host code: it never looks
-// into the memory. One thread at a time.
+// into the memory. Any thread.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -41,11 +42,13 @@ class MemoryPool {
   };
   using Pieces = std::map<char*, Piece>;  // by address; together they are the segments, without gaps
 
+  void trim_locked();
   void set_free(Pieces::iterator piece, bool free);
   void join_with_next(Pieces::iterator piece);
 
   std::function<void*(size_t)> take_;
   std::function<void(void*)> give_back_;
+  mutable std::mutex mutex_;
   Pieces pieces_;
   std::set<std::pair<size_t, char*>> free_;  // by size, then address
   size_t reserved_ = 0;

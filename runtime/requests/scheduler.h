@@ -36,6 +36,9 @@ struct SequenceSpec {
 };
 
 enum class FinishReason { stop, length };
+inline const char* name_of(FinishReason reason) {
+  return reason == FinishReason::stop ? "stop" : "length";
+}
 
 struct GeneratedToken {
   int32_t id = 0;
