@@ -127,7 +127,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
 
   std::optional<BenchPlans> plans;
   if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
-  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule,
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
   runner.run();
   agree(world, [] { return std::string(); });

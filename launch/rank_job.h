@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/edges.h"
 #include "launch/job_options.h"
 #include "proto/plan.pb.h"
 #include "runtime/comm/world.h"
@@ -26,6 +27,7 @@ struct ReadyRank {
   std::unique_ptr<Device> device;
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stage> stage;
+  RunnerEdges edges;  ///< for the runner
   int64_t blocks = 0;
   std::string numerics;
   std::vector<StageFacts> facts;  ///< by stage

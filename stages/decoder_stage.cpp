@@ -79,7 +79,7 @@ class DecoderStage final : public Stage {
   }
 
   void allocate_cache(int64_t blocks) override {
-    ensure(blocks_ == 0 && blocks > 0, "a stage gets its KV blocks once");
+    ensure(blocks > 0, "a stage's cache has blocks");
     for (DecoderLayer& layer : layers_) layer.attention().allocate_cache(blocks);
     blocks_ = blocks;
   }

@@ -22,8 +22,8 @@ class Attention {
   virtual size_t weight_bytes() const = 0;
   virtual size_t kv_bytes_per_block() const = 0;
   virtual size_t scratch_bytes(int64_t tokens) const = 0;
-  /// Once, before the first forward. Memory is reserved here, but a CPU touches its pages when they are first
-  /// written.
+  /// Before the first forward; again, for another number. Memory is reserved here, but a CPU touches its
+  /// pages when they are first written.
   virtual void allocate_cache(int64_t blocks) = 0;
   /// x_TD += output(attend(h_TD)). `h_TD` is the normed input, in the stage's dtype.
   virtual void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) = 0;

@@ -1,6 +1,6 @@
 // One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream,
-// in the order of asking; the host runs ahead until download, synchronize or a mark's wait, which sleep. Memory
-// comes from a pool that keeps what is freed. Driven by the thread that made it.
+// in the order of asking; the host runs ahead until download, synchronize or a mark's wait, which sleep.
+// Memory comes from a pool that keeps what is freed. Driven by the thread that made it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,8 +23,8 @@ class CudaDevice final : public Device {
   /// Memory that the pool keeps for later counts as free.
   MemoryInfo memory() const override;
   DeviceMemory allocate(size_t bytes) override;
-  /// `host_from` may be changed as soon as this returns: it is copied into pinned memory first. Waits only when
-  /// kStagings pieces of kStagingBytes are under way.
+  /// `host_from` may be changed as soon as this returns: it is copied into pinned memory first. Waits only
+  /// when kStagings pieces of kStagingBytes are under way.
   void upload(void* device_to, const void* host_from, size_t bytes) override;
   /// Waits for the stream.
   void download(void* host_to, const void* device_from, size_t bytes) override;

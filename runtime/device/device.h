@@ -66,8 +66,9 @@ class Device {
   virtual void synchronize() = 0;
 
   virtual std::unique_ptr<Mark> make_mark() = 0;
-  /// Runs `ask`, which asks this device for work, and keeps that work instead of doing it: no upload, download,
-  /// wait or allocation may be among it. Null, with nothing run, from a device that gains nothing by it.
+  /// Runs `ask`, which asks this device for work, and keeps that work instead of doing it: no upload,
+  /// download, wait or allocation may be among it. Null, with nothing run, from a device that gains nothing
+  /// by it.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& ask) = 0;
   /// Absent where allocations are left to the system.
   virtual std::optional<MemoryUse> memory_use() const = 0;
