@@ -35,7 +35,8 @@ void let_nccl_share_gpus(const World& world) {
 
 }  // namespace
 
-RunnerEdges make_edges(World& world, Device& device, const std::vector<DeviceKind>& kinds, bool gpus_are_shared) {
+RunnerEdges make_edges(World& world, Device& device, const std::vector<DeviceKind>& kinds,
+                       bool gpus_are_shared) {
   const int rank = world.rank();
   const bool first = rank == 0;
   const bool last = rank + 1 == world.size();

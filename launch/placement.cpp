@@ -33,8 +33,9 @@ std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& 
   for (size_t s = 0; s < partition.size(); ++s) {
     const std::string& part = parts[parts.size() == 1 ? 0 : s];
     if (part != "cpu" && part != "cuda")
-      throw UsageError("--device: expected cpu or cuda, or one of them for each stage as in cpu,cuda,cuda, found '" +
-                       flag + "'");
+      throw UsageError(
+          "--device: expected cpu or cuda, or one of them for each stage as in cpu,cuda,cuda, found '" +
+          flag + "'");
     const bool embedding_alone = partition[s].layers == 0 && !partition[s].head;
     const bool gpu = part == "cuda" && !(parts.size() == 1 && embedding_alone);
     kinds.push_back(gpu ? DeviceKind::cuda : DeviceKind::cpu);

@@ -33,9 +33,10 @@ RankDevice open_device(World& world, const std::vector<DeviceKind>& kinds) {
   const int most = *std::max_element(sharers.begin(), sharers.end());
   mine.gpus_are_shared = most > 1;
   if (world.rank() == 0 && most > 1)
-    log::warning(std::to_string(most) +
-                 " ranks share one GPU: right results, but they take turns and divide its memory; start fewer "
-                 "ranks, or make more devices visible in CUDA_VISIBLE_DEVICES");
+    log::warning(
+        std::to_string(most) +
+        " ranks share one GPU: right results, but they take turns and divide its memory; start fewer "
+        "ranks, or make more devices visible in CUDA_VISIBLE_DEVICES");
   agree(world, [&]() -> std::string {
     mine.device = on_gpu ? make_cuda_device(chosen[rank]) : make_cpu_device();
     return {};

@@ -15,8 +15,8 @@ struct RankDevice {
   bool gpus_are_shared = false;  ///< some GPU of the world has several ranks
 };
 
-/// `kinds` by rank. A rank's GPU is one of those that CUDA_VISIBLE_DEVICES and the launcher let it see, another than
-/// its neighbours' while there are enough; rank 0 warns where there are not. Collective: throws
+/// `kinds` by rank. A rank's GPU is one of those that CUDA_VISIBLE_DEVICES and the launcher let it see,
+/// another than its neighbours' while there are enough; rank 0 warns where there are not. Collective: throws
 /// AgreedFailure everywhere when some rank cannot have its device.
 RankDevice open_device(World& world, const std::vector<DeviceKind>& kinds);
 

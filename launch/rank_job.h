@@ -25,6 +25,7 @@ struct StageFacts {
 struct ReadyRank {
   JobShape shape;
   std::unique_ptr<Device> device;
+  uint64_t device_bytes = 0;  ///< its whole memory
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stage> stage;
   RunnerEdges edges;  ///< for the runner

@@ -1,5 +1,7 @@
 #include "launch/stage_reporter.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "runtime/base/log.h"
@@ -16,6 +18,13 @@ proto::StageReport complete_report(proto::StageReport report, const ReadyRank& r
     report.set_memory_free_bytes(memory.free);
     report.set_memory_used_bytes(resident_bytes());
     report.set_memory_reserved_bytes(report.memory_used_bytes());
+  } else if (const std::optional<MemoryUse> use = ready.device->memory_use()) {
+    const size_t cached = use->reserved - use->in_use;
+    report.set_memory_total_bytes(ready.device_bytes);
+    report.set_memory_free_bytes(ready.device_bytes - std::min<uint64_t>(ready.device_bytes, use->reserved));
+    report.set_memory_used_bytes(use->in_use);
+    report.set_memory_reserved_bytes(use->reserved);
+    report.set_memory_fragmented_bytes(cached - use->largest_free);
   }
   return report;
 }

@@ -18,17 +18,19 @@ size_t Head::weight_bytes() const {
   return norm_D_.view.bytes() + output_VD_->bytes();
 }
 
-std::vector<Sampled> Head::forward(TensorView x_TD, const int32_t* rows_R,
-                                   std::span<const SampleParams> params_R) {
-  const auto rows = static_cast<int64_t>(params_R.size());
-  if (rows == 0) return {};
+void Head::compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows) {
+  if (rows == 0) return;
   const TensorView gathered_RD = gathered_RD_.view.first(rows);
   const TensorView normed_RD = normed_RD_.view.first(rows);
   const TensorView logits_RV = logits_RV_.view.first(rows);
   ops_.gather_rows(gathered_RD, x_TD, rows_R);
   ops_.rms_norm(normed_RD, gathered_RD, norm_D_, eps_);
   ops_.matmul(logits_RV, normed_RD, *output_VD_, {}, Into::overwrite);
-  return ops_.sample(logits_RV, params_R);
+}
+
+std::vector<Sampled> Head::sample(std::span<const SampleParams> params_R) {
+  if (params_R.empty()) return {};
+  return ops_.sample(logits_RV_.view.first(static_cast<int64_t>(params_R.size())), params_R);
 }
 
 }  // namespace penstock

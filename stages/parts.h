@@ -82,10 +82,11 @@ class Head {
  public:
   explicit Head(const BuildContext& context);
   size_t weight_bytes() const;
-  /// One token for each of params_R, from the hidden state at x_TD[rows_R]; rows_R in device memory, at most
-  /// spec.max_rows of them.
-  std::vector<Sampled> forward(TensorView x_TD, const int32_t* rows_R,
-                               std::span<const SampleParams> params_R);
+  /// Computes the logits of the hidden states at x_TD[rows_R]; rows_R in device memory, at most spec.max_rows
+  /// of them.
+  void compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows);
+  /// One token for each of params_R, from as many rows of the logits computed last.
+  std::vector<Sampled> sample(std::span<const SampleParams> params_R);
 
  private:
   Ops& ops_;

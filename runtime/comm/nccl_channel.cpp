@@ -52,7 +52,8 @@ class NcclEdge {
         stream_(cuda::make_stream()) {
     const Watchdog deadline(kInitDeadline, [this] {
       return text_ + " was not connected within " + std::to_string(kInitDeadline.count()) +
-             " minutes. Check the network between the two hosts, and NCCL_SOCKET_IFNAME and NCCL_IB_HCA, which "
+             " minutes. Check the network between the two hosts, and NCCL_SOCKET_IFNAME and NCCL_IB_HCA, "
+             "which "
              "choose the interface; NCCL_DEBUG=INFO says what NCCL tries.";
     });
     check_nccl(library_.init_rank(&communicator_, 2, parse_id(id), end_), "connecting");
@@ -85,7 +86,8 @@ class NcclEdge {
     if (end_ == kSending)
       check_nccl(library_.send(data, bytes, ncclUint8, kReceiving, communicator_, stream_.get()), "sending");
     else
-      check_nccl(library_.receive(data, bytes, ncclUint8, kSending, communicator_, stream_.get()), "receiving");
+      check_nccl(library_.receive(data, bytes, ncclUint8, kSending, communicator_, stream_.get()),
+                 "receiving");
     check(cudaEventRecord(end, stream_.get()), "mark the end of a transfer");
   }
 
@@ -107,7 +109,8 @@ class NcclEdge {
                 library_.last_error(communicator_));
   }
 
-  /// Connections are made when the first message passes: here, not in the first step; and it must arrive whole.
+  /// Connections are made when the first message passes: here, not in the first step; and it must arrive
+  /// whole.
   void try_out() {
     const Tensor tensor = device_.tensor(DType::i32, {static_cast<int64_t>(kFirstMessage / sizeof(int32_t))});
     std::vector<int32_t> expected(kFirstMessage / sizeof(int32_t));
@@ -121,8 +124,9 @@ class NcclEdge {
     if (end_ == kSending) return;
     device_.download(found.data(), tensor.view.data, kFirstMessage);
     if (found != expected)
-      throw Error(text_ + " delivers other bytes than were sent; NCCL_P2P_DISABLE=1 goes around a broken "
-                          "connection between GPUs of one host");
+      throw Error(text_ +
+                  " delivers other bytes than were sent; NCCL_P2P_DISABLE=1 goes around a broken "
+                  "connection between GPUs of one host");
   }
 
   void watch_for_errors() {

@@ -6,8 +6,8 @@
 
 namespace penstock::nccl {
 
-/// The functions that are used here. The library stays open until the process ends: threads of its own may outlive
-/// its communicators.
+/// The functions that are used here. The library stays open until the process ends: threads of its own may
+/// outlive its communicators.
 class Library {
  public:
   /// Throws UsageError naming what was looked for when the library is not there.

@@ -132,7 +132,7 @@ MemoryInfo CudaDevice::memory() const {
 DeviceMemory CudaDevice::allocate(size_t bytes) {
   if (void* memory = pool_.allocate(bytes)) return {memory, [this](void* p) { pool_.free(p); }};
   const MemoryInfo info = memory();
-  throw Error(
+  throw OutOfMemory(
       "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
       mib(info.total) +
       " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
