@@ -57,7 +57,9 @@ class Recording {
 /// Memory ran out; less may be asked for.
 class OutOfMemory : public Error {
  public:
-  using Error::Error;
+  // Spelled out: nvcc 13 cannot inherit a constructor with such a default.
+  explicit OutOfMemory(const std::string& message, Where where = Where::here())
+      : Error(message, ExitStatus::runtime_failure, where) {}
 };
 
 class Device {
