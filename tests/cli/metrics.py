@@ -250,6 +250,19 @@ class Metrics(ProgramTest):
             self.assertRegex(line["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
         self.assertTrue(any("2 rows in" in line["message"] for line in lines))
 
+    def test_one_line_now_and_then_says_how_the_job_stands(self):
+        self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(48)))
+        run = self.generate(2, "--progress-seconds", "0.2")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        lines = [l for l in run.stderr.splitlines() if "throughput" in l]
+        self.assertTrue(lines, run.stderr)
+        for line in lines:
+            self.assertRegex(line, r"^\d\d:\d\d:\d\d rank 0 \S+: rows \d+ of about 48 \(\d+ %\), [\d.]+ rows/s, .*"
+                             r"Avg prompt throughput: [\d.]+ tokens/s, Avg generation throughput: [\d.]+ tokens/s, "
+                             r"Running: \d+ reqs, Waiting: \d+ reqs, KV cache usage: [\d.]+ %$")
+        # 48 rows of 300 tokens in hundreds of micro-batches: nothing is printed for each of them.
+        self.assertLess(len(run.stderr.splitlines()) - len(lines), 25)
+
     def test_the_log_level_drops_what_is_below_it(self):
         run = self.generate(0, "--log-level", "warning")
         self.assertEqual((run.returncode, run.stderr), (0, ""))
