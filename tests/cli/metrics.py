@@ -132,7 +132,7 @@ class Metrics(ProgramTest):
             if i % 3 == 0:
                 s.sendall(b"GET /metrics HT")       # half a request
             if i % 3 == 1:
-                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")  # an answer that nobody reads
+                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")  # an answer that nobody reads
         with socket.create_connection((host, int(port))) as long:
             try:
                 long.sendall(b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\n\r\n")
