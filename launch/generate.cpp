@@ -16,12 +16,19 @@
 namespace penstock {
 namespace {
 
+// Below this a micro-batch costs more in hand-overs than it computes, whatever the goals are.
+constexpr int64_t kLeastTokensPerMicroBatch = 16;
+
 /// Lets the runner ask a BatchJob for plans: the two stand on one floor and do not know each other.
 class JobPlans final : public PlanSource {
  public:
-  /// `requests` may be null: then nobody counts.
-  JobPlans(BatchJob& job, RequestMetrics* requests) : job_(job), requests_(requests) {}
+  /// `requests` may be null: then nobody counts; and `guard`: then nobody steps back.
+  JobPlans(BatchJob& job, RequestMetrics* requests, Guarding* guard)
+      : job_(job), requests_(requests), guard_(guard) {}
   proto::Plan plan(int slot) override {
+    if (guard_ != nullptr)
+      if (const std::optional<GuardSettings> s = guard_->changed())
+        job_.lower_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
     proto::Plan plan = job_.plan(slot);
     if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
     return plan;
@@ -35,6 +42,7 @@ class JobPlans final : public PlanSource {
  private:
   BatchJob& job_;
   RequestMetrics* requests_;
+  Guarding* guard_;
 };
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const JobOptions& options) {
@@ -60,6 +68,23 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   for (const StageFacts& facts : ready.facts)
     job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
   return job;
+}
+
+/// Null without goals. A job never steps back so far that a sequence of --max-model-len has no room, or that
+/// slots stay empty.
+std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank& ready, JobMetrics& metrics) {
+  if (options.watch.guard.empty()) {
+    if (!options.watch.alert_url.empty())
+      throw UsageError("--alert-url: expected --guard with goals to alert of, found none");
+    return nullptr;
+  }
+  if (options.watch.interval_seconds <= 0)
+    throw UsageError("--guard: expected --metrics-interval above 0, which measures, found 0");
+  const int64_t slots = ready.shape.schedule.micro_batches;
+  const GuardSettings start{ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, ready.blocks};
+  const GuardSettings least{slots, kLeastTokensPerMicroBatch,
+                            (ready.shape.max_model_len + options.block_size - 1) / options.block_size};
+  return std::make_unique<Guarding>(options.watch, start, least, metrics);
 }
 
 BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
@@ -111,17 +136,22 @@ void generate(World& world, const JobOptions& options) {
   ReadyRank ready = make_ready(world, options);
   std::optional<JobMetrics> metrics;
   std::unique_ptr<BatchJob> job;
+  std::unique_ptr<Guarding> guard;
   std::optional<Watch> watch;
   agree(world, [&]() -> std::string {
     if (world.rank() > 0) return {};
-    metrics.emplace(describe(options, ready));
-    watch.emplace(world, options.watch, *metrics);
+    const JobDescription description = describe(options, ready);
+    metrics.emplace(description);
+    guard = make_guard(options, ready, *metrics);
+    watch.emplace(world, options.watch, description, *metrics);
+    if (guard) watch->set_guard(*guard);
     BatchJobOptions batch = batch_options(options, ready);
     if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
     job = std::make_unique<BatchJob>(std::move(batch), tokenizer);
     return {};
   });
-  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens};
+  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
+                                     !options.watch.trace.empty()};
   if (world.rank() > 0) {
     Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
     std::optional<StageReporter> reporter;
@@ -140,12 +170,12 @@ void generate(World& world, const JobOptions& options) {
     log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part +
               ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
-  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr);
+  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
   Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
   proto::StageReport report;
   {
-    const Progress progress(*job, options.progress_seconds);
     watch->start(*job);
+    const Progress progress([&watch] { return watch->figures(); }, options.progress_seconds);
     const StageReporter reporter(world, runner.meter(), ready, options.watch.interval_seconds,
                                  [&watch](proto::StageReport live) { watch->hear(std::move(live)); });
     report = play(runner);

@@ -138,8 +138,8 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
   return text + "results: " + results;
 }
 
-Progress::Progress(const BatchJob& job, double seconds_between_lines)
-    : job_(job), terminal_(isatty(STDERR_FILENO) != 0 && !log::is_json()) {
+Progress::Progress(std::function<JobFigures()> figures, double seconds_between_lines)
+    : figures_(std::move(figures)), terminal_(isatty(STDERR_FILENO) != 0 && !log::is_json()) {
   const double seconds = seconds_between_lines > 0 ? seconds_between_lines : terminal_ ? 1 : 60;
   thread_ = std::thread([this, seconds] { print_until_stopped(seconds); });
 }
@@ -154,10 +154,10 @@ Progress::~Progress() {
 }
 
 void Progress::print_until_stopped(double seconds) {
-  JobFigures before = job_figures(job_.progress());
+  JobFigures before = figures_();
   std::unique_lock lock(mutex_);
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
-    const JobFigures now = job_figures(job_.progress());
+    const JobFigures now = figures_();
     const std::string line = progress_line(now, before);
     if (terminal_)
       std::fprintf(stderr, "\r\033[K%s", line.c_str());

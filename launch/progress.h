@@ -3,6 +3,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -31,7 +32,8 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
 /// other.
 class Progress {
  public:
-  Progress(const BatchJob& job, double seconds_between_lines);
+  /// `figures` is asked from its thread.
+  Progress(std::function<JobFigures()> figures, double seconds_between_lines);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -39,7 +41,7 @@ class Progress {
  private:
   void print_until_stopped(double seconds);
 
-  const BatchJob& job_;
+  std::function<JobFigures()> figures_;
   bool terminal_;
   std::mutex mutex_;
   std::condition_variable stop_changed_;

@@ -13,10 +13,19 @@ namespace {
 // Stages report once an interval; with this many waiting rank 0 is too busy to look, and newer ones count.
 constexpr size_t kMostHeard = 4096;
 
+uint64_t nanoseconds(Watch::Clock::time_point when) {
+  return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
+}
+
 }  // namespace
 
-Watch::Watch(World& world, const WatchOptions& options, JobMetrics& metrics)
+Watch::Watch(World& world, const WatchOptions& options, const JobDescription& job, JobMetrics& metrics)
     : world_(world), options_(options), metrics_(metrics) {
+  if (!options.trace.empty()) {
+    if (options.interval_seconds <= 0)
+      throw UsageError("--trace: expected --metrics-interval above 0, which carries it home, found 0");
+    trace_ = std::make_unique<TraceWriter>(options.trace, job, nanoseconds(Clock::now()));
+  }
   if (!options.port) return;
   server_ = std::make_unique<HttpServer>(options.host, *options.port,
                                          [this](std::string_view path) { return answer(path); });
@@ -60,7 +69,8 @@ void Watch::watch_until_stopped() {
     lock.unlock();
     take_in(std::move(heard));
     if (const auto now = Clock::now(); now >= next) {
-      metrics_.progressed(job_figures(job_->progress()));
+      metrics_.progressed(figures());
+      if (guard_ != nullptr) guard_->look(metrics_.snapshot(now));
       next = now + interval;
     }
     lock.lock();
@@ -68,7 +78,23 @@ void Watch::watch_until_stopped() {
 }
 
 void Watch::take_in(std::deque<Heard> heard) {
-  for (const Heard& h : heard) metrics_.stage_reported(h.report, h.when);
+  for (const Heard& h : heard) {
+    metrics_.stage_reported(h.report, h.when);
+    if (!trace_) continue;
+    try {
+      trace_->add(h.report, nanoseconds(h.when));
+    } catch (const Error& e) {
+      log::warning(std::string(e.what()) + "; the job goes on without a trace");
+      trace_.reset();
+    }
+  }
+}
+
+JobFigures Watch::figures() const {
+  JobFigures figures = job_figures(job_->progress());
+  // While the job runs prompt tokens count when they have been run, not when their row was taken up.
+  if (options_.interval_seconds > 0) figures.prompt_tokens = metrics_.requests().prompt_tokens();
+  return figures;
 }
 
 void Watch::stop() {
@@ -89,6 +115,22 @@ void Watch::finish(const JobProgress& end, const std::vector<proto::StageReport>
   take_in(std::move(last));
   metrics_.progressed(job_figures(end));
   metrics_.finished();
+  if (trace_) finish_trace(reports);
+}
+
+void Watch::finish_trace(const std::vector<proto::StageReport>& reports) {
+  uint64_t lost = 0;
+  for (const proto::StageReport& report : reports) lost += report.lost_events();
+  if (lost > 0)
+    log::warning("--trace: " + std::to_string(lost) +
+                 " stretches of time are missing; a shorter --metrics-interval carries more");
+  try {
+    trace_->finish();
+    log::info("trace: " + options_.trace.string());
+  } catch (const Error& e) {
+    log::warning(e.what());
+  }
+  trace_.reset();
 }
 
 void Watch::linger() const {

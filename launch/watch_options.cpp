@@ -26,6 +26,16 @@ void add_watch_flags(CLI::App& app, WatchOptions& o) {
       ->check(CLI::Range(0.0, 86400.0))
       ->group(group)
       ->capture_default_str();
+  app.add_option("--trace", o.trace,
+                 "Write what each stage does, micro-batch by micro-batch, for Perfetto and `penstock trace`")
+      ->group(group);
+  app.add_option(
+         "--guard", o.guard,
+         "Goals, such as p99_tpot_ms=500,oom=3,for=30: when one is broken for that many seconds the job "
+         "steps back to smaller micro-batches or less KV cache (docs/formats.md)")
+      ->group(group);
+  app.add_option("--alert-url", o.alert_url, "Where the guard POSTs a JSON object for each broken goal")
+      ->group(group);
   app.add_option("--log-level", o.log_level, "Messages to print: debug, info, warning, error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->group(group)

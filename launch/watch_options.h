@@ -18,6 +18,9 @@ struct WatchOptions {
   std::vector<std::string> aliases;  ///< "vllm"
   double interval_seconds = 1;       ///< between a stage's reports; 0: none, and no request times
   double linger_seconds = 0;         ///< how long the page outlives the job
+  std::filesystem::path trace;       ///< empty: none
+  std::string guard;                 ///< goals; empty: nobody watches them
+  std::string alert_url;             ///< empty: no alerts
   std::string log_level = "info";
   std::string log_format = "text";
 };

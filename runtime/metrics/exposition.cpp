@@ -103,7 +103,7 @@ void write_like_vllm(Writer& out, const std::string& prefix, const JobSnapshot& 
              s.figures.waiting);
   out.single(prefix + "kv_cache_usage_perc", "gauge", "Share of the KV blocks in use; 1 is all.", labels,
              s.figures.kv_used_share);
-  out.single(prefix + "prompt_tokens_total", "counter", "Prompt tokens of requests taken up.", labels,
+  out.single(prefix + "prompt_tokens_total", "counter", "Prompt tokens run.", labels,
              s.figures.prompt_tokens);
   out.single(prefix + "generation_tokens_total", "counter", "Tokens generated.", labels,
              s.figures.generated_tokens);
@@ -217,6 +217,20 @@ void write_job(Writer& out, const JobSnapshot& s) {
                *s.figures.eta_seconds);
 }
 
+void write_guard(Writer& out, const GuardFigures& guard) {
+  out.family("penstock:guard_broken", "gauge", "1 while a goal of --guard is broken for long.");
+  for (const GuardGoalFigures& g : guard.goals) out.sample({{"goal", g.name}}, int64_t{g.broken ? 1 : 0});
+  out.family("penstock:guard_value", "gauge", "What a goal of --guard measures.");
+  for (const GuardGoalFigures& g : guard.goals)
+    if (g.value) out.sample({{"goal", g.name}}, *g.value);
+  out.family("penstock:guard_steps_total", "counter", "Steps back for a goal of --guard.");
+  for (const GuardGoalFigures& g : guard.goals) out.sample({{"goal", g.name}}, g.steps);
+  out.family("penstock:guard_setting", "gauge", "Settings after the steps back.");
+  out.sample({{"name", "max_num_seqs"}}, guard.settings.max_num_seqs);
+  out.sample({{"name", "max_num_batched_tokens"}}, guard.settings.max_num_batched_tokens);
+  out.sample({{"name", "kv_blocks"}}, guard.settings.kv_blocks);
+}
+
 }  // namespace
 
 std::string prometheus_text(const JobSnapshot& snapshot, const std::vector<std::string>& aliases) {
@@ -225,6 +239,7 @@ std::string prometheus_text(const JobSnapshot& snapshot, const std::vector<std::
   for (const std::string& alias : aliases) write_like_vllm(out, alias, snapshot);
   write_job(out, snapshot);
   write_stages(out, snapshot);
+  if (snapshot.guard) write_guard(out, *snapshot.guard);
   return out.take();
 }
 

@@ -68,6 +68,11 @@ void JobMetrics::progressed(const JobFigures& figures) {
   history_step_ *= 2;
 }
 
+void JobMetrics::guarded(GuardFigures figures) {
+  const std::lock_guard lock(mutex_);
+  guard_ = std::move(figures);
+}
+
 void JobMetrics::finished() {
   const std::lock_guard lock(mutex_);
   over_ = true;
@@ -83,6 +88,7 @@ JobSnapshot JobMetrics::snapshot(Clock::time_point now) const {
     snapshot.recent = rates_between(recent_.size() > 1 ? recent_.front() : JobFigures{}, recent_.back());
   }
   snapshot.history = history_;
+  snapshot.guard = guard_;
   snapshot.over = over_;
   for (const StageState& state : stages_) {
     StageSnapshot& stage = snapshot.stages.emplace_back();

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "proto/plan.pb.h"
+#include "runtime/metrics/guard.h"
 #include "runtime/metrics/request_metrics.h"
 
 namespace penstock {
@@ -79,6 +80,7 @@ struct JobSnapshot {
   std::vector<StageSnapshot> stages;
   RequestFigures requests;
   std::vector<HistoryPoint> history;  ///< the whole job, oldest first
+  std::optional<GuardFigures> guard;
   bool over = false;
 };
 
@@ -94,6 +96,7 @@ class JobMetrics {
   void stage_reported(const proto::StageReport& report, Clock::time_point now);
   /// Once a second or so: where the job stands.
   void progressed(const JobFigures& figures);
+  void guarded(GuardFigures figures);
   /// No figure changes any more.
   void finished();
 
@@ -113,6 +116,7 @@ class JobMetrics {
   std::vector<HistoryPoint> history_;
   JobFigures history_end_;  // where the last point of the history stands
   double history_step_ = 1;
+  std::optional<GuardFigures> guard_;
   bool over_ = false;
 };
 

@@ -70,6 +70,18 @@ Json rows_json(const std::vector<RowSample>& rows) {
   return list;
 }
 
+Json guard_json(const GuardFigures& guard) {
+  Json goals = Json::array();
+  for (const GuardGoalFigures& g : guard.goals)
+    goals.push_back({{"name", g.name},
+                     {"limit", g.limit},
+                     {"value", or_null(g.value)},
+                     {"broken", g.broken},
+                     {"broken_seconds", g.broken_seconds},
+                     {"steps", g.steps}});
+  return {{"goals", std::move(goals)}, {"settings", guard.settings.text()}, {"steps", guard.steps}};
+}
+
 }  // namespace
 
 std::string page_state(const JobSnapshot& s) {
@@ -110,7 +122,7 @@ std::string page_state(const JobSnapshot& s) {
       {"history", std::move(history)},
       {"errors", rows_json(s.requests.errors)},
       {"samples", rows_json(s.requests.samples)},
-      {"guard", nullptr},
+      {"guard", s.guard ? guard_json(*s.guard) : Json(nullptr)},
   };
   return state.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

@@ -128,6 +128,7 @@ void RequestMetrics::sampled(const proto::StepResult& result, Clock::time_point 
     Live& live = found->second;
     if (live.tokens++ == 0) {
       live.first = now;
+      if (live.arrival.choice == 0) prompt_tokens_ += live.arrival.prompt_tokens;
       of(RequestHistogram::time_to_first_token).observe(between(live.arrived, now));
     } else {
       of(RequestHistogram::inter_token_latency).observe(between(live.last, now));
@@ -175,6 +176,11 @@ void RequestMetrics::row_failed(RowSample row) {
   if (figures_.failed.size() >= kMostReasons && !figures_.failed.contains(reason)) reason = "other";
   ++figures_.failed[reason];
   keep(figures_.errors, std::move(row));
+}
+
+int64_t RequestMetrics::prompt_tokens() const {
+  const std::lock_guard lock(mutex_);
+  return prompt_tokens_;
 }
 
 RequestFigures RequestMetrics::figures() const {

@@ -87,6 +87,8 @@ class RequestMetrics {
   void row_failed(RowSample row);
 
   RequestFigures figures() const;
+  /// Of prompts that have their first token; a prompt with several choices counts once.
+  int64_t prompt_tokens() const;
 
  private:
   struct Live {
@@ -101,6 +103,7 @@ class RequestMetrics {
   RequestFigures figures_;
   std::unordered_map<uint64_t, Live> live_;
   Clock::time_point last_sample_{};
+  int64_t prompt_tokens_ = 0;
 };
 
 }  // namespace penstock

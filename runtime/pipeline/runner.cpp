@@ -1,5 +1,7 @@
 #include "runtime/pipeline/runner.h"
 
+#include "runtime/pipeline/forward_in_parts.h"
+
 namespace penstock {
 namespace {
 
@@ -163,7 +165,8 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
   Stopwatch watch(meter_, proto::ACTIVITY_BUSY, step);
   const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
   const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
-  const std::vector<Sampled> sampled = stage_.forward(*slot.plan, in_TD, out_TD);
+  const std::vector<Sampled> sampled =
+      forward_in_parts(stage_, device_, *slot.plan, in_TD, out_TD, [this] { meter_.ran_out_of_memory(); });
   device_.synchronize();
   if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
   watch.done(tokens);

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """A running job as its operators see it: /metrics while four ranks work, against clients that behave badly, and the
 same figures everywhere at the end."""
+import http.server
 import json
 import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import unittest
 import urllib.request
 
-from harness import ENVIRONMENT, ProgramTest, row
+from harness import BINARY, ENVIRONMENT, ProgramTest, row
 
 # promtool's taste, not the format: these names are vLLM's.
 EXPECTED_LINT = re.compile(r"metric names should not contain ':'$|iteration_tokens_total non-counter metrics should not")
@@ -25,6 +27,27 @@ def metrics_of(text):
             name, _, labels = series.partition("{")
             found.setdefault(name, {})[labels.rstrip("}")] = float(value)
     return found
+
+
+class Alerts:
+    """Receives what --alert-url sends."""
+    def __init__(self, test):
+        self.heard = heard = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        test.addCleanup(server.server_close)
+        test.addCleanup(server.shutdown)
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/alerts"
 
 
 class Metrics(ProgramTest):
@@ -124,6 +147,86 @@ class Metrics(ProgramTest):
         self.assertEqual(len(self.answers()), 48)
         for s in [*idle, half_open]:
             s.close()
+
+    def test_the_trace_the_page_and_the_closing_table_agree(self):
+        trace = self.folder / "trace.json"
+        self.start(2, "--metrics-linger", "4", "--trace", str(trace))
+        self.read_log_until(r"^results: ")
+        state = json.loads(self.get("/state"))
+        m = metrics_of(self.get("/metrics"))
+        self.assertEqual(state["rows"], {"done": 48, "failed": 0, "expected": 48.0})
+        self.assertEqual(state["generated_tokens"], 48 * 60)
+        self.assertEqual([state["running"]], list(m["penstock:num_requests_running"].values()))
+        self.assertTrue(state["over"])
+        events = json.loads(trace.read_text())
+        for stage, seen in enumerate(state["stages"]):
+            own = [e for e in events if e["ph"] == "X" and e["pid"] == stage]
+            forwards = [e for e in own if e["cat"] == "busy"]
+            self.assertEqual(len(forwards), seen["micro_batches"])
+            self.assertEqual(sum(e["args"]["tokens"] for e in forwards), seen["tokens"])
+            for kind, seconds in seen["seconds"].items():
+                traced = 1e-6 * sum(e["dur"] for e in own if e["cat"] == kind)
+                self.assertAlmostEqual(traced, seconds, delta=1e-4 + 1e-3 * seconds, msg=kind)
+                key = "stage_busy_seconds_total" if kind == "busy" else "stage_wait_seconds_total"
+                self.assertIn(seconds, m["penstock:" + key].values())
+        self.assertEqual(self.job.wait(20), 0)
+        summary = subprocess.run([str(BINARY), "trace", "summary", str(trace)], capture_output=True, text=True)
+        self.assertEqual(summary.returncode, 0, summary.stderr)
+        bubble = r"bubble of the busiest stage.*: ([\d.]+) % measured, ([\d.]+) % in the schedule"
+        traced, closing = re.search(bubble, summary.stdout), re.search(bubble, self.log)
+        self.assertAlmostEqual(float(traced[1]), float(closing[1]), delta=0.2)
+        self.assertAlmostEqual(float(traced[2]), float(closing[2]), delta=0.2)
+        for stage, seen in enumerate(state["stages"]):
+            self.assertRegex(summary.stdout, rf"(?m)^ +{stage} +{seen['micro_batches']} .* {seen['tokens']}$")
+        self.assertEqual(len(re.findall(r"(?m)^stage \d +[.0-9]{44}   [.0-9]{44}$", summary.stdout)), 2, summary.stdout)
+
+    def test_a_trace_that_is_none_is_refused(self):
+        run = subprocess.run([str(BINARY), "trace", "summary", str(self.folder / "in.jsonl")], capture_output=True,
+                             text=True)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("in.jsonl, line 1: expected a trace", run.stderr)
+
+    def test_the_guard_steps_back_and_no_answer_changes(self):
+        rows = "".join(row(f"row-{i}", max_tokens=400, ignore_eos=True, temperature=1, seed=i, logprobs=1)
+                       for i in range(48))
+        self.write(rows)
+        self.assertEqual(self.generate(0, "--threads", "2").returncode, 0)
+        undisturbed = self.output.read_bytes()
+        alerts = Alerts(self)
+        run = self.generate(3, "--guard", "p99_itl_ms=0.01,errors=0.5,for=0.1", "--metrics-interval", "0.05",
+                            "--alert-url", alerts.url)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("guard: p99_itl_ms is ", run.stderr)
+        self.assertIn("stepping back from max_num_seqs", run.stderr)
+        self.assertEqual(self.output.read_bytes(), undisturbed)
+        self.assertTrue(alerts.heard)
+        for alert in alerts.heard:
+            self.assertEqual((alert["status"], alert["goal"], alert["limit"]), ("firing", "p99_itl_ms", 0.01))
+            self.assertIn("stepping back", alert["text"])
+
+    def test_the_guard_is_seen_in_the_metrics_and_on_the_page(self):
+        self.start(2, "--guard", "p99_itl_ms=0.01,for=0.1", "--metrics-interval", "0.05", "--metrics-linger", "3",
+                   max_tokens=400)
+        self.read_log_until(r"^results: ")
+        m = metrics_of(self.get("/metrics"))
+        steps = m["penstock:guard_steps_total"]['goal="p99_itl_ms"']
+        self.assertEqual(steps, self.log.count("stepping back"))
+        self.assertGreater(steps, 0)
+        guard = json.loads(self.get("/state"))["guard"]
+        self.assertEqual(guard["goals"][0]["steps"], steps)
+        self.assertEqual(len(guard["steps"]), min(steps, 5))
+        sequences = m["penstock:guard_setting"]['name="max_num_seqs"']
+        self.assertIn(f"max_num_seqs {sequences:.0f},", guard["settings"])
+
+    def test_flags_of_the_guard_are_checked_before_anything_is_read(self):
+        original = self.generate
+        for flags, part in ((["--guard", "p99=3"], "--guard: expected GOAL=LIMIT"),
+                            (["--alert-url", "http://x"], "--alert-url: expected --guard"),
+                            (["--guard", "oom=1", "--alert-url", "https://x"], "let a relay on this host"),
+                            (["--trace", "/no/such/folder/t"], "--trace /no/such/folder/t: expected a file"),
+                            (["--trace", "t", "--metrics-interval", "0"], "--metrics-interval above 0")):
+            self.generate = lambda n, flags=flags, **where: original(n, *flags, **where)
+            self.expect_refused(2, part, ranks=(0, 2))
 
     def test_nothing_listens_without_a_port(self):
         run = self.generate(0)
