@@ -37,11 +37,12 @@ std::vector<fs::path> in_order(const std::vector<fs::path>& parts) {
     const std::optional<Shard> shard = shard_in_name(part);
     if (!shard) continue;
     if (count && *count != shard->count)
-      throw UsageError("results --merge: expected parts of " + std::to_string(*count) + ", found " + part.string());
+      throw UsageError("results --merge: expected parts of " + std::to_string(*count) + ", found " +
+                       part.string());
     count = shard->count;
     if (!by_index.emplace(shard->index, part).second)
-      throw UsageError("results --merge: part " + shard->text() + " is given twice: " +
-                       by_index[shard->index].string() + " and " + part.string());
+      throw UsageError("results --merge: part " + shard->text() +
+                       " is given twice: " + by_index[shard->index].string() + " and " + part.string());
   }
   if (!count) return parts;
   if (by_index.size() != parts.size())
@@ -55,8 +56,8 @@ std::vector<fs::path> in_order(const std::vector<fs::path>& parts) {
       missing += (missing.empty() ? "" : ", ") + std::to_string(i);
   }
   if (!missing.empty())
-    throw UsageError("results --merge: expected all " + std::to_string(*count) + " parts, found none of part " +
-                     missing + "; is its job finished?");
+    throw UsageError("results --merge: expected all " + std::to_string(*count) +
+                     " parts, found none of part " + missing + "; is its job finished?");
   return ordered;
 }
 
@@ -92,7 +93,9 @@ class AnswerHead : public nlohmann::json_sax<nlohmann::json> {
   }
   bool start_array(std::size_t) override { return true; }
   bool end_array() override { return true; }
-  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override { return false; }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) override {
+    return false;
+  }
 
  private:
   bool at(const char* name) const { return depth_ == 1 && key_ == name; }
@@ -105,7 +108,8 @@ class AnswerHead : public nlohmann::json_sax<nlohmann::json> {
 
 RowError repeated(const std::string& custom_id) {
   return {custom_id,
-          "custom_id: '" + custom_id + "' was used in an earlier part of the input; every row needs one of its own",
+          "custom_id: '" + custom_id +
+              "' was used in an earlier part of the input; every row needs one of its own",
           "custom_id"};
 }
 
@@ -118,7 +122,8 @@ MergeReport merge_lines(const std::vector<fs::path>& parts, const fs::path& targ
     std::string line;
     for (LineSource::Status status; (status = reader.next(line)) != LineSource::Status::end; ++report.rows) {
       if (status == LineSource::Status::too_long)
-        throw Error(part.string() + ": line " + std::to_string(reader.line_number()) + " is longer than any answer");
+        throw Error(part.string() + ": line " + std::to_string(reader.line_number()) +
+                    " is longer than any answer");
       const auto id = AnswerHead(line).answered();
       const bool again = id && !ids.insert(*id);
       if (again) ++report.repeated_ids;
@@ -134,8 +139,9 @@ RunSettings common_settings(const std::vector<fs::path>& parts) {
   RunSettings first;
   for (const fs::path& part : parts) {
     RunSettings settings = Hdf5ResultsReader(part).settings();
-    settings.erase(std::remove_if(settings.begin(), settings.end(), [](const auto& s) { return s.first == "shard"; }),
-                   settings.end());
+    settings.erase(
+        std::remove_if(settings.begin(), settings.end(), [](const auto& s) { return s.first == "shard"; }),
+        settings.end());
     if (&part == &parts.front()) first = settings;
     for (size_t i = 0; i < std::max(first.size(), settings.size()); ++i)
       if (i >= first.size() || i >= settings.size() || settings[i] != first[i])
@@ -170,8 +176,8 @@ MergeReport merge_results(const std::vector<fs::path>& parts, const fs::path& ta
   const bool hdf5 = is_hdf5(target);
   for (const fs::path& part : parts)
     if (is_hdf5(part) != hdf5)
-      throw UsageError("results --merge: expected all files HDF5 or all JSON lines, found " + part.string() + " for " +
-                       target.string());
+      throw UsageError("results --merge: expected all files HDF5 or all JSON lines, found " + part.string() +
+                       " for " + target.string());
   const std::vector<fs::path> ordered = in_order(parts);
   return hdf5 ? merge_hdf5(ordered, target) : merge_lines(ordered, target);
 }

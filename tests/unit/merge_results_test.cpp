@@ -1,4 +1,6 @@
 // The parts' answers joined: in the input's order, complete, one answer a custom_id.
+#include "runtime/requests/merge_results.h"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -9,7 +11,6 @@
 #include "runtime/requests/answer.h"
 #include "runtime/requests/hdf5/results_reader.h"
 #include "runtime/requests/hdf5/results_writer.h"
-#include "runtime/requests/merge_results.h"
 
 namespace penstock {
 namespace {
@@ -65,7 +66,8 @@ TEST_F(MergeResults, PartsComeInTheirOrderWhateverTheOrderGiven) {
 }
 
 TEST_F(MergeResults, FilesThatAreNotNamedAsPartsComeAsGiven) {
-  EXPECT_EQ(merged({write("b.jsonl", answered("1")), write("a.jsonl", answered("2"))}), answered("1") + answered("2"));
+  EXPECT_EQ(merged({write("b.jsonl", answered("1")), write("a.jsonl", answered("2"))}),
+            answered("1") + answered("2"));
 }
 
 TEST_F(MergeResults, AMissingPartIsNamed) {
@@ -76,10 +78,12 @@ TEST_F(MergeResults, AMissingPartIsNamed) {
 
 TEST_F(MergeResults, PartsOfDifferentCutsOrTwiceTheSameAreRefused) {
   const fs::path first = write("r.shard-0-of-2.jsonl", answered("1"));
-  EXPECT_NE(refusal({first, write("r.shard-1-of-3.jsonl", answered("2"))}).find("expected parts of 2"), std::string::npos);
+  EXPECT_NE(refusal({first, write("r.shard-1-of-3.jsonl", answered("2"))}).find("expected parts of 2"),
+            std::string::npos);
   EXPECT_NE(refusal({first, write("s.shard-0-of-2.jsonl", answered("2"))}).find("twice"), std::string::npos);
   EXPECT_NE(refusal({first, write("other.jsonl", answered("2"))}).find("or none"), std::string::npos);
-  EXPECT_NE(refusal({first, folder_ / "r.shard-1-of-2.h5"}).find("expected all files HDF5 or all JSON lines"), std::string::npos);
+  EXPECT_NE(refusal({first, folder_ / "r.shard-1-of-2.h5"}).find("expected all files HDF5 or all JSON lines"),
+            std::string::npos);
 }
 
 TEST_F(MergeResults, ACustomIdOfAnEarlierPartMakesTheRowAnError) {
@@ -93,8 +97,9 @@ TEST_F(MergeResults, ACustomIdOfAnEarlierPartMakesTheRowAnError) {
 
 TEST_F(MergeResults, ErrorsStayAsTheyAre) {
   const std::string error = format_error({"a", "prompt: expected text", "prompt"}) + "\n";
-  EXPECT_EQ(merged({write("r.shard-0-of-2.jsonl", error), write("r.shard-1-of-2.jsonl", error + answered("a"))}),
-            error + error + answered("a"));
+  EXPECT_EQ(
+      merged({write("r.shard-0-of-2.jsonl", error), write("r.shard-1-of-2.jsonl", error + answered("a"))}),
+      error + error + answered("a"));
   EXPECT_EQ(report_.repeated_ids, 0U);
 }
 
@@ -111,8 +116,9 @@ TEST_F(MergeResults, Hdf5PartsMakeTheFileThatOneRunMakes) {
     return path;
   };
   const fs::path whole = make(folder_ / "whole.h5", 0, 5, {{"model", "m"}});
-  const std::vector<fs::path> parts{make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "m"}, {"shard", "1/2"}}),
-                                    make(folder_ / "p.shard-0-of-2.h5", 0, 2, {{"model", "m"}, {"shard", "0/2"}})};
+  const std::vector<fs::path> parts{
+      make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "m"}, {"shard", "1/2"}}),
+      make(folder_ / "p.shard-0-of-2.h5", 0, 2, {{"model", "m"}, {"shard", "0/2"}})};
   EXPECT_EQ(merge_results(parts, folder_ / "joined.h5").rows, 5U);
   const auto bytes = [](const fs::path& path) {
     std::ostringstream text;
