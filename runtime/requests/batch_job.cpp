@@ -5,13 +5,11 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/rng.h"
-#include "runtime/requests/id_set.h"
 #include "runtime/requests/text/tokenizer.h"
 
 namespace penstock {
 namespace {
 
-constexpr size_t kLongestLine = size_t{16} << 20;
 constexpr int64_t kWindowRows = 65536;
 constexpr int64_t kWindowBytes = int64_t{256} << 20;
 constexpr size_t kQueuedRows = 1024;
@@ -41,7 +39,7 @@ std::string token_name(int32_t id) {
 BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer)
     : options_(std::move(options)),
       tokenizer_(std::move(tokenizer)),
-      reader_(options_.input, kLongestLine),
+      intake_(options_.input, options_.intake, tokenizer_),
       output_(options_.output),
       scheduler_(options_.scheduler),
       window_(kWindowRows, kWindowBytes),
@@ -83,93 +81,15 @@ void BatchJob::rethrow_failure() {
 // ---- reading ahead ----
 
 void BatchJob::read_ahead() {
-  IdSet ids;
-  std::string line;
-  uint64_t line_number = 0;
-  uint64_t rows = 0;
-  for (;;) {
-    const LineReader::Status status = reader_.next(line);
-    counters_.input_bytes = static_cast<int64_t>(reader_.bytes_read());
-    if (status == LineReader::Status::end) break;
-    ++line_number;
-    if (status == LineReader::Status::line && line.find_first_not_of(" \t") == std::string::npos) continue;
-    const auto bytes = static_cast<int64_t>(sizeof(ReadRow) + 4 * line.size());
-    if (!window_.enter(bytes)) return;
-    ReadRow row{rows++, bytes, {}};
-    if (status == LineReader::Status::too_long)
-      row.what = RowError{"",
-                          "line " + std::to_string(line_number) + ": expected at most " +
-                              std::to_string(kLongestLine) + " bytes a line",
-                          ""};
-    else
-      row.what = prepare(line, line_number, ids);
-    counters_.rows_read = static_cast<int64_t>(rows);
-    if (!read_rows_.push(std::move(row))) return;
+  while (std::optional<ReadRow> row = intake_.next(window_)) {
+    counters_.input_bytes = static_cast<int64_t>(intake_.bytes_read());
+    counters_.rows_read = static_cast<int64_t>(row->number) + 1;
+    if (!read_rows_.push(std::move(*row))) return;
   }
+  if (window_.closed()) return;
+  counters_.input_bytes = static_cast<int64_t>(intake_.bytes_read());
   counters_.input_ended = true;
   read_rows_.close();
-}
-
-std::variant<BatchJob::ReadyRow, RowError> BatchJob::prepare(const std::string& line, uint64_t line_number,
-                                                             IdSet& ids) const {
-  std::variant<Request, RowError> parsed = parse_batch_line(line, options_.request);
-  const std::string where = "line " + std::to_string(line_number) + ": ";
-  if (auto* error = std::get_if<RowError>(&parsed)) {
-    error->message = where + error->message;
-    return std::move(*error);
-  }
-  ReadyRow row{std::move(std::get<Request>(parsed)), {}};
-  if (!ids.insert(row.request.custom_id))
-    return RowError{row.request.custom_id,
-                    where + "custom_id: '" + row.request.custom_id +
-                        "' was used by an earlier line; every row needs one of its own",
-                    "custom_id"};
-  if (std::optional<RowError> error = tokenize(row, std::move(row.request.prompts))) {
-    error->message = where + error->message;
-    return std::move(*error);
-  }
-  return row;
-}
-
-std::optional<RowError> BatchJob::tokenize(ReadyRow& row, std::vector<Prompt> prompts) const {
-  const auto reject = [&row](const std::string& field, const std::string& message) {
-    return RowError{row.request.custom_id, field + ": " + message, field};
-  };
-  const SamplingFields& sampling = row.request.sampling;
-  for (Prompt& prompt : prompts) {
-    std::vector<int32_t> ids;
-    if (auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
-      ids = std::move(*given);
-      const auto bad =
-          std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return id >= options_.vocab_size; });
-      if (bad != ids.end())
-        return reject("prompt", "expected token ids below " + std::to_string(options_.vocab_size) +
-                                    ", found " + std::to_string(*bad));
-    } else if (tokenizer_ == nullptr) {
-      return reject("prompt",
-                    "expected token ids, found text: the model folder has no tokenizer.json (or "
-                    "--skip-tokenizer-init was given)");
-    } else {
-      try {
-        ids = tokenizer_->encode(std::get<std::string>(prompt), sampling.add_special_tokens);
-      } catch (const Error& e) {
-        return reject("prompt", e.what());
-      }
-    }
-    if (ids.empty()) return reject("prompt", "expected at least one token, found none");
-    const auto length = static_cast<int64_t>(ids.size());
-    if (length >= options_.max_model_len)
-      return reject("prompt", "expected at most " + std::to_string(options_.max_model_len - 1) +
-                                  " tokens (--max-model-len less one to generate), found " +
-                                  std::to_string(length));
-    if (length + sampling.max_tokens > options_.max_model_len)
-      return reject("max_tokens", "expected at most " + std::to_string(options_.max_model_len - length) +
-                                      " (--max-model-len " + std::to_string(options_.max_model_len) +
-                                      " less " + std::to_string(length) + " prompt tokens), found " +
-                                      std::to_string(sampling.max_tokens));
-    row.prompt_ids.push_back(std::move(ids));
-  }
-  return std::nullopt;
 }
 
 // ---- planning ----
@@ -197,6 +117,8 @@ void BatchJob::take_in(int slot, const proto::StepResult& result) {
     const auto& asked = row.stop_token_ids;
     if (sequence.reason == FinishReason::stop && std::find(asked.begin(), asked.end(), last) != asked.end())
       choice.stop_reason = last;
+    if (options_.metrics != nullptr)
+      options_.metrics->finished(sequence.id, name_of(sequence.reason), RequestMetrics::Clock::now());
     choice.sequence = std::move(sequence);
     const std::shared_ptr<LiveRow> owner = std::move(found->second.row);
     live_.erase(found);
@@ -257,6 +179,11 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
     SequenceSpec spec{next_sequence_++, prompt, fields.max_tokens, stops, sampling_of(fields)};
     spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
+    if (options_.metrics != nullptr)
+      options_.metrics->arrived(
+          spec.id,
+          {static_cast<int64_t>(prompt.size()), fields.max_tokens, fields.n, static_cast<int64_t>(i % n)},
+          RequestMetrics::Clock::now());
     live_[spec.id] = {row, i};
     scheduler_.add(std::move(spec));
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
@@ -287,6 +214,7 @@ void BatchJob::write_behind() {
     }
     const bool failed = std::holds_alternative<RowError>(row->what);
     Line line{format(*row), row->bytes};
+    if (options_.metrics != nullptr) show(*row);
     const auto grown = static_cast<int64_t>(line.text.size());
     window_.grow(grown);
     line.bytes += grown;
@@ -302,6 +230,17 @@ void BatchJob::write_behind() {
               .count();
     counters_.rows_failed += failed ? 1 : 0;
     ++counters_.rows_done;
+  }
+}
+
+void BatchJob::show(const DoneRow& row) const {
+  const auto now = RequestMetrics::Clock::now();
+  if (const auto* error = std::get_if<RowError>(&row.what)) {
+    options_.metrics->row_failed({error->custom_id, error->message, error->field});
+  } else if (options_.metrics->wants_sample(now)) {
+    const auto& answer = std::get<Answer>(row.what);
+    const Choice& first = answer.choices.front();
+    options_.metrics->row_finished({answer.custom_id, first.text, name_of(first.sequence.reason)}, now);
   }
 }
 
@@ -354,9 +293,9 @@ JobProgress BatchJob::progress() const {
   p.kv_used_share = counters_.kv_used_share;
   p.rows_read = counters_.rows_read;
   p.input_ended = counters_.input_ended;
-  if (reader_.total_bytes() > 0)
+  if (intake_.total_bytes() > 0)
     p.input_share_read =
-        static_cast<double>(counters_.input_bytes) / static_cast<double>(reader_.total_bytes());
+        static_cast<double>(counters_.input_bytes) / static_cast<double>(intake_.total_bytes());
   p.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   if (const int64_t first = counters_.first_row_microseconds; first >= 0)
     p.first_row_seconds = static_cast<double>(first) * 1e-6;

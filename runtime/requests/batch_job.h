@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "runtime/base/queue.h"
+#include "runtime/metrics/request_metrics.h"
 #include "runtime/requests/answer.h"
-#include "runtime/requests/line_reader.h"
 #include "runtime/requests/output_file.h"
-#include "runtime/requests/request.h"
+#include "runtime/requests/row_intake.h"
 #include "runtime/requests/row_window.h"
 #include "runtime/requests/scheduler.h"
 
@@ -27,15 +27,14 @@ namespace penstock {
 class Tokenizer;
 
 struct BatchJobOptions {
-  std::filesystem::path input;
+  InputSpec input;
   std::filesystem::path output;
-  RequestLimits request;
+  IntakeRules intake;
   SchedulerLimits scheduler;
-  int64_t max_model_len = 0;
-  int64_t vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;       ///< for rows without a seed of their own
-  std::string model_name;  ///< in answers to rows that name no model
+  uint64_t seed = 0;                  ///< for rows without a seed of their own
+  std::string model_name;             ///< in answers to rows that name no model
+  RequestMetrics* metrics = nullptr;  ///< told of every row and sequence, if given; must outlive the job
 };
 
 /// Where the job stands; read from any thread.
@@ -70,21 +69,17 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
+  /// As Scheduler::lower_limits; on the caller's thread of plan().
+  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+    scheduler_.lower_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+  }
+
   /// After finished_or_wait() said true: writes what is left and gives the output its name.
   void finish();
 
   JobProgress progress() const;
 
  private:
-  struct ReadyRow {
-    Request request;  // prompts emptied
-    std::vector<std::vector<int32_t>> prompt_ids;
-  };
-  struct ReadRow {
-    uint64_t number = 0;
-    int64_t bytes = 0;
-    std::variant<ReadyRow, RowError> what;
-  };
   struct DoneRow {
     uint64_t number = 0;
     int64_t bytes = 0;
@@ -103,22 +98,20 @@ class BatchJob {
   };
 
   void read_ahead();
-  std::variant<ReadyRow, RowError> prepare(const std::string& line, uint64_t line_number,
-                                           class IdSet& ids) const;
-  std::optional<RowError> tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
   void pull();
   void take_up(ReadRow row);
   void take_up(ReadRow& read, ReadyRow row);
   void hand_over(DoneRow row);
   void write_behind();
   std::string format(DoneRow& row) const;
+  void show(const DoneRow& row) const;
   void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();
 
   BatchJobOptions options_;
   std::shared_ptr<const Tokenizer> tokenizer_;
-  LineReader reader_;
+  RowIntake intake_;
   OutputFile output_;
   Scheduler scheduler_;
   RowWindow window_;

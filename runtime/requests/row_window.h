@@ -32,6 +32,10 @@ class RowWindow {
     bytes_ -= bytes;
     changed_.notify_all();
   }
+  bool closed() {
+    const std::lock_guard lock(mutex_);
+    return closed_;
+  }
   void close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;

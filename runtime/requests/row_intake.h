@@ -1,0 +1,65 @@
+// A batch file's way in: a line is read, parsed and tokenized, and comes out as a row that can be scheduled
+// or as that row's error. The file is never held whole. One thread, rank 0's reading one; total_bytes() any
+// thread.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runtime/requests/id_set.h"
+#include "runtime/requests/input_spec.h"
+#include "runtime/requests/request.h"
+#include "runtime/requests/row_window.h"
+
+namespace penstock {
+
+class Tokenizer;
+
+/// What a row must fit.
+struct IntakeRules {
+  RequestLimits request;
+  int64_t max_model_len = 0;
+  int64_t vocab_size = 0;
+};
+
+/// A row whose prompts are token ids.
+struct ReadyRow {
+  Request request;  ///< prompts emptied
+  std::vector<std::vector<int32_t>> prompt_ids;
+};
+
+struct ReadRow {
+  uint64_t number = 0;  ///< counts the rows of the file from 0; blank lines are none
+  int64_t bytes = 0;    ///< what it takes of the window
+  std::variant<ReadyRow, RowError> what;
+};
+
+class RowIntake {
+ public:
+  /// `tokenizer` may be null: then prompts are token ids. Throws UsageError when the input cannot be read.
+  RowIntake(const InputSpec& input, IntakeRules rules, std::shared_ptr<const Tokenizer> tokenizer);
+
+  /// The next row, once `window` lets it in; nothing at the file's end and when the window is closed. Throws
+  /// Error when reading fails, never for what a line holds.
+  std::optional<ReadRow> next(RowWindow& window);
+
+  uint64_t total_bytes() const { return lines_->total_bytes(); }
+  uint64_t bytes_read() const { return lines_->bytes_read(); }
+
+ private:
+  std::variant<ReadyRow, RowError> prepare(const std::string& line);
+  std::optional<RowError> tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
+
+  IntakeRules rules_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::unique_ptr<LineSource> lines_;
+  IdSet ids_;
+  std::string line_;
+  uint64_t rows_ = 0;
+};
+
+}  // namespace penstock
