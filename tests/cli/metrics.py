@@ -180,6 +180,12 @@ class Metrics(ProgramTest):
             self.assertRegex(summary.stdout, rf"(?m)^ +{stage} +{seen['micro_batches']} .* {seen['tokens']}$")
         self.assertEqual(len(re.findall(r"(?m)^stage \d +[.0-9]{44}   [.0-9]{44}$", summary.stdout)), 2, summary.stdout)
 
+    def test_a_trace_that_cannot_be_written_does_not_end_the_job(self):
+        run = self.generate(2, "--trace", "/dev/full", "--metrics-interval", "0.01")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stderr.count("/dev/full: cannot be written"), 1, run.stderr)
+        self.assertEqual(len(self.answers()), 2)
+
     def test_a_trace_that_is_none_is_refused(self):
         run = subprocess.run([str(BINARY), "trace", "summary", str(self.folder / "in.jsonl")], capture_output=True,
                              text=True)
