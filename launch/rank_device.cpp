@@ -37,6 +37,7 @@ RankDevice open_device(World& world, const std::vector<DeviceKind>& kinds) {
         std::to_string(most) +
         " ranks share one GPU: right results, but they take turns and divide its memory; start fewer "
         "ranks, or make more devices visible in CUDA_VISIBLE_DEVICES");
+  if (on_gpu) mine.gpu_id = visible[rank].ids[static_cast<size_t>(chosen[rank])];
   agree(world, [&]() -> std::string {
     mine.device = on_gpu ? make_cuda_device(chosen[rank]) : make_cpu_device();
     return {};

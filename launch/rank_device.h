@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "runtime/comm/world.h"
@@ -11,6 +12,7 @@ namespace penstock {
 
 struct RankDevice {
   std::unique_ptr<Device> device;
+  std::string gpu_id;            ///< the GPU's UUID; empty on a CPU
   int sharers = 1;               ///< ranks on this rank's GPU, itself included
   bool gpus_are_shared = false;  ///< some GPU of the world has several ranks
 };

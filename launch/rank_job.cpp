@@ -165,6 +165,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
                        shape.max_rows};
   RankDevice opened = open_device(world, shape.devices);
   ready.device = std::move(opened.device);
+  ready.gpu_id = opened.gpu_id;
   ready.device_bytes = ready.device->memory().total;
   const bool on_gpu = ready.device->kind() == DeviceKind::cuda;
   agree(world, [&]() -> std::string {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/base/log.h"
+#include "runtime/device/nvml.h"
 
 namespace penstock {
 
@@ -45,10 +46,13 @@ StageReporter::~StageReporter() {
 }
 
 void StageReporter::report_until_stopped(double seconds) {
+  const std::unique_ptr<Nvml> nvml = ready_.gpu_id.empty() ? nullptr : Nvml::open(ready_.gpu_id);
   std::unique_lock lock(mutex_);
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
     try {
       proto::StageReport report = complete_report(meter_.report(StageMeter::Clock::now()), ready_);
+      const std::optional<double> busy = nvml ? nvml->utilization() : std::nullopt;
+      if (busy) report.set_device_utilization(*busy);
       if (world_.rank() == 0)
         local_(std::move(report));
       else

@@ -209,8 +209,10 @@ std::vector<std::string> cuda_device_ids() {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, i), "read the device's properties");
     std::string id = "GPU-";
-    for (const char byte : properties.uuid.bytes) {
+    for (int b = 0; b < 16; ++b) {  // as the driver's own tools print it
       constexpr const char* kDigits = "0123456789abcdef";
+      const char byte = properties.uuid.bytes[b];
+      if (b == 4 || b == 6 || b == 8 || b == 10) id += '-';
       id += kDigits[static_cast<unsigned char>(byte) >> 4];
       id += kDigits[static_cast<unsigned char>(byte) & 15];
     }

@@ -89,8 +89,8 @@ class Device {
 std::unique_ptr<Device> make_cpu_device();
 /// Throws UsageError "built without CUDA" where the toolkit was missing at build time.
 std::unique_ptr<Device> make_cuda_device(int ordinal);
-/// The GPUs that this process may use, by ordinal, each by a name that no other GPU has. Throws as
-/// make_cuda_device does where there is none.
+/// The GPUs that this process may use, by ordinal, each by its UUID as the driver spells it ("GPU-8f6d...").
+/// Throws as make_cuda_device does where there is none.
 std::vector<std::string> cuda_device_ids();
 
 }  // namespace penstock
