@@ -28,7 +28,7 @@ class JobPlans final : public PlanSource {
   proto::Plan plan(int slot) override {
     if (guard_ != nullptr)
       if (const std::optional<GuardSettings> s = guard_->changed())
-        job_.lower_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
+        job_.change_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
     proto::Plan plan = job_.plan(slot);
     if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
     return plan;
