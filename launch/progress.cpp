@@ -1,5 +1,6 @@
 #include "launch/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,6 +55,11 @@ std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports
     }
   }
   return {measured, predicted_bubble(schedule, timing)};
+}
+
+size_t terminal_columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -159,8 +165,8 @@ void Progress::print_until_stopped(double seconds) {
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
     const JobFigures now = figures_();
     const std::string line = progress_line(now, before);
-    if (terminal_)
-      std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    if (terminal_)  // a line that wraps could not be written over
+      std::fprintf(stderr, "\r\033[K%s", line.substr(0, terminal_columns() - 1).c_str());
     else
       log::info(line);
     before = now;

@@ -242,7 +242,10 @@ void BatchJob::show(const DoneRow& row) const {
   } else if (options_.metrics->wants_sample(now)) {
     const auto& answer = std::get<Answer>(row.what);
     const Choice& first = answer.choices.front();
-    options_.metrics->row_finished({answer.custom_id, first.text, name_of(first.sequence.reason)}, now);
+    // Without a tokenizer there are only ids.
+    const std::string text =
+        first.text.empty() ? std::to_string(first.sequence.tokens.size()) + " tokens" : first.text;
+    options_.metrics->row_finished({answer.custom_id, text, name_of(first.sequence.reason)}, now);
   }
 }
 

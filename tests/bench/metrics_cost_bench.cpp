@@ -45,8 +45,8 @@ class Scraper {
  private:
   void run(uint16_t port) {
     while (!stop_) {
-      get(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-      get(port, "GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+      get(port, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+      get(port, "GET /state HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
       std::this_thread::sleep_for(std::chrono::duration<double>(kInterval));
     }
   }
