@@ -6,6 +6,7 @@
 
 #include "stages/parts.h"
 #include "stages/planned_batch.h"
+#include "stages/rule_book.h"
 
 namespace penstock {
 namespace {
@@ -35,12 +36,26 @@ Tensor identity_rows(Device& device, int64_t count) {
   return tensor;
 }
 
+/// Row by row: the scores of its targets, then its sampled token.
+std::vector<Sampled> in_order(const proto::Plan& plan, std::vector<Sampled> sampled,
+                              std::vector<Sampled> scored) {
+  if (scored.empty()) return sampled;
+  std::vector<Sampled> all;
+  size_t next_sampled = 0, next_scored = 0;
+  for (const proto::PlannedRow& row : plan.rows()) {
+    for (int i = 0; i < row.targets_size(); ++i) all.push_back(std::move(scored[next_scored++]));
+    if (row.has_sampling()) all.push_back(std::move(sampled[next_sampled++]));
+  }
+  return all;
+}
+
 class DecoderStage final : public Stage {
  public:
   explicit DecoderStage(const BuildContext& context)
       : ops_(context.ops),
         hidden_size_(context.config.hidden_size),
-        batch_(context.device, context.spec, context.config.vocab_size) {
+        batch_(context.device, context.spec, context.config.vocab_size),
+        rules_(context.config.vocab_size) {
     const StageSpec& spec = context.spec;
     if (spec.embedding)
       embedding_.emplace(context);
@@ -88,6 +103,8 @@ class DecoderStage final : public Stage {
     batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_);
     const BatchView& batch = batch_.view();
     if (batch.tokens == 0) return {};
+    std::vector<SampleParams> params_R(batch_.params_R().begin(), batch_.params_R().end());
+    if (head_) rules_.apply(plan, params_R);
 
     // The residual stream is worked on in place: in the caller's output, or in memory of the last stage's
     // own.
@@ -102,7 +119,8 @@ class DecoderStage final : public Stage {
     }
     for (DecoderLayer& layer : layers_) layer.forward(x_TD, batch, *scratch_);
     if (!head_) return {};
-    return head_->forward(x_TD, batch_.sampled_rows_R(), batch_.params_R());
+    return in_order(plan, head_->sample(x_TD, batch_.sampled_rows_R(), params_R),
+                    head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
   }
 
  private:
@@ -110,6 +128,7 @@ class DecoderStage final : public Stage {
   int64_t hidden_size_;
   int64_t blocks_ = 0;
   PlannedBatch batch_;
+  RuleBook rules_;  // of the sequences that run: if is_last
   std::optional<Embedding> embedding_;
   std::vector<DecoderLayer> layers_;
   std::optional<Head> head_;

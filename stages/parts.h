@@ -84,10 +84,13 @@ class Head {
   size_t weight_bytes() const;
   /// One token for each of params_R, from the hidden state at x_TD[rows_R]; rows_R in device memory, at most
   /// spec.max_rows of them.
-  std::vector<Sampled> forward(TensorView x_TD, const int32_t* rows_R,
-                               std::span<const SampleParams> params_R);
+  std::vector<Sampled> sample(TensorView x_TD, const int32_t* rows_R, std::span<const SampleParams> params_R);
+  /// The score of each target, from x_TD[rows_S]. Any number of them: logits are made for max_rows at a time.
+  std::vector<Sampled> score(TensorView x_TD, const int32_t* rows_S, std::span<const ScoreParams> scores_S);
 
  private:
+  TensorView logits(TensorView x_TD, const int32_t* rows, int64_t count);
+
   Ops& ops_;
   float eps_;
   Tensor norm_D_;

@@ -89,7 +89,6 @@ class BatchJob {
     uint64_t number = 0;
     int64_t bytes = 0;
     Answer answer;
-    std::vector<int32_t> stop_token_ids;
     size_t unfinished = 0;
   };
   struct ChoiceOf {
@@ -105,7 +104,6 @@ class BatchJob {
   void write_behind();
   std::string format(DoneRow& row) const;
   void show(const DoneRow& row) const;
-  void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();
 
