@@ -140,6 +140,19 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
+  app.add_option("--chat-template", o.chat_template,
+                 "A Jinja file for /v1/chat/completions rows [the model folder's]")
+      ->group(group);
+  app.add_option(
+         "--generation-config", o.generation_config,
+         "Defaults of sampling: auto (the model folder's generation_config.json), vllm (vLLM's own), or a "
+         "folder with such a file")
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--reasoning-parser", o.reasoning_parser,
+                 "deepseek_r1: what a chat's answer holds before </think> becomes reasoning_content [off]")
+      ->check(CLI::IsMember({"deepseek_r1"}))
+      ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
                  "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))

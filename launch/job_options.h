@@ -28,7 +28,10 @@ struct JobOptions {
   std::string input_body;     // JSON object: request fields of an HDF5 input's rows
   std::filesystem::path output;
   bool skip_tokenizer_init = false;
-  std::string served_model_name;  // empty: any name in a row is accepted
+  std::filesystem::path chat_template;     // empty: the model's own
+  std::string generation_config = "auto";  // or vllm, or a folder
+  std::string reasoning_parser;            // empty: reasoning stays in the text
+  std::string served_model_name;           // empty: any name in a row is accepted
   // model
   std::string dtype = "auto";
   std::string load_format = "auto";

@@ -34,7 +34,7 @@ std::optional<StepSize> DecodeGraphs::size_for(const proto::Plan& plan) const {
   if (!enabled_ || plan.rows_size() == 0 || plan.rows_size() > most_rows()) return std::nullopt;
   int64_t longest = 0;
   for (const proto::PlannedRow& row : plan.rows()) {
-    if (row.tokens_size() != 1 || !row.has_sampling()) return std::nullopt;
+    if (row.tokens_size() != 1 || !row.has_sampling() || row.targets_size() > 0) return std::nullopt;
     longest = std::max(longest, int64_t{row.start()} + 1);
   }
   int64_t context = kLeastContext;

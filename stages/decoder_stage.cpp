@@ -7,6 +7,7 @@
 #include "stages/decode_graphs.h"
 #include "stages/parts.h"
 #include "stages/planned_batch.h"
+#include "stages/rule_book.h"
 
 namespace penstock {
 namespace {
@@ -36,13 +37,27 @@ Tensor identity_rows(Device& device, int64_t count) {
   return tensor;
 }
 
+/// Row by row: the scores of its targets, then its sampled token.
+std::vector<Sampled> in_order(const proto::Plan& plan, std::vector<Sampled> sampled,
+                              std::vector<Sampled> scored) {
+  if (scored.empty()) return sampled;
+  std::vector<Sampled> all;
+  size_t next_sampled = 0, next_scored = 0;
+  for (const proto::PlannedRow& row : plan.rows()) {
+    for (int i = 0; i < row.targets_size(); ++i) all.push_back(std::move(scored[next_scored++]));
+    if (row.has_sampling()) all.push_back(std::move(sampled[next_sampled++]));
+  }
+  return all;
+}
+
 class DecoderStage final : public Stage {
  public:
   explicit DecoderStage(const BuildContext& context)
       : ops_(context.ops),
         hidden_size_(context.config.hidden_size),
         batch_(context.device, context.spec, context.config.vocab_size),
-        graphs_(context.device, context.spec) {
+        graphs_(context.device, context.spec),
+        rules_(context.config.vocab_size) {
     const StageSpec& spec = context.spec;
     if (spec.embedding) embedding_.emplace(context);
     if (!spec.embedding || graphs_.enabled()) identity_T_ = identity_rows(context.device, spec.max_tokens);
@@ -93,6 +108,8 @@ class DecoderStage final : public Stage {
     const Padding padding = size ? Padding{size->rows, size->table_stride, blocks_} : Padding{};
     batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
     const BatchView& batch = batch_.view();
+    std::vector<SampleParams> params_R(batch_.params_R().begin(), batch_.params_R().end());
+    if (head_) rules_.apply(plan, params_R);
 
     // The residual stream is worked on in place: in the caller's output, or in memory of the stage's own.
     const int64_t tokens = size ? plan.rows_size() : batch.tokens;
@@ -104,13 +121,15 @@ class DecoderStage final : public Stage {
     ensure(head_ || (out_TD.dtype == DType::f32 && out_TD.shape == shape),
            "out_TD is float32 [tokens, hidden_size]");
     if (!embedding_) copy(x_TD.first(tokens), in_TD);
-    const int64_t sampled = size ? batch.rows : static_cast<int64_t>(batch_.params_R().size());
+    const int64_t sampled = size ? batch.rows : static_cast<int64_t>(params_R.size());
     const auto ask = [&] { ask_for_everything(x_TD, batch, sampled); };
     if (size)
       graphs_.run(*size, ask);
     else
       ask();
-    if (head_) return head_->sample(batch_.params_R());
+    if (head_)
+      return in_order(plan, head_->sample(params_R),
+                      head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
     if (own) copy(out_TD, x_TD.first(tokens));
     return {};
   }
@@ -132,6 +151,7 @@ class DecoderStage final : public Stage {
   int64_t blocks_ = 0;
   PlannedBatch batch_;
   DecodeGraphs graphs_;
+  RuleBook rules_;  // of the sequences that run: if is_last
   std::optional<Embedding> embedding_;
   std::vector<DecoderLayer> layers_;
   std::optional<Head> head_;

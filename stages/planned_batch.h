@@ -35,8 +35,12 @@ class PlannedBatch {
   /// row; those behind the last are 0.
   const int32_t* sampled_rows_R() const { return sampled_rows_R_; }
   std::span<const SampleParams> params_R() const { return params_R_; }
+  /// The tokens whose logits score a target, in the plan's order, and what to score.
+  const int32_t* scored_rows_S() const { return scored_rows_S_; }
+  std::span<const ScoreParams> scores_S() const { return scores_S_; }
 
  private:
+  void check_scores(const proto::Plan& plan, const proto::PlannedRow& row) const;
   int64_t check(const proto::Plan& plan, int64_t blocks) const;
 
   Device& device_;
@@ -48,6 +52,8 @@ class PlannedBatch {
   const int32_t* ids_T_ = nullptr;
   const int32_t* sampled_rows_R_ = nullptr;
   std::vector<SampleParams> params_R_;
+  const int32_t* scored_rows_S_ = nullptr;
+  std::vector<ScoreParams> scores_S_;
 };
 
 }  // namespace penstock

@@ -15,21 +15,24 @@ Bytes bytes_in(const TensorView& view) {
   return {view.as<std::byte>(), view.bytes()};
 }
 
+void put(const Sampled& sampled, uint64_t sequence, proto::SampledToken& token) {
+  token.set_sequence(sequence);
+  token.set_token(static_cast<uint32_t>(sampled.token));
+  token.set_logprob(sampled.logprob);
+  token.set_rank(static_cast<uint32_t>(sampled.rank));
+  for (const TokenLogprob& t : sampled.top) {
+    token.add_top_tokens(static_cast<uint32_t>(t.token));
+    token.add_top_logprobs(t.logprob);
+  }
+}
+
 proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>& sampled) {
   proto::StepResult result;
   result.set_step(plan.step());
   size_t i = 0;
   for (const auto& row : plan.rows()) {
-    if (!row.has_sampling()) continue;
-    const Sampled& s = sampled.at(i++);
-    auto* token = result.add_tokens();
-    token->set_sequence(row.sequence());
-    token->set_token(static_cast<uint32_t>(s.token));
-    token->set_logprob(s.logprob);
-    for (const TokenLogprob& t : s.top) {
-      token->add_top_tokens(static_cast<uint32_t>(t.token));
-      token->add_top_logprobs(t.logprob);
-    }
+    for (int t = 0; t < row.targets_size(); ++t) put(sampled.at(i++), row.sequence(), *result.add_scored());
+    if (row.has_sampling()) put(sampled.at(i++), row.sequence(), *result.add_tokens());
   }
   ensure(i == sampled.size(), "one sampled token for each row that asked for one");
   return result;
