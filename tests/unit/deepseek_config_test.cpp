@@ -132,7 +132,8 @@ TEST(DeepseekConfig, SharedExpertsMayBeAbsent) {
 }
 
 TEST(DeepseekConfig, NamesTheFieldThatDoesNotFit) {
-  EXPECT_CONTAINS(error_of(with(v3(), "n_group", 7)), "n_group: expected a divisor of n_routed_experts (256)");
+  EXPECT_CONTAINS(error_of(with(v3(), "n_group", 7)),
+                  "n_group: expected a divisor of n_routed_experts (256)");
   EXPECT_CONTAINS(error_of(with(v3(), "num_experts_per_tok", 200)),
                   "num_experts_per_tok: expected at most the 128 experts of topk_group groups");
   EXPECT_CONTAINS(error_of(with(v3(), "topk_method", "greedy")), "topk_method: expected \"noaux_tc\"");

@@ -53,7 +53,8 @@ TEST_P(ExpertsTest, ChoosesAndWeighsAsTheReference) {
     fast->route(found.view, logits_TE, gate);
     reference->route(expected.view, logits_TE, gate);
     for (int64_t pair = 0; pair < kTokens * 5; ++pair) {
-      ASSERT_EQ(found.view.slot_TC[pair], expected.view.slot_TC[pair]) << gate.groups << " groups, pair " << pair;
+      ASSERT_EQ(found.view.slot_TC[pair], expected.view.slot_TC[pair])
+          << gate.groups << " groups, pair " << pair;
       ASSERT_EQ(found.view.token_S[pair], expected.view.token_S[pair]);
       ASSERT_NEAR(found.view.weights_TC[pair], expected.view.weights_TC[pair],
                   1e-5F * expected.view.weights_TC[pair]);
@@ -143,11 +144,12 @@ TEST_P(ExpertsTest, ExpertsThatNobodyChoseNeedNoWeights) {
   fast->load_rows(*matrix, 0, w);
   const Tensor h_TD = values_.random(DType::f32, {1, 4});
   const Tensor logits_E = logits({9, 8, 7, 0, 0});
-  const Tensor x =
-      run_experts(*fast, *device_, h_TD, logits_E, {matrix.get(), matrix.get(), matrix.get(), nullptr, nullptr});
+  const Tensor x = run_experts(*fast, *device_, h_TD, logits_E,
+                               {matrix.get(), matrix.get(), matrix.get(), nullptr, nullptr});
   EXPECT_TRUE(std::isfinite(at(x, 0)));
-  EXPECT_THROW(run_experts(*fast, *device_, h_TD, logits_E, {matrix.get(), nullptr, matrix.get(), nullptr, nullptr}),
-               Error);
+  EXPECT_THROW(
+      run_experts(*fast, *device_, h_TD, logits_E, {matrix.get(), nullptr, matrix.get(), nullptr, nullptr}),
+      Error);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, ExpertsTest, ::testing::ValuesIn(cpu::available_kernels()), kernel_name);

@@ -75,10 +75,14 @@ class Latents {
     }
     const auto tokens = static_cast<int64_t>(positions.size());
     if (tokens == 0) return;
-    const BatchView batch{tokens,         static_cast<int64_t>(owners.size()),
-                          positions.data(), row_of.data(),
-                          starts.data(),  context.data(),
-                          table.data(),   blocks_a_row_,
+    const BatchView batch{tokens,
+                          static_cast<int64_t>(owners.size()),
+                          positions.data(),
+                          row_of.data(),
+                          starts.data(),
+                          context.data(),
+                          table.data(),
+                          blocks_a_row_,
                           *std::max_element(context.begin(), context.end())};
     const Tensor q = values_.poisoned(DType::f32, {tokens, h, n + r});
     const Tensor latent = values_.poisoned(DType::f32, {tokens, l + r});
