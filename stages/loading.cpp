@@ -26,12 +26,12 @@ void load_into(const BuildContext& context, const std::string& name, const Shape
 using TakeScaledRows =
     std::function<void(int64_t first_row, const TensorView& rows_rK, const TensorView& scales_rB)>;
 
-void read_scaled(const BuildContext& context, const WeightPart& part, int64_t k,
-                 const TakeScaledRows& take) {
+void read_scaled(const BuildContext& context, const WeightPart& part, int64_t k, const TakeScaledRows& take) {
   const Fp8Blocks blocks = context.config.fp8.value_or(Fp8Blocks{});
   if (!context.config.fp8 || blocks.columns % kFp8Columns != 0)
     throw UsageError(part.name + " is kept in FP8: expected a quantization_config in config.json whose " +
-                     "weight_block_size has a multiple of " + std::to_string(kFp8Columns) + " columns, found " +
+                     "weight_block_size has a multiple of " + std::to_string(kFp8Columns) +
+                     " columns, found " +
                      (context.config.fp8 ? std::to_string(blocks.columns) : std::string("none")));
   const int64_t down = blocks_over(part.rows, blocks.rows);
   const int64_t across = blocks_over(k, blocks.columns);
@@ -72,9 +72,8 @@ void read_floats(const BuildContext& context, const WeightPart& part, int64_t k,
   read_scaled(context, part, k, [&](int64_t first, const TensorView& rows, const TensorView& scales) {
     floats.resize(static_cast<size_t>(rows.shape.elements()));
     for (int64_t i = 0; i < rows.shape.elements(); ++i)
-      floats[static_cast<size_t>(i)] =
-          f32_from_e4m3(rows.as<const uint8_t>()[i]) *
-          scales.as<const float>()[i / k * scales.dim(1) + i % k / kFp8Columns];
+      floats[static_cast<size_t>(i)] = f32_from_e4m3(rows.as<const uint8_t>()[i]) *
+                                       scales.as<const float>()[i / k * scales.dim(1) + i % k / kFp8Columns];
     give(first, rows);
   });
 }
@@ -83,9 +82,8 @@ std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vect
                                     int64_t k) {
   int64_t n = 0;
   for (const WeightPart& part : parts) n += part.rows;
-  const bool fp8 = std::all_of(parts.begin(), parts.end(), [&](const WeightPart& part) {
-    return context.source.is_fp8(part.name);
-  });
+  const bool fp8 = std::all_of(parts.begin(), parts.end(),
+                               [&](const WeightPart& part) { return context.source.is_fp8(part.name); });
   auto matrix = fp8 ? context.ops.make_fp8_matrix(n, k, context.spec.dtype)
                     : context.ops.make_matrix(n, k, context.spec.dtype);
   int64_t at = 0;

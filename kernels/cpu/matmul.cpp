@@ -35,7 +35,7 @@ PackedMatrix::PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype, He
   // Columns past n and an odd k's partner are multiplied like all others: they are zero.
   if (n % kPanel != 0) std::memset(panel(panels() - 1), 0, static_cast<size_t>(panel_bytes()));
   if (dtype == DType::bf16 && k % 2 != 0)
-    for (int64_t p = 0; p < panels(); ++p) 
+    for (int64_t p = 0; p < panels(); ++p)
       std::memset(panel(p) + (steps() - 1) * step_bytes(), 0, static_cast<size_t>(step_bytes()));
 }
 

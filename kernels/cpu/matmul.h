@@ -30,8 +30,8 @@ class PackedMatrix final : public Matrix {
 
   void load_rows(Team& team, int64_t first_row, const TensorView& rows_rK);
 
-  /// Of a weight in FP8: the 32 columns' scales of one block of K, times 256 (Multiplier widens to 1/256 of the
-  /// value).
+  /// Of a weight in FP8: the 32 columns' scales of one block of K, times 256 (Multiplier widens to 1/256 of
+  /// the value).
   float* scales(int64_t p, int64_t block) const {
     return static_cast<float*>(scale_memory_.get()) + (p * fp8_blocks() + block) * kPanel;
   }
@@ -72,14 +72,14 @@ class Multiplier {
   struct Rows;
   void multiply_rows(const Rows& rows);
   void pack(const Rows& rows);
-  void multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
-                      int thread);
-  void multiply_fp8_blocks(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile, int thread);
+  void multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile, int thread);
+  void multiply_fp8_blocks(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
+                           int thread);
 
   const KernelTable& kernels_;
   Team& team_;
-  std::vector<uint32_t> packed_;          // tiles of the input: [steps][rows of the tile] words
-  std::vector<std::vector<float>> sums_;  // a thread's unfinished results of one panel
+  std::vector<uint32_t> packed_;                // tiles of the input: [steps][rows of the tile] words
+  std::vector<std::vector<float>> sums_;        // a thread's unfinished results of one panel
   std::vector<std::vector<float>> block_sums_;  // and of one block of an FP8 weight
   std::vector<std::vector<char>> widened_;      // and that block, widened
 };

@@ -43,8 +43,8 @@ void from_half(float* to, const uint16_t* from, int64_t count) {
   });
 }
 
-/// E4M3 is float16 with fewer bits: shifted into its place it is 2^-8 of its value, subnormals too. NaN becomes a
-/// number; weights hold none. n is a multiple of 16.
+/// E4M3 is float16 with fewer bits: shifted into its place it is 2^-8 of its value, subnormals too. NaN
+/// becomes a number; weights hold none. n is a multiple of 16.
 template <class V, class To>
 void widen_e4m3(To* to, const uint8_t* from, int64_t count) {
   uint16_t halves[16];

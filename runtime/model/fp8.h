@@ -1,5 +1,6 @@
-// FP8 E4M3 (no infinities; 0x7F and 0xFF are NaN; Micikevicius et al. 2022) and weights kept in it with one scale
-// for each block, as DeepSeek-V3 is published: weight = value x weight_scale_inv[row / 128, column / 128].
+// FP8 E4M3 (no infinities; 0x7F and 0xFF are NaN; Micikevicius et al. 2022) and weights kept in it with one
+// scale for each block, as DeepSeek-V3 is published: weight = value x weight_scale_inv[row / 128, column /
+// 128].
 #pragma once
 
 #include <cmath>

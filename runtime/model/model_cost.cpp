@@ -35,8 +35,7 @@ Counts count(const MoeConfig& m, int64_t hidden) {
   const int64_t expert = 3 * hidden * m.intermediate_size;
   const GateConfig& gate = m.gate;
   Counts all{gate.experts * hidden + gate.experts_per_token * expert, gate.correction_bias ? gate.experts : 0,
-             (gate.experts - gate.experts_per_token) * expert,
-             gate.experts * hidden};
+             (gate.experts - gate.experts_per_token) * expert, gate.experts * hidden};
   if (m.shared_intermediate_size > 0) {
     const Counts shared = count(DenseMlpConfig{m.shared_intermediate_size, m.shared_bias}, hidden);
     all.multiplied += shared.multiplied;
@@ -86,10 +85,10 @@ PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
   const auto counted = [&](const auto& part) { return count(part, config.hidden_size); };
   const Counts attention = std::visit(counted, layer_of(config, layer).attention);
   const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
-  return cost({attention.multiplied + mlp.multiplied,
-               attention.vectors + mlp.vectors + 2 * config.hidden_size, attention.idle + mlp.idle,
-               attention.plain + mlp.plain},
-              dtype, config.fp8.has_value());
+  return cost(
+      {attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
+       attention.idle + mlp.idle, attention.plain + mlp.plain},
+      dtype, config.fp8.has_value());
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {
