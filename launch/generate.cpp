@@ -3,9 +3,12 @@
 
 #include "launch/agree.h"
 #include "launch/commands.h"
+#include "launch/preflight.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
+#include "launch/stage_reporter.h"
+#include "launch/watch.h"
 #include "runtime/base/log.h"
 #include "runtime/pipeline/runner.h"
 #include "runtime/requests/text/tokenizer.h"
@@ -13,16 +16,33 @@
 namespace penstock {
 namespace {
 
+// Below this a micro-batch costs more in hand-overs than it computes, whatever the goals are.
+constexpr int64_t kLeastTokensPerMicroBatch = 16;
+
 /// Lets the runner ask a BatchJob for plans: the two stand on one floor and do not know each other.
 class JobPlans final : public PlanSource {
  public:
-  explicit JobPlans(BatchJob& job) : job_(job) {}
-  proto::Plan plan(int slot) override { return job_.plan(slot); }
-  void take_in(int slot, const proto::StepResult& result) override { job_.take_in(slot, result); }
+  /// `requests` may be null: then nobody counts; and `guard`: then nobody steps back.
+  JobPlans(BatchJob& job, RequestMetrics* requests, Guarding* guard)
+      : job_(job), requests_(requests), guard_(guard) {}
+  proto::Plan plan(int slot) override {
+    if (guard_ != nullptr)
+      if (const std::optional<GuardSettings> s = guard_->changed())
+        job_.lower_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
+    proto::Plan plan = job_.plan(slot);
+    if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
+    return plan;
+  }
+  void take_in(int slot, const proto::StepResult& result) override {
+    if (requests_ != nullptr) requests_->sampled(result, RequestMetrics::Clock::now());
+    job_.take_in(slot, result);
+  }
   bool finished_or_wait() override { return job_.finished_or_wait(); }
 
  private:
   BatchJob& job_;
+  RequestMetrics* requests_;
+  Guarding* guard_;
 };
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const JobOptions& options) {
@@ -31,9 +51,45 @@ std::shared_ptr<const Tokenizer> load_tokenizer(const JobOptions& options) {
   return std::filesystem::exists(options.model / "tokenizer.json") ? Tokenizer::load(options.model) : nullptr;
 }
 
+std::string model_name(const JobOptions& options) {
+  return options.served_model_name.empty() ? options.model.lexically_normal().filename().string()
+                                           : options.served_model_name;
+}
+
+JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
+  JobDescription job;
+  job.model_name = model_name(options);
+  job.numerics = ready.numerics;
+  job.cache_dtype = name_of(ready.shape.dtype);
+  job.block_size = options.block_size;
+  job.blocks = ready.blocks;
+  job.max_model_len = ready.shape.max_model_len;
+  job.micro_batches = ready.shape.schedule.micro_batches;
+  for (const StageFacts& facts : ready.facts)
+    job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
+  return job;
+}
+
+/// Null without goals. A job never steps back so far that a sequence of --max-model-len has no room, or that
+/// slots stay empty.
+std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank& ready, JobMetrics& metrics) {
+  if (options.watch.guard.empty()) {
+    if (!options.watch.alert_url.empty())
+      throw UsageError("--alert-url: expected --guard with goals to alert of, found none");
+    return nullptr;
+  }
+  if (options.watch.interval_seconds <= 0)
+    throw UsageError("--guard: expected --metrics-interval above 0, which measures, found 0");
+  const int64_t slots = ready.shape.schedule.micro_batches;
+  const GuardSettings start{ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, ready.blocks};
+  const GuardSettings least{slots, kLeastTokensPerMicroBatch,
+                            (ready.shape.max_model_len + options.block_size - 1) / options.block_size};
+  return std::make_unique<Guarding>(options.watch, start, least, metrics);
+}
+
 BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
   BatchJobOptions batch;
-  batch.input = options.input;
+  batch.input = {options.input, parse_shard(options.shard), options.input_dataset, options.input_body};
   batch.output = options.output;
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
@@ -42,16 +98,8 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready)
   batch.intake.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
-  batch.model_name = options.served_model_name.empty() ? options.model.lexically_normal().filename().string()
-                                                       : options.served_model_name;
+  batch.model_name = model_name(options);
   return batch;
-}
-
-proto::StageReport complete_report(proto::StageReport report, const ReadyRank& ready) {
-  report.set_weight_bytes(ready.stage->weight_bytes());
-  report.set_kv_bytes(ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
-  report.set_peak_resident_bytes(peak_resident_bytes());
-  return report;
 }
 
 std::vector<proto::StageReport> gather_reports(World& world, proto::StageReport mine) {
@@ -80,21 +128,37 @@ proto::StageReport play(Runner& runner) {
 }
 
 void generate(World& world, const JobOptions& options) {
-  std::unique_ptr<BatchJob> job;
   std::shared_ptr<const Tokenizer> tokenizer;
   agree(world, [&]() -> std::string {  // cheap mistakes first, before weights are read
     if (world.rank() == 0) tokenizer = load_tokenizer(options);
     return {};
   });
   ReadyRank ready = make_ready(world, options);
+  std::optional<JobMetrics> metrics;
+  std::unique_ptr<BatchJob> job;
+  std::unique_ptr<Guarding> guard;
+  std::optional<Watch> watch;
   agree(world, [&]() -> std::string {
-    if (world.rank() == 0) job = std::make_unique<BatchJob>(batch_options(options, ready), tokenizer);
+    if (world.rank() > 0) return {};
+    const JobDescription description = describe(options, ready);
+    metrics.emplace(description);
+    guard = make_guard(options, ready, *metrics);
+    watch.emplace(world, options.watch, description, *metrics);
+    if (guard) watch->set_guard(*guard);
+    BatchJobOptions batch = batch_options(options, ready);
+    if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
+    job = std::make_unique<BatchJob>(std::move(batch), tokenizer);
     return {};
   });
-  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens};
+  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
+                                     !options.watch.trace.empty()};
   if (world.rank() > 0) {
     Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
-    const proto::StageReport report = complete_report(play(runner), ready);
+    std::optional<StageReporter> reporter;
+    reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
+    const proto::StageReport played = play(runner);
+    reporter.reset();
+    const proto::StageReport report = complete_report(played, ready);
     world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
     return;
   }
@@ -106,17 +170,22 @@ void generate(World& world, const JobOptions& options) {
     log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part +
               ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
-  JobPlans plans(*job);
+  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
   Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
   proto::StageReport report;
   {
-    const Progress progress(*job, options.progress_seconds);
+    watch->start(*job);
+    const Progress progress([&watch] { return watch->figures(); }, options.progress_seconds);
+    const StageReporter reporter(world, runner.meter(), ready, options.watch.interval_seconds,
+                                 [&watch](proto::StageReport live) { watch->hear(std::move(live)); });
     report = play(runner);
     job->finish();
   }
   const std::vector<proto::StageReport> reports = gather_reports(world, complete_report(report, ready));
-  log::info(
-      closing_summary(job->progress(), reports, ready.facts, ready.shape.schedule, options.output.string()));
+  const JobProgress end = job->progress();
+  watch->finish(end, reports);
+  log::info(closing_summary(end, reports, ready.facts, ready.shape.schedule, options.output.string()));
+  watch->linger();
 }
 
 }  // namespace
@@ -127,11 +196,17 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_batch_flags(*sub, *options);
   add_model_flags(*sub, *options);
   add_machine_flags(*sub, *options);
+  add_watch_flags(*sub, options->watch);
   sub->callback([options, &chosen] {
     chosen = [options] {
+      apply_log_options(options->watch);
       const bool launched = launched_by_mpi();
-      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
-                       [options](World& world) { generate(world, *options); });
+      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel), [options](World& world) {
+        if (options->preflight)
+          preflight(world, *options);
+        else
+          generate(world, *options);
+      });
     };
   });
 }

@@ -114,18 +114,31 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
 
 void add_batch_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Batch";
-  app.add_option("-i,--input-file", o.input,
-                 "OpenAI Batch file: one JSON request a line; - is standard input")
+  app.add_option(
+         "-i,--input-file", o.input,
+         "OpenAI Batch file: one JSON request a line; - is standard input; or prompts in HDF5 (.h5, .hdf5)")
       ->required()
       ->group(group);
+  app.add_option("--input-dataset", o.input_dataset,
+                 "Of an HDF5 input: a data set of strings, or a group with token ids and offsets [prompts]")
+      ->group(group);
+  app.add_option("--input-body", o.input_body,
+                 "Of an HDF5 input: the fields of every request, as {\"max_tokens\": 64, \"temperature\": 0}")
+      ->group(group);
+  app.add_option("--shard", o.shard, "I/N: answer only part I of N (from 0) of the input's rows")
+      ->group(group)
+      ->capture_default_str();
   app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")
       ->required()
       ->group(group);
   app.add_option("--served-model-name", o.served_model_name,
                  "Rows that name another model are errors [any name]")
       ->group(group);
+  app.add_flag("--preflight", o.preflight,
+               "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
+      ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
-                 "Between progress lines [1 on a terminal, else 10]")
+                 "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))
       ->group(group);
 }

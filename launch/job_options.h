@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "launch/watch_options.h"
 #include "runtime/device/tensor.h"
 #include "runtime/model/config.h"
 #include "runtime/pipeline/partition.h"
@@ -22,6 +23,9 @@ struct JobOptions {
   std::filesystem::path model;
   std::filesystem::path tokenizer;  // empty: the model's folder
   std::filesystem::path input;
+  std::string shard = "0/1";
+  std::string input_dataset;  // of an HDF5 input; empty: "prompts"
+  std::string input_body;     // JSON object: request fields of an HDF5 input's rows
   std::filesystem::path output;
   bool skip_tokenizer_init = false;
   std::string served_model_name;  // empty: any name in a row is accepted
@@ -42,7 +46,9 @@ struct JobOptions {
   int64_t max_num_batched_tokens = 0;
   int64_t block_size = 16;
   int micro_batches = 0;
-  double progress_seconds = 0;  // 0: 1 on a terminal, else 10
+  bool preflight = false;
+  double progress_seconds = 0;  // 0: 1 on a terminal, else 60
+  WatchOptions watch;
 };
 
 void add_model_flags(CLI::App& app, JobOptions& options);

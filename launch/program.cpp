@@ -33,6 +33,7 @@ int run_program(int argc, const char* const* argv) {
   add_generate(app, chosen);
   add_plan(app, chosen);
   add_tokenize(app, chosen);
+  add_trace(app, chosen);
   add_bench(app, chosen);
   try {
     app.parse(argc, argv);

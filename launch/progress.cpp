@@ -58,24 +58,41 @@ std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports
 
 }  // namespace
 
-std::string progress_line(const JobProgress& now, const JobProgress& before) {
+JobFigures job_figures(const JobProgress& progress) {
+  JobFigures f;
+  f.seconds = progress.seconds;
+  f.rows_done = progress.rows_done;
+  f.rows_failed = progress.rows_failed;
+  f.prompt_tokens = progress.prompt_tokens;
+  f.generated_tokens = progress.generated_tokens;
+  f.running = progress.running;
+  f.waiting = progress.waiting;
+  f.preemptions = progress.preemptions;
+  f.kv_used_share = progress.kv_used_share;
+  const auto read = static_cast<double>(progress.rows_read);
+  if (progress.input_ended)
+    f.rows_expected = read;
+  else if (progress.input_share_read > 0)
+    f.rows_expected = std::round(read / progress.input_share_read);
+  const auto done = static_cast<double>(progress.rows_done);
+  if (f.rows_expected && done > 0) f.eta_seconds = std::max(0.0, *f.rows_expected - done) * f.seconds / done;
+  return f;
+}
+
+std::string progress_line(const JobFigures& now, const JobFigures& before) {
   const double seconds = std::max(1e-9, now.seconds - before.seconds);
   const auto rate = [&](int64_t n, int64_t old) { return static_cast<double>(n - old) / seconds; };
-  const auto done = static_cast<double>(now.rows_done);
-  double total = static_cast<double>(now.rows_read);
-  if (!now.input_ended && now.input_share_read > 0) total /= now.input_share_read;
-  const bool known = now.input_ended || now.input_share_read > 0;
-
   std::string line = printed("rows %lld", static_cast<long long>(now.rows_done));
-  if (known)
-    line += printed(" of %s%.0f (%.0f %%)", now.input_ended ? "" : "about ", total, share(done, total));
-  line += printed(", %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
-                  rate(now.rows_done, before.rows_done), rate(now.prompt_tokens, before.prompt_tokens),
-                  rate(now.generated_tokens, before.generated_tokens));
-  if (known && now.rows_done > 0 && total > done)
-    line += ", ETA " + duration((total - done) * now.seconds / done);
-  line += printed(", KV %.0f %%, running %lld, waiting %lld", 100 * now.kv_used_share,
-                  static_cast<long long>(now.running), static_cast<long long>(now.waiting));
+  if (now.rows_expected)
+    line += printed(" of about %.0f (%.0f %%)", *now.rows_expected,
+                    share(static_cast<double>(now.rows_done), *now.rows_expected));
+  line += printed(", %.1f rows/s", rate(now.rows_done, before.rows_done));
+  if (now.eta_seconds) line += ", ETA " + duration(*now.eta_seconds);
+  line += printed(
+      ", Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %lld reqs, "
+      "Waiting: %lld reqs, KV cache usage: %.1f %%",
+      rate(now.prompt_tokens, before.prompt_tokens), rate(now.generated_tokens, before.generated_tokens),
+      static_cast<long long>(now.running), static_cast<long long>(now.waiting), 100 * now.kv_used_share);
   if (now.rows_failed > 0)
     line += printed(", %lld rows with errors", static_cast<long long>(now.rows_failed));
   return line;
@@ -121,9 +138,9 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
   return text + "results: " + results;
 }
 
-Progress::Progress(const BatchJob& job, double seconds_between_lines)
-    : job_(job), terminal_(isatty(STDERR_FILENO) != 0) {
-  const double seconds = seconds_between_lines > 0 ? seconds_between_lines : terminal_ ? 1 : 10;
+Progress::Progress(std::function<JobFigures()> figures, double seconds_between_lines)
+    : figures_(std::move(figures)), terminal_(isatty(STDERR_FILENO) != 0 && !log::is_json()) {
+  const double seconds = seconds_between_lines > 0 ? seconds_between_lines : terminal_ ? 1 : 60;
   thread_ = std::thread([this, seconds] { print_until_stopped(seconds); });
 }
 
@@ -137,10 +154,10 @@ Progress::~Progress() {
 }
 
 void Progress::print_until_stopped(double seconds) {
-  JobProgress before = job_.progress();
+  JobFigures before = figures_();
   std::unique_lock lock(mutex_);
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
-    const JobProgress now = job_.progress();
+    const JobFigures now = figures_();
     const std::string line = progress_line(now, before);
     if (terminal_)
       std::fprintf(stderr, "\r\033[K%s", line.c_str());

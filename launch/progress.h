@@ -3,29 +3,37 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "launch/rank_job.h"
+#include "runtime/metrics/job_metrics.h"
 #include "runtime/requests/batch_job.h"
 
 namespace penstock {
 
-/// "rows 120 of about 1000 (12 %), 8.1 rows/s, prompt 903 tok/s, output 420 tok/s, ETA 1 m 40 s, KV 35 %".
-/// Rates are over the time since `before`.
-std::string progress_line(const JobProgress& now, const JobProgress& before);
+/// What every display of the job is made from.
+JobFigures job_figures(const JobProgress& progress);
+
+/// "rows 120 of about 1000 (12 %), 8.1 rows/s, ETA 1 m 40 s, Avg prompt throughput: 903.0 tokens/s, Avg
+/// generation throughput: 420.0 tokens/s, Running: 64 reqs, Waiting: 9 reqs, KV cache usage: 35.0 %": from
+/// "Avg" on in vLLM's words. Rates are over the time since `before`.
+std::string progress_line(const JobFigures& now, const JobFigures& before);
 
 /// The closing table. `reports` by stage. `results` names the output file.
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
                             const std::vector<StageFacts>& facts, const Schedule& schedule,
                             const std::string& results);
 
-/// Prints progress lines until destroyed: over one another on a terminal, one below the other elsewhere.
+/// Prints progress lines until destroyed: over one another on a terminal, else one a minute, one below the
+/// other.
 class Progress {
  public:
-  Progress(const BatchJob& job, double seconds_between_lines);
+  /// `figures` is asked from its thread.
+  Progress(std::function<JobFigures()> figures, double seconds_between_lines);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -33,7 +41,7 @@ class Progress {
  private:
   void print_until_stopped(double seconds);
 
-  const BatchJob& job_;
+  std::function<JobFigures()> figures_;
   bool terminal_;
   std::mutex mutex_;
   std::condition_variable stop_changed_;

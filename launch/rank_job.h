@@ -38,7 +38,8 @@ ReadyRank make_ready(World& world, const JobOptions& options);
 /// Cores that this process may use.
 int usable_cores();
 
-/// What the process holds at its peak, in bytes.
+/// What the process holds, in bytes: at its peak, and right now.
 uint64_t peak_resident_bytes();
+uint64_t resident_bytes();
 
 }  // namespace penstock

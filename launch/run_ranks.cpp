@@ -37,11 +37,11 @@ int run_ranks(int local_ranks, const std::function<void(World&)>& body) {
   SignalWatch::block_signals();
   if (local_ranks <= 1 && launched_by_mpi()) {
     const std::unique_ptr<World> world = make_mpi_world({});
-    if (world->size() > 1) log::set_identity(world->rank(), world->info(world->rank()).host);
     const SignalWatch watch(*world);
     return run_one(*world, body);
   }
   std::vector<std::unique_ptr<World>> worlds = make_loopback_world(std::max(1, local_ranks));
+  log::set_identity(0, worlds[0]->info(0).host);
   const SignalWatch watch(*worlds[0]);
   std::vector<int> status(worlds.size());
   std::vector<std::thread> threads;

@@ -10,7 +10,7 @@ import sys
 # The longest matching prefix decides. Siblings share a number and differ in prefix.
 FLOORS = {
     "proto/": 0, "runtime/base/": 0,
-    "runtime/device/": 1,
+    "runtime/device/": 1, "runtime/metrics/": 1,
     "runtime/model/": 2,
     "kernels/": 3, "runtime/comm/": 3,
     "runtime/pipeline/": 4, "runtime/requests/": 4,

@@ -175,6 +175,9 @@ class LoopbackControl : public ControlPlane {
   }
   ControlMessage receive() override { return hub_.inbox(rank_).pop(); }
   bool try_receive(ControlMessage& message) override { return hub_.inbox(rank_).try_pop(message); }
+  void hear_live_reports(std::function<void(const ControlMessage&)> hear) override {
+    hub_.inbox(rank_).hear_live_reports(std::move(hear));
+  }
 
  private:
   Hub& hub_;

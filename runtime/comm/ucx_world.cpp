@@ -112,6 +112,9 @@ class UcxWorld : public World, private ControlPlane {
   void send(int to, ControlKind kind, std::string payload) override;
   ControlMessage receive() override { return inbox_.pop(); }
   bool try_receive(ControlMessage& message) override { return inbox_.try_pop(message); }
+  void hear_live_reports(std::function<void(const ControlMessage&)> hear) override {
+    inbox_.hear_live_reports(std::move(hear));
+  }
 
   bool is_judge() const { return options_.rank == 0; }
   bool process_gone(int rank) const;

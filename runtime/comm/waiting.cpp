@@ -64,9 +64,19 @@ TransferPtr make_transfer(CompletionPtr completion) {
 }
 
 void Inbox::push(ControlMessage message) {
+  if (message.kind == ControlKind::live_report) {
+    const std::lock_guard lock(hearing_);
+    if (hear_) hear_(message);
+    return;
+  }
   const std::lock_guard lock(mutex_);
   messages_.push_back(std::move(message));
   changed_.notify_one();
+}
+
+void Inbox::hear_live_reports(Hearer hear) {
+  const std::lock_guard lock(hearing_);
+  hear_ = std::move(hear);
 }
 
 void Inbox::fail(const Fault& fault) {

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -55,10 +56,14 @@ using CompletionPtr = std::shared_ptr<Completion>;
 /// A Transfer that ends when its completion does.
 TransferPtr make_transfer(CompletionPtr completion);
 
-/// One rank's queue of control messages. After a fault nothing is handed out any more.
+/// One rank's queue of control messages; live reports pass it by. After a fault nothing is handed out any
+/// more.
 class Inbox {
  public:
+  using Hearer = std::function<void(const ControlMessage&)>;
+
   void push(ControlMessage message);
+  void hear_live_reports(Hearer hear);
   void fail(const Fault& fault);
   ControlMessage pop();
   bool try_pop(ControlMessage& message);
@@ -68,6 +73,8 @@ class Inbox {
   std::condition_variable changed_;
   std::deque<ControlMessage> messages_;
   std::optional<Fault> fault_;
+  std::mutex hearing_;  // held while the hearer runs
+  Hearer hear_;
 };
 
 }  // namespace penstock

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,8 +30,9 @@ class WorldAborted : public Error {
 enum class ControlKind : uint16_t {
   plan = 1,          ///< penstock.proto.Plan, rank 0 to every stage
   step_result = 2,   ///< penstock.proto.StepResult, last stage to rank 0
-  stage_report = 3,  ///< penstock.proto.StageReport, every stage to rank 0
+  stage_report = 3,  ///< penstock.proto.StageReport, every stage to rank 0 at the end
   finish = 4,        ///< empty, rank 0 to every stage: no plan will follow
+  live_report = 5,   ///< penstock.proto.StageReport, every stage to rank 0 while the job runs
 };
 
 struct ControlMessage {
@@ -52,6 +54,10 @@ class ControlPlane {
   virtual ControlMessage receive() = 0;
   /// As receive, but returns false at once when none has arrived. Throws as receive does.
   virtual bool try_receive(ControlMessage& message) = 0;
+  /// Live reports never reach `receive`, so that nobody has to wait for them: each is handed to `hear` on the
+  /// thread that moves messages, one at a time, which must be quick. Without a hearer they are dropped. When
+  /// this returns, the former hearer is not called any more.
+  virtual void hear_live_reports(std::function<void(const ControlMessage&)> hear) = 0;
 };
 
 /// What a rank says of itself when the world agrees on something.

@@ -61,9 +61,9 @@ class CpuDevice final : public Device {
     void* p = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded);
     if (p != nullptr && alignment == kHugePage) madvise(p, rounded, MADV_HUGEPAGE);
     if (p == nullptr)
-      throw Error("out of memory: asked for " + std::to_string(bytes >> 20) + " MiB of host memory, " +
-                  std::to_string(memory().free >> 20) +
-                  " MiB are free; a smaller --kv-cache-memory-bytes or --max-num-batched-tokens helps");
+      throw OutOfMemory("out of memory: asked for " + std::to_string(bytes >> 20) + " MiB of host memory, " +
+                        std::to_string(memory().free >> 20) +
+                        " MiB are free; a smaller --kv-cache-memory-bytes or --max-num-batched-tokens helps");
     return {p, std::free};
   }
 

@@ -72,7 +72,7 @@ DeviceMemory CudaDevice::allocate(size_t bytes) {
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     const MemoryInfo info = memory();
-    throw Error(
+    throw OutOfMemory(
         "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
         mib(info.total) +
         " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "runtime/base/error.h"
 #include "runtime/device/tensor.h"
 
 namespace penstock {
@@ -18,13 +19,20 @@ struct MemoryInfo {
   size_t free = 0;
 };
 
+/// Memory ran out; less may be asked for.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::string name() const = 0;  ///< for people: "AMD EPYC, 2 threads", "cuda:0 NVIDIA H100"
   virtual MemoryInfo memory() const = 0;
-  /// Uninitialised memory, aligned to 256 bytes. Throws Error naming what was asked for and what is free.
+  /// Uninitialised memory, aligned to 256 bytes. Throws OutOfMemory naming what was asked for and what is
+  /// free.
   virtual DeviceMemory allocate(size_t bytes) = 0;
   virtual void upload(void* device_to, const void* host_from, size_t bytes) = 0;
   virtual void download(void* host_to, const void* device_from, size_t bytes) = 0;

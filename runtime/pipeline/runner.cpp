@@ -1,24 +1,9 @@
 #include "runtime/pipeline/runner.h"
 
-#include <chrono>
+#include "runtime/pipeline/forward_in_parts.h"
 
 namespace penstock {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-/// Adds the life of this object to a sum.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& sum) : sum_(sum), begin_(Clock::now()) {}
-  ~Stopwatch() { sum_ += std::chrono::duration<double>(Clock::now() - begin_).count(); }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  double& sum_;
-  Clock::time_point begin_;
-};
 
 int64_t tokens_of(const proto::Plan& plan) {
   int64_t tokens = 0;
@@ -61,7 +46,8 @@ Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& sched
       options_(options),
       source_(source),
       slots_(static_cast<size_t>(schedule.micro_batches)),
-      step_of_kind_(256, 0) {
+      step_of_kind_(256, 0),
+      meter_(options.stage, options.trace) {
   ensure(stage.is_first() == (source != nullptr), "the first stage, and only it, plans");
   const int rank = options.first_rank + options.stage;
   if (!stage.is_first()) receiver_ = world.receiver(rank - 1);
@@ -71,7 +57,6 @@ Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& sched
     if (!stage.is_first()) slot.in_TD = device.tensor(DType::f32, shape);
     if (!stage.is_last()) slot.out_TD = device.tensor(DType::f32, shape);
   }
-  report_.set_stage(static_cast<uint32_t>(options.stage));
 }
 
 std::string Runner::current_action() const {
@@ -84,12 +69,7 @@ proto::StageReport Runner::run() {
   while (!finished_) play(program.steady);
   for (Slot& slot : slots_)
     if (slot.sending) slot.sending->wait();
-  report_.set_busy_seconds(seconds_.busy);
-  report_.set_wait_input_seconds(seconds_.wait_input);
-  report_.set_wait_plan_seconds(seconds_.wait_plan);
-  report_.set_send_seconds(seconds_.send);
-  report_.set_span_seconds(std::chrono::duration<double>(last_forward_end_ - first_forward_begin_).count());
-  return report_;
+  return meter_.report(StageMeter::Clock::now());
 }
 
 void Runner::play(const std::vector<Action>& actions) {
@@ -146,7 +126,7 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     proto::Plan plan = source_->plan(slot_index);
     if (plan.rows().empty()) {
       if (idle()) {
-        const Stopwatch watch(seconds_.wait_plan);
+        const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_PLAN, step);
         finished_ = source_->finished_or_wait();
       }
       if (finished_)
@@ -168,7 +148,7 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     slot.plan = std::move(known_plans_.front());
     known_plans_.pop_front();
     if (!slot.receiving) start_receive(slot, *slot.plan);
-    const Stopwatch watch(seconds_.wait_input);
+    const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_INPUT, step);
     slot.receiving->wait();
     slot.receiving.reset();
   }
@@ -178,40 +158,32 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     throw Error("a plan of " + std::to_string(tokens) + " tokens, expected at most " +
                 std::to_string(options_.max_tokens));
   if (slot.sending) {  // out_TD may still be on its way from the last round
-    const Stopwatch watch(seconds_.send);
+    const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
     slot.sending->wait();
     slot.sending.reset();
   }
-  const Clock::time_point begin = Clock::now();
-  if (report_.micro_batches() == 0) {  // what was waited for until here is start-up
-    first_forward_begin_ = begin;
-    seconds_ = {};
-  }
-  {
-    const Stopwatch watch(seconds_.busy);
-    const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
-    const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
-    const std::vector<Sampled> sampled = stage_.forward(*slot.plan, in_TD, out_TD);
-    device_.synchronize();
-    if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
-  }
-  last_forward_end_ = Clock::now();
-  report_.set_micro_batches(report_.micro_batches() + 1);
-  report_.set_tokens(report_.tokens() + static_cast<uint64_t>(tokens));
+  Stopwatch watch(meter_, proto::ACTIVITY_BUSY, step);
+  const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
+  const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
+  const std::vector<Sampled> sampled =
+      forward_in_parts(stage_, device_, *slot.plan, in_TD, out_TD, [this] { meter_.ran_out_of_memory(); });
+  device_.synchronize();
+  if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
+  watch.done(tokens);
 }
 
 void Runner::send(Slot& slot, uint64_t step) {
   if (!slot.plan || slot.plan->step() != step) return;
-  const Stopwatch watch(seconds_.send);
+  const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
   const TensorView out_TD = slot.out_TD.view.first(tokens_of(*slot.plan));
   slot.sending = sender_->send(host_bytes(out_TD));
-  report_.set_edge_bytes(report_.edge_bytes() + out_TD.bytes());
+  meter_.sent(out_TD.bytes());
   if (!stage_.is_first()) slot.plan.reset();
 }
 
 void Runner::give_back(Slot& slot, uint64_t step) {
   if (!slot.plan || slot.plan->step() != step) return;
-  const Stopwatch watch(seconds_.send);
+  const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
   world_.control().send(options_.first_rank, ControlKind::step_result, slot.result.SerializeAsString());
   slot.plan.reset();
 }
@@ -219,7 +191,7 @@ void Runner::give_back(Slot& slot, uint64_t step) {
 void Runner::take_in(Slot& slot, int slot_index) {
   if (!slot.plan) return;
   if (schedule_.stages > 1) {
-    const Stopwatch watch(seconds_.wait_input);
+    const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_INPUT, slot.plan->step());
     while (!arrived_result_) store(world_.control().receive());
     slot.result = std::move(*arrived_result_);
     arrived_result_.reset();
@@ -237,7 +209,7 @@ void Runner::take_messages() {
 }
 
 void Runner::wait_for_plan() {
-  const Stopwatch watch(seconds_.wait_plan);
+  const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_PLAN, current_step_);
   take_messages();
   while (known_plans_.empty() && !finished_) store(world_.control().receive());
 }
@@ -263,6 +235,7 @@ void Runner::store(ControlMessage message) {
       finished_ = true;
       return;
     case ControlKind::stage_report:
+    case ControlKind::live_report:
       break;
   }
   throw Error("rank " + std::to_string(message.from) + " sent control message " +

@@ -2,13 +2,13 @@
 // many, over whatever channels the world has. Runs on the rank's main thread; nothing else touches the stage.
 #pragma once
 
-#include <chrono>
 #include <deque>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/comm/world.h"
+#include "runtime/metrics/stage_meter.h"
 #include "runtime/pipeline/schedule.h"
 #include "runtime/pipeline/stage.h"
 
@@ -31,6 +31,7 @@ struct RunnerOptions {
   int stage = 0;
   int first_rank = 0;      ///< rank of stage 0; stage s is rank first_rank + s
   int64_t max_tokens = 0;  ///< the largest micro-batch
+  bool trace = false;      ///< the meter keeps every stretch of time
 };
 
 class Runner {
@@ -46,6 +47,9 @@ class Runner {
 
   /// "2F0, step 17": for the message of a failure.
   std::string current_action() const;
+
+  /// What this stage does with its time, to be asked while it runs. Any thread.
+  StageMeter& meter() { return meter_; }
 
  private:
   struct Slot {
@@ -84,12 +88,7 @@ class Runner {
   bool finished_ = false;
   Action current_{};
   uint64_t current_step_ = 0;
-  struct Seconds {
-    double busy = 0, wait_input = 0, wait_plan = 0, send = 0;
-  } seconds_;
-  std::chrono::steady_clock::time_point first_forward_begin_{};
-  std::chrono::steady_clock::time_point last_forward_end_{};
-  proto::StageReport report_;
+  StageMeter meter_;
 };
 
 }  // namespace penstock

@@ -66,7 +66,7 @@ Json choice_of(const Answer& answer, size_t index) {
   Json json{{"index", index},
             {"text", choice.text},
             {"logprobs", answer.logprobs ? logprobs_of(choice) : Json(nullptr)},
-            {"finish_reason", choice.sequence.reason == FinishReason::stop ? "stop" : "length"},
+            {"finish_reason", name_of(choice.sequence.reason)},
             {"stop_reason", choice.stop_reason ? Json(*choice.stop_reason) : Json(nullptr)}};
   if (answer.return_token_ids) {
     Json ids = Json::array();

@@ -117,6 +117,8 @@ void BatchJob::take_in(int slot, const proto::StepResult& result) {
     const auto& asked = row.stop_token_ids;
     if (sequence.reason == FinishReason::stop && std::find(asked.begin(), asked.end(), last) != asked.end())
       choice.stop_reason = last;
+    if (options_.metrics != nullptr)
+      options_.metrics->finished(sequence.id, name_of(sequence.reason), RequestMetrics::Clock::now());
     choice.sequence = std::move(sequence);
     const std::shared_ptr<LiveRow> owner = std::move(found->second.row);
     live_.erase(found);
@@ -177,6 +179,11 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
     SequenceSpec spec{next_sequence_++, prompt, fields.max_tokens, stops, sampling_of(fields)};
     spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
+    if (options_.metrics != nullptr)
+      options_.metrics->arrived(
+          spec.id,
+          {static_cast<int64_t>(prompt.size()), fields.max_tokens, fields.n, static_cast<int64_t>(i % n)},
+          RequestMetrics::Clock::now());
     live_[spec.id] = {row, i};
     scheduler_.add(std::move(spec));
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
@@ -207,6 +214,7 @@ void BatchJob::write_behind() {
     }
     const bool failed = std::holds_alternative<RowError>(row->what);
     Line line{format(*row), row->bytes};
+    if (options_.metrics != nullptr) show(*row);
     const auto grown = static_cast<int64_t>(line.text.size());
     window_.grow(grown);
     line.bytes += grown;
@@ -222,6 +230,17 @@ void BatchJob::write_behind() {
               .count();
     counters_.rows_failed += failed ? 1 : 0;
     ++counters_.rows_done;
+  }
+}
+
+void BatchJob::show(const DoneRow& row) const {
+  const auto now = RequestMetrics::Clock::now();
+  if (const auto* error = std::get_if<RowError>(&row.what)) {
+    options_.metrics->row_failed({error->custom_id, error->message, error->field});
+  } else if (options_.metrics->wants_sample(now)) {
+    const auto& answer = std::get<Answer>(row.what);
+    const Choice& first = answer.choices.front();
+    options_.metrics->row_finished({answer.custom_id, first.text, name_of(first.sequence.reason)}, now);
   }
 }
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/base/queue.h"
+#include "runtime/metrics/request_metrics.h"
 #include "runtime/requests/answer.h"
 #include "runtime/requests/output_file.h"
 #include "runtime/requests/row_intake.h"
@@ -26,13 +27,14 @@ namespace penstock {
 class Tokenizer;
 
 struct BatchJobOptions {
-  std::filesystem::path input;
+  InputSpec input;
   std::filesystem::path output;
   IntakeRules intake;
   SchedulerLimits scheduler;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;       ///< for rows without a seed of their own
-  std::string model_name;  ///< in answers to rows that name no model
+  uint64_t seed = 0;                  ///< for rows without a seed of their own
+  std::string model_name;             ///< in answers to rows that name no model
+  RequestMetrics* metrics = nullptr;  ///< told of every row and sequence, if given; must outlive the job
 };
 
 /// Where the job stands; read from any thread.
@@ -67,6 +69,11 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
+  /// As Scheduler::lower_limits; on the caller's thread of plan().
+  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+    scheduler_.lower_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+  }
+
   /// After finished_or_wait() said true: writes what is left and gives the output its name.
   void finish();
 
@@ -97,6 +104,7 @@ class BatchJob {
   void hand_over(DoneRow row);
   void write_behind();
   std::string format(DoneRow& row) const;
+  void show(const DoneRow& row) const;
   void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();

@@ -11,7 +11,12 @@ BlockPool::BlockPool(int64_t blocks) : total_(blocks) {
 }
 
 double BlockPool::used_share() const {
-  return 1 - static_cast<double>(free()) / static_cast<double>(total_);
+  return 1 - static_cast<double>(free_.size()) / static_cast<double>(total_);
+}
+
+void BlockPool::withhold(int64_t count) {
+  ensure(count >= 0 && count < total_, "some blocks are left to hand out");
+  withheld_ = count;
 }
 
 bool BlockPool::allocate(int64_t count, std::vector<uint32_t>& table) {
@@ -26,7 +31,7 @@ bool BlockPool::allocate(int64_t count, std::vector<uint32_t>& table) {
 void BlockPool::release(std::vector<uint32_t>& table) {
   free_.insert(free_.end(), table.rbegin(), table.rend());
   table.clear();
-  ensure(free() <= total_, "a block was freed twice");
+  ensure(static_cast<int64_t>(free_.size()) <= total_, "a block was freed twice");
 }
 
 }  // namespace penstock

@@ -12,7 +12,7 @@
 
 namespace penstock {
 
-LineReader::LineReader(const std::filesystem::path& path, size_t longest_line)
+LineReader::LineReader(const std::filesystem::path& path, size_t longest_line, const Shard& shard)
     : path_(path),
       fd_(path == "-" ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC)),
       longest_line_(longest_line) {
@@ -24,10 +24,43 @@ LineReader::LineReader(const std::filesystem::path& path, size_t longest_line)
     throw UsageError("--input-file " + path.string() + ": expected a file of JSON lines, found a folder");
   }
   if (S_ISREG(info.st_mode)) total_bytes_ = static_cast<uint64_t>(info.st_size);
+  if (shard.whole()) return;
+  try {
+    if (!S_ISREG(info.st_mode))
+      throw UsageError("--shard " + shard.text() + ": expected an input that is a regular file, found " +
+                       path.string());
+    go_to(range_of(shard, total_bytes_));
+  } catch (...) {
+    close(fd_);
+    throw;
+  }
 }
 
 LineReader::~LineReader() {
   close(fd_);
+}
+
+uint64_t LineReader::position() const {
+  return first_byte_ + bytes_read_ - (buffer_.size() - begin_);
+}
+
+/// Goes to the first line that begins in the range; what lies before is read for its line numbers alone.
+void LineReader::go_to(const Range& range) {
+  end_ = range.end;
+  const uint64_t before = range.begin == 0 ? 0 : range.begin - 1;  // the newline there may end a line
+  while (bytes_read_ < before && refill()) {
+    const size_t counted = std::min<uint64_t>(buffer_.size(), before - (bytes_read_ - buffer_.size()));
+    line_number_ += static_cast<uint64_t>(
+        std::count(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(counted), '\n'));
+    begin_ = counted;
+  }
+  if (range.begin > 0) {
+    std::string rest_of_a_line;
+    next(rest_of_a_line);
+  }
+  first_byte_ = position();
+  bytes_read_ = buffer_.size() - begin_;
+  total_bytes_ = range.end > first_byte_ ? range.end - first_byte_ : 0;
 }
 
 bool LineReader::refill() {
@@ -46,6 +79,7 @@ bool LineReader::refill() {
 }
 
 LineReader::Status LineReader::next(std::string& line) {
+  if (position() >= end_) return Status::end;
   bool too_long = false;
   size_t searched = begin_;
   for (;;) {
@@ -69,6 +103,7 @@ LineReader::Status LineReader::next(std::string& line) {
       break;
     }
   }
+  ++line_number_;
   if (too_long) {
     line.clear();
     return Status::too_long;

@@ -1,37 +1,40 @@
 // Lines of a file, one after another, in memory that does not grow with the file. One thread.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
-#include <string>
+
+#include "runtime/requests/input_spec.h"
 
 namespace penstock {
 
-class LineReader {
+class LineReader final : public LineSource {
  public:
-  /// Throws UsageError when the file cannot be opened or is a folder. "-" is standard input.
-  LineReader(const std::filesystem::path& path, size_t longest_line);
-  ~LineReader();
+  /// Of a shard: the lines whose first byte lies in its range of the file's bytes. Throws UsageError when the
+  /// file cannot be opened, is a folder, or is to be divided and is no regular file. "-" is standard input.
+  LineReader(const std::filesystem::path& path, size_t longest_line, const Shard& shard = {});
+  ~LineReader() override;
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  enum class Status { line, too_long, end };
-  /// The next line without its newline ('\n' or "\r\n"). A line longer than `longest_line` is skipped to its
-  /// end. The last line may lack its newline. Throws Error when reading fails.
-  Status next(std::string& line);
-
-  /// Bytes of the file, 0 when it is not a regular file; and how many have been read. For progress.
-  uint64_t total_bytes() const { return total_bytes_; }
-  uint64_t bytes_read() const { return bytes_read_; }
+  /// A line ends with '\n' or "\r\n"; the last may lack it.
+  Status next(std::string& line) override;
+  uint64_t line_number() const override { return line_number_; }
+  uint64_t total_bytes() const override { return total_bytes_; }
+  uint64_t bytes_read() const override { return bytes_read_; }
 
  private:
   bool refill();
+  void go_to(const Range& range);
+  uint64_t position() const;
 
   std::filesystem::path path_;
   int fd_ = -1;
   size_t longest_line_;
   std::string buffer_;
   size_t begin_ = 0;
+  uint64_t first_byte_ = 0;    // of the file: where reading began
+  uint64_t end_ = UINT64_MAX;  // no line begins here or later
+  uint64_t line_number_ = 0;
   uint64_t total_bytes_ = 0;
   uint64_t bytes_read_ = 0;
 };

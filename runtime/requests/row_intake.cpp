@@ -12,25 +12,23 @@ constexpr size_t kLongestLine = size_t{16} << 20;
 
 }  // namespace
 
-RowIntake::RowIntake(const std::filesystem::path& input, IntakeRules rules,
-                     std::shared_ptr<const Tokenizer> tokenizer)
-    : rules_(std::move(rules)), tokenizer_(std::move(tokenizer)), reader_(input, kLongestLine) {}
+RowIntake::RowIntake(const InputSpec& input, IntakeRules rules, std::shared_ptr<const Tokenizer> tokenizer)
+    : rules_(std::move(rules)), tokenizer_(std::move(tokenizer)), lines_(open_lines(input, kLongestLine)) {}
 
 std::optional<ReadRow> RowIntake::next(RowWindow& window) {
   for (;;) {
-    const LineReader::Status status = reader_.next(line_);
-    if (status == LineReader::Status::end) return std::nullopt;
-    ++line_number_;
-    if (status == LineReader::Status::line && line_.find_first_not_of(" \t") == std::string::npos) continue;
+    const LineSource::Status status = lines_->next(line_);
+    if (status == LineSource::Status::end) return std::nullopt;
+    if (status == LineSource::Status::line && line_.find_first_not_of(" \t") == std::string::npos) continue;
     const auto bytes = static_cast<int64_t>(sizeof(ReadRow) + 4 * line_.size());
     if (!window.enter(bytes)) return std::nullopt;
     ReadRow row{rows_++, bytes, {}};
-    if (status == LineReader::Status::too_long)
+    if (status == LineSource::Status::too_long)
       row.what = RowError{"", "expected at most " + std::to_string(kLongestLine) + " bytes a line", ""};
     else
       row.what = prepare(line_);
     if (auto* error = std::get_if<RowError>(&row.what))
-      error->message = "line " + std::to_string(line_number_) + ": " + error->message;
+      error->message = "line " + std::to_string(lines_->line_number()) + ": " + error->message;
     return row;
   }
 }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "runtime/requests/id_set.h"
-#include "runtime/requests/line_reader.h"
+#include "runtime/requests/input_spec.h"
 #include "runtime/requests/request.h"
 #include "runtime/requests/row_window.h"
 
@@ -40,16 +40,15 @@ struct ReadRow {
 
 class RowIntake {
  public:
-  /// `tokenizer` may be null: then prompts are token ids. Throws UsageError when the file cannot be read.
-  RowIntake(const std::filesystem::path& input, IntakeRules rules,
-            std::shared_ptr<const Tokenizer> tokenizer);
+  /// `tokenizer` may be null: then prompts are token ids. Throws UsageError when the input cannot be read.
+  RowIntake(const InputSpec& input, IntakeRules rules, std::shared_ptr<const Tokenizer> tokenizer);
 
   /// The next row, once `window` lets it in; nothing at the file's end and when the window is closed. Throws
   /// Error when reading fails, never for what a line holds.
   std::optional<ReadRow> next(RowWindow& window);
 
-  uint64_t total_bytes() const { return reader_.total_bytes(); }
-  uint64_t bytes_read() const { return reader_.bytes_read(); }
+  uint64_t total_bytes() const { return lines_->total_bytes(); }
+  uint64_t bytes_read() const { return lines_->bytes_read(); }
 
  private:
   std::variant<ReadyRow, RowError> prepare(const std::string& line);
@@ -57,10 +56,9 @@ class RowIntake {
 
   IntakeRules rules_;
   std::shared_ptr<const Tokenizer> tokenizer_;
-  LineReader reader_;
+  std::unique_ptr<LineSource> lines_;
   IdSet ids_;
   std::string line_;
-  uint64_t line_number_ = 0;
   uint64_t rows_ = 0;
 };
 

@@ -35,6 +35,15 @@ void Scheduler::add(SequenceSpec spec) {
   waiting_.push_back(std::move(sequence));
 }
 
+void Scheduler::lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+  ensure(max_num_seqs > 0 && max_num_seqs <= limits_.max_num_seqs && max_num_batched_tokens > 0 &&
+             max_num_batched_tokens <= limits_.max_num_batched_tokens && usable_blocks <= limits_.blocks,
+         "limits are only lowered, and stay positive");
+  limits_.max_num_seqs = max_num_seqs;
+  limits_.max_num_batched_tokens = max_num_batched_tokens;
+  pool_.withhold(limits_.blocks - usable_blocks);
+}
+
 proto::Plan Scheduler::plan(int slot) {
   std::vector<Sequence*>& rows = in_flight_[static_cast<size_t>(slot)];
   ensure(rows.empty(), "a slot is planned only after it was taken in");

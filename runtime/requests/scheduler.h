@@ -36,6 +36,9 @@ struct SequenceSpec {
 };
 
 enum class FinishReason { stop, length };
+inline const char* name_of(FinishReason reason) {
+  return reason == FinishReason::stop ? "stop" : "length";
+}
 
 struct GeneratedToken {
   int32_t id = 0;
@@ -70,6 +73,10 @@ class Scheduler {
   proto::Plan plan(int slot);
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
+
+  /// From the next plan on. Only less than at first: stages have room for no more. What runs goes on until it
+  /// ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
+  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
 
   double kv_used_share() const { return pool_.used_share(); }
   int64_t preemptions() const { return preemptions_; }

@@ -10,6 +10,7 @@
 #include "runtime/base/error.h"
 #include "runtime/requests/batch_job.h"
 #include "runtime/requests/id_set.h"
+#include "runtime/requests/line_reader.h"
 
 namespace penstock {
 namespace {
@@ -36,7 +37,7 @@ class BatchFiles : public testing::Test {
 
   BatchJobOptions options(const std::string& input) const {
     BatchJobOptions o;
-    o.input = file("in.jsonl", input);
+    o.input.path = file("in.jsonl", input);
     o.output = folder_ / "out.jsonl";
     o.scheduler = {8, 32, 4, 100, 2};
     o.intake.max_model_len = 64;
@@ -171,9 +172,9 @@ TEST_F(BatchFiles, PathsThatCannotWorkAreRefusedAtOnce) {
   o.output = folder_;
   EXPECT_THROW(BatchJob(o, nullptr), UsageError);
   o = options("");
-  o.input = folder_ / "none.jsonl";
+  o.input.path = folder_ / "none.jsonl";
   EXPECT_THROW(BatchJob(o, nullptr), UsageError);
-  o.input = folder_;
+  o.input.path = folder_;
   EXPECT_THROW(BatchJob(o, nullptr), UsageError);
 }
 

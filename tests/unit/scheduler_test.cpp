@@ -78,7 +78,8 @@ struct Outcome {
 };
 
 /// Runs all sequences to their end with every slot in flight as long as it can be.
-Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& specs) {
+/// `lower_after` micro-batches, when given, the limits are lowered to a quarter.
+Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& specs, int lower_after = -1) {
   Scheduler scheduler(limits);
   FakeModel model(limits.block_size);
   for (const SequenceSpec& s : specs) scheduler.add(s);
@@ -91,6 +92,8 @@ Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& spec
       if (busy)
         for (FinishedSequence& f : scheduler.complete(m, result))
           for (const GeneratedToken& t : f.tokens) outcome.tokens[f.id].push_back(t.id);
+      if (lower_after-- == 0)
+        scheduler.lower_limits(limits.max_num_seqs / 4, limits.max_num_batched_tokens / 4, limits.blocks / 4);
       const proto::Plan plan = scheduler.plan(m);
       busy = !plan.rows().empty();
       idle = busy ? 0 : idle + 1;
@@ -136,6 +139,33 @@ TEST(Scheduler, PreemptedSequencesAreFilledAgainAndEndWithTheSameTokens) {
     EXPECT_GT(tight.preemptions, 0);
     EXPECT_EQ(tight.tokens, roomy.tokens);
   }
+}
+
+TEST(Scheduler, LimitsMayBeLoweredWhileSequencesRun) {
+  const auto specs = mixed(40, 6);
+  const Outcome roomy = run({64, 512, 4, 4000, 1}, specs);
+  for (int micro_batches : {1, 3, 8}) {
+    const Outcome lowered =
+        run({32, 64, 4, 100, micro_batches}, specs, 20);  // 25 blocks: one sequence needs 20
+    EXPECT_EQ(lowered.tokens, roomy.tokens);
+    EXPECT_GT(lowered.preemptions, run({32, 64, 4, 100, micro_batches}, specs).preemptions);
+  }
+}
+
+TEST(Scheduler, NoMicroBatchExceedsALoweredBudget) {
+  Scheduler scheduler({64, 64, 16, 400, 1});
+  FakeModel model(16);
+  for (uint64_t id = 1; id <= 40; ++id) scheduler.add(sequence(id, 20, 10));
+  scheduler.complete(0, model.run(scheduler.plan(0)));
+  scheduler.lower_limits(8, 16, 400);
+  while (!scheduler.empty()) {
+    const proto::Plan plan = scheduler.plan(0);
+    int64_t tokens = 0;
+    for (const auto& row : plan.rows()) tokens += row.tokens_size();
+    EXPECT_LE(tokens, 16);
+    scheduler.complete(0, model.run(plan));
+  }
+  EXPECT_THROW(scheduler.lower_limits(9, 16, 400), Error);
 }
 
 TEST(Scheduler, OneSequenceMayTakeTheWholeCache) {
@@ -205,6 +235,19 @@ TEST(BlockPool, HandsOutEachBlockOnce) {
   EXPECT_EQ(pool.used_share(), 1);
   pool.release(a);
   EXPECT_EQ(pool.free(), 6);
+}
+
+TEST(BlockPool, HandsOutNoBlockThatIsWithheld) {
+  BlockPool pool(10);
+  std::vector<uint32_t> a;
+  ASSERT_TRUE(pool.allocate(6, a));
+  pool.withhold(5);
+  EXPECT_EQ(pool.free(), 0);
+  EXPECT_DOUBLE_EQ(pool.used_share(), 0.6);
+  pool.release(a);
+  EXPECT_EQ(pool.free(), 5);
+  EXPECT_FALSE(pool.allocate(6, a));
+  EXPECT_TRUE(pool.allocate(5, a));
 }
 
 }  // namespace

@@ -1,0 +1,56 @@
+#include "launch/stage_reporter.h"
+
+#include <utility>
+
+#include "runtime/base/log.h"
+
+namespace penstock {
+
+proto::StageReport complete_report(proto::StageReport report, const ReadyRank& ready) {
+  report.set_weight_bytes(ready.stage->weight_bytes());
+  report.set_kv_bytes(ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
+  report.set_peak_resident_bytes(peak_resident_bytes());
+  if (ready.device->kind() == DeviceKind::cpu) {
+    const MemoryInfo memory = ready.device->memory();
+    report.set_memory_total_bytes(memory.total);
+    report.set_memory_free_bytes(memory.free);
+    report.set_memory_used_bytes(resident_bytes());
+    report.set_memory_reserved_bytes(report.memory_used_bytes());
+  }
+  return report;
+}
+
+StageReporter::StageReporter(World& world, StageMeter& meter, const ReadyRank& ready, double seconds,
+                             Local local)
+    : world_(world), meter_(meter), ready_(ready), local_(std::move(local)) {
+  if (seconds > 0) thread_ = std::thread([this, seconds] { report_until_stopped(seconds); });
+}
+
+StageReporter::~StageReporter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  stop_changed_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void StageReporter::report_until_stopped(double seconds) {
+  std::unique_lock lock(mutex_);
+  while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
+    try {
+      proto::StageReport report = complete_report(meter_.report(StageMeter::Clock::now()), ready_);
+      if (world_.rank() == 0)
+        local_(std::move(report));
+      else
+        world_.control().send(0, ControlKind::live_report, report.SerializeAsString());
+    } catch (const WorldAborted&) {
+      return;  // the runner is told as well
+    } catch (const std::exception& e) {
+      log::warning("no reports from here on: " + std::string(e.what()));
+      return;
+    }
+  }
+}
+
+}  // namespace penstock

@@ -1,0 +1,45 @@
+// Tells another program of something, as one JSON object in a POST. From a thread of its own: a receiver that
+// is slow or gone holds nobody up, and what does not get through within its time is dropped with a warning.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <string>
+#include <thread>
+
+namespace penstock {
+
+struct AlertUrl {
+  std::string host;
+  std::string port;
+  std::string target;
+};
+
+/// "http://host[:port][/path]". Throws UsageError for anything else.
+AlertUrl parse_alert_url(const std::string& url);
+
+class AlertSender {
+ public:
+  explicit AlertSender(AlertUrl url);
+  /// Gives what waits a last few seconds.
+  ~AlertSender();
+  AlertSender(const AlertSender&) = delete;
+  AlertSender& operator=(const AlertSender&) = delete;
+
+  /// Any thread; never waits.
+  void send(std::string json);
+
+ private:
+  void send_until_stopped();
+  void post(const std::string& json) const;
+
+  const AlertUrl url_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::string> waiting_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace penstock

@@ -1,0 +1,230 @@
+#include "runtime/metrics/guard.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <utility>
+
+#include "runtime/base/error.h"
+#include "runtime/metrics/job_metrics.h"
+
+namespace penstock {
+namespace {
+
+constexpr size_t kStepsShown = 5;
+constexpr double kKvStep = 0.75;
+
+struct GoalKind {
+  const char* name;
+  const char* meaning;
+};
+constexpr std::array<GoalKind, 9> kGoals{{
+    {"p99_tpot_ms", "99th percentile of requests' mean time per output token"},
+    {"p99_itl_ms", "99th percentile of the time between two tokens"},
+    {"oom", "forwards that ran out of memory"},
+    {"preemptions", "preemptions a minute"},
+    {"memory", "share of a device's memory in use"},
+    {"busy", "share of time that the busiest stage computes"},
+    {"comm", "share of time that a stage spends sending"},
+    {"stall_s", "seconds without a token while requests run"},
+    {"errors", "share of rows with an error"},
+}};
+
+std::string printed(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  return text;
+}
+
+double number_of(std::string_view text, std::string_view whole) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value > 0))
+    throw UsageError("--guard " + std::string(whole) + ": expected a number above 0, found '" +
+                     std::string(text) + "'");
+  return value;
+}
+
+std::string known_goals() {
+  std::string names;
+  for (const GoalKind& goal : kGoals) names += std::string(names.empty() ? "" : ", ") + goal.name;
+  return names;
+}
+
+/// Broken at once, without waiting: each one is a failure already.
+bool counts_failures(const std::string& goal) {
+  return goal == "oom";
+}
+
+bool is_over(const std::string& goal, double value, double limit) {
+  if (goal == "busy") return value < limit;
+  if (counts_failures(goal)) return value >= limit;
+  return value > limit;
+}
+
+}  // namespace
+
+GuardOptions parse_guard(std::string_view text) {
+  GuardOptions options;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const std::string_view item = text.substr(at, comma - at);
+    at = comma + 1;
+    const size_t equals = item.find('=');
+    const std::string name(item.substr(0, equals));
+    const bool known =
+        std::any_of(kGoals.begin(), kGoals.end(), [&](const GoalKind& g) { return g.name == name; });
+    if (equals == std::string_view::npos || (!known && name != "for"))
+      throw UsageError("--guard: expected GOAL=LIMIT,... with goals " + known_goals() +
+                       ", and for=SECONDS, found '" + std::string(item) + "'");
+    const double value = number_of(item.substr(equals + 1), item);
+    if (name == "for") {
+      options.hold_seconds = value;
+      continue;
+    }
+    for (const GuardOptions::Goal& goal : options.goals)
+      if (goal.name == name) throw UsageError("--guard: expected each goal once, found '" + name + "' twice");
+    options.goals.push_back({name, value});
+  }
+  if (options.goals.empty()) throw UsageError("--guard: expected at least one goal of " + known_goals());
+  return options;
+}
+
+std::string GuardSettings::text() const {
+  return "max_num_seqs " + std::to_string(max_num_seqs) + ", max_num_batched_tokens " +
+         std::to_string(max_num_batched_tokens) + ", KV blocks " + std::to_string(kv_blocks);
+}
+
+Guard::Guard(GuardOptions options, const GuardSettings& start, const GuardSettings& least)
+    : options_(std::move(options)), least_(least), settings_(start) {
+  for (const GuardOptions::Goal& goal : options_.goals) {
+    Goal& g = goals_.emplace_back();
+    g.figures.name = goal.name;
+    g.figures.limit = goal.limit;
+  }
+}
+
+std::vector<GuardEvent> Guard::look(const JobSnapshot& snapshot) {
+  const double now = snapshot.figures.seconds;
+  out_of_memory_ = 0;
+  for (const StageSnapshot& stage : snapshot.stages) out_of_memory_ += stage.report.out_of_memory();
+  if (snapshot.figures.generated_tokens != generated_ || snapshot.figures.running == 0) progress_at_ = now;
+  generated_ = snapshot.figures.generated_tokens;
+  samples_.push_back({now, snapshot.requests.of(RequestHistogram::time_per_output_token),
+                      snapshot.requests.of(RequestHistogram::inter_token_latency),
+                      snapshot.figures.preemptions});
+  while (samples_.size() > 2 && samples_[1].seconds <= now - options_.hold_seconds) samples_.pop_front();
+
+  std::vector<GuardEvent> events;
+  for (Goal& goal : goals_) look_at(goal, snapshot, events);
+  return events;
+}
+
+std::optional<double> Guard::value_of(const std::string& name, const JobSnapshot& s) const {
+  const Sample& first = samples_.front();
+  const Sample& last = samples_.back();
+  const auto p99_ms = [](const Histogram& h) -> std::optional<double> {
+    if (h.count() == 0) return std::nullopt;
+    return 1e3 * h.quantile(0.99);
+  };
+  if (name == "p99_tpot_ms") return p99_ms(last.per_token.since(first.per_token));
+  if (name == "p99_itl_ms") return p99_ms(last.between_tokens.since(first.between_tokens));
+  if (name == "oom") return static_cast<double>(out_of_memory_ - out_of_memory_before_);
+  if (name == "preemptions") {
+    if (last.seconds <= first.seconds) return std::nullopt;
+    return 60 * static_cast<double>(last.preemptions - first.preemptions) / (last.seconds - first.seconds);
+  }
+  if (name == "stall_s") return s.figures.seconds - progress_at_;
+  if (name == "errors") {
+    if (s.figures.rows_done == 0) return std::nullopt;
+    return static_cast<double>(s.figures.rows_failed) / static_cast<double>(s.figures.rows_done);
+  }
+  std::optional<double> most;
+  for (const StageSnapshot& stage : s.stages) {
+    if (!stage.age_seconds) continue;
+    double value = stage.recent.busy;
+    if (name == "comm") value = stage.recent.send;
+    if (name == "memory") {
+      if (stage.report.memory_total_bytes() == 0) continue;
+      value = 1 - static_cast<double>(stage.report.memory_free_bytes()) /
+                      static_cast<double>(stage.report.memory_total_bytes());
+    }
+    most = std::max(most.value_or(value), value);
+  }
+  return most;
+}
+
+void Guard::look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEvent>& events) {
+  GuardGoalFigures& f = goal.figures;
+  const double now = snapshot.figures.seconds;
+  f.value = value_of(f.name, snapshot);
+  if (!f.value) return;  // nothing new to judge by
+  const auto tell = [&](bool resolved, const std::string& what) {
+    events.push_back({f.name, resolved, *f.value, f.limit, f.broken_seconds,
+                      f.name + " is " + printed(*f.value) + ", goal " + printed(f.limit) + what});
+  };
+  if (!is_over(f.name, *f.value, f.limit)) {
+    if (f.broken) tell(true, ": holds again after " + printed(f.broken_seconds) + " s");
+    f.broken = false;
+    f.broken_seconds = 0;
+    goal = {f, std::nullopt, std::nullopt, false};
+    return;
+  }
+  if (!goal.over_since) goal.over_since = now;
+  if (!goal.broken_since) goal.broken_since = now;
+  f.broken_seconds = now - *goal.broken_since;
+  if (!counts_failures(f.name) && now - *goal.over_since < options_.hold_seconds) return;
+
+  f.broken = true;
+  const Lever lever =
+      f.name == "memory" ? Lever::kv
+      : f.name == "p99_tpot_ms" || f.name == "p99_itl_ms" || f.name == "oom" || f.name == "preemptions"
+          ? Lever::batch
+          : Lever::none;
+  const std::string for_long = counts_failures(f.name) ? "" : ", for " + printed(f.broken_seconds) + " s";
+  const GuardSettings before = settings_;
+  if (step_back(lever)) {
+    ++f.steps;
+    tell(false, for_long + ": stepping back from " + before.text() + " to " + settings_.text());
+    steps_.insert(steps_.begin(), events.back().text);
+    if (steps_.size() > kStepsShown) steps_.pop_back();
+    goal.told = true;
+    begin_anew();
+  } else if (!goal.told) {
+    goal.told = true;
+    tell(false, for_long + (lever == Lever::none ? "" : "; nothing is left to step back to"));
+  }
+}
+
+bool Guard::step_back(Lever lever) {
+  const GuardSettings before = settings_;
+  if (lever == Lever::batch) {
+    settings_.max_num_seqs =
+        std::max(std::min(least_.max_num_seqs, before.max_num_seqs), before.max_num_seqs / 2);
+    settings_.max_num_batched_tokens =
+        std::max(std::min(least_.max_num_batched_tokens, before.max_num_batched_tokens),
+                 before.max_num_batched_tokens / 2);
+  } else if (lever == Lever::kv) {
+    const auto smaller = static_cast<int64_t>(kKvStep * static_cast<double>(before.kv_blocks));
+    settings_.kv_blocks = std::max(std::min(least_.kv_blocks, before.kv_blocks), smaller);
+  }
+  return settings_ != before;
+}
+
+// What was measured before a step says nothing about the settings after it.
+void Guard::begin_anew() {
+  samples_ = {samples_.back()};
+  out_of_memory_before_ = out_of_memory_;
+  for (Goal& goal : goals_) goal.over_since.reset();
+}
+
+GuardFigures Guard::figures() const {
+  GuardFigures figures;
+  for (const Goal& goal : goals_) figures.goals.push_back(goal.figures);
+  figures.settings = settings_;
+  figures.steps = steps_;
+  return figures;
+}
+
+}  // namespace penstock

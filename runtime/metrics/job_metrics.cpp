@@ -1,0 +1,110 @@
+#include "runtime/metrics/job_metrics.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace penstock {
+namespace {
+
+constexpr size_t kRecent = 10;
+constexpr size_t kMostHistory = 600;
+
+HistoryPoint rates_between(const JobFigures& before, const JobFigures& now) {
+  HistoryPoint point;
+  point.seconds = now.seconds;
+  const double seconds = now.seconds - before.seconds;
+  if (seconds <= 0) return point;
+  point.rows_per_second = static_cast<double>(now.rows_done - before.rows_done) / seconds;
+  point.prompt_per_second = static_cast<double>(now.prompt_tokens - before.prompt_tokens) / seconds;
+  point.generated_per_second = static_cast<double>(now.generated_tokens - before.generated_tokens) / seconds;
+  return point;
+}
+
+/// Half as many points, each the mean of two.
+void thin_out(std::vector<HistoryPoint>& history) {
+  for (size_t i = 0; i + 1 < history.size(); i += 2) {
+    const HistoryPoint& a = history[i];
+    const HistoryPoint& b = history[i + 1];
+    history[i / 2] = {b.seconds, (a.rows_per_second + b.rows_per_second) / 2,
+                      (a.prompt_per_second + b.prompt_per_second) / 2,
+                      (a.generated_per_second + b.generated_per_second) / 2};
+  }
+  history.resize(history.size() / 2);
+}
+
+}  // namespace
+
+StageShares shares_between(const proto::StageReport& before, const proto::StageReport& now) {
+  StageShares s{
+      now.busy_seconds() - before.busy_seconds(), now.wait_input_seconds() - before.wait_input_seconds(),
+      now.wait_plan_seconds() - before.wait_plan_seconds(), now.send_seconds() - before.send_seconds()};
+  const double whole = s.busy + s.wait_input + s.wait_plan + s.send;
+  if (whole <= 0) return {};
+  return {s.busy / whole, s.wait_input / whole, s.wait_plan / whole, s.send / whole};
+}
+
+JobMetrics::JobMetrics(JobDescription job)
+    : job_(std::move(job)), requests_(job_.max_model_len), stages_(job_.stages.size()) {}
+
+void JobMetrics::stage_reported(const proto::StageReport& report, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  if (report.stage() >= stages_.size()) return;
+  StageState& stage = stages_[report.stage()];
+  stage.reports.push_back(report);
+  stage.reports.back().clear_events();
+  if (stage.reports.size() > kRecent + 1) stage.reports.pop_front();
+  stage.reported = now;
+}
+
+void JobMetrics::progressed(const JobFigures& figures) {
+  const std::lock_guard lock(mutex_);
+  recent_.push_back(figures);
+  if (recent_.size() > kRecent + 1) recent_.pop_front();
+  if (figures.seconds - history_end_.seconds < history_step_) return;
+  history_.push_back(rates_between(history_end_, figures));
+  history_end_ = figures;
+  if (history_.size() < kMostHistory) return;
+  thin_out(history_);
+  history_step_ *= 2;
+}
+
+void JobMetrics::guarded(GuardFigures figures) {
+  const std::lock_guard lock(mutex_);
+  guard_ = std::move(figures);
+}
+
+void JobMetrics::finished() {
+  const std::lock_guard lock(mutex_);
+  over_ = true;
+}
+
+JobSnapshot JobMetrics::snapshot(Clock::time_point now) const {
+  JobSnapshot snapshot;
+  snapshot.job = job_;
+  snapshot.requests = requests_.figures();
+  const std::lock_guard lock(mutex_);
+  if (!recent_.empty()) {
+    snapshot.figures = recent_.back();
+    snapshot.recent = rates_between(recent_.size() > 1 ? recent_.front() : JobFigures{}, recent_.back());
+  }
+  snapshot.history = history_;
+  snapshot.guard = guard_;
+  snapshot.over = over_;
+  for (const StageState& state : stages_) {
+    StageSnapshot& stage = snapshot.stages.emplace_back();
+    if (state.reports.empty()) continue;
+    const proto::StageReport& newest = state.reports.back();
+    // Before the first forward the sums still start anew: what is older than that says nothing.
+    proto::StageReport before;
+    if (state.reports.size() > 1 && state.reports.front().micro_batches() > 0) before = state.reports.front();
+    stage.report = newest;
+    stage.age_seconds = std::chrono::duration<double>(now - state.reported).count();
+    stage.recent = shares_between(before, newest);
+    const double seconds = 1e-9 * static_cast<double>(newest.made_ns() - before.made_ns());
+    if (before.made_ns() > 0 && seconds > 0)
+      stage.sent_bytes_per_second = static_cast<double>(newest.edge_bytes() - before.edge_bytes()) / seconds;
+  }
+  return snapshot;
+}
+
+}  // namespace penstock

@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""A running job as its operators see it: /metrics while four ranks work, against clients that behave badly, and the
+same figures everywhere at the end."""
+import http.server
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import unittest
+import urllib.request
+
+from harness import BINARY, ENVIRONMENT, ProgramTest, row
+
+# promtool's taste, not the format: these names are vLLM's.
+EXPECTED_LINT = re.compile(r"metric names should not contain ':'$|iteration_tokens_total non-counter metrics should not")
+
+
+def metrics_of(text):
+    """{name: {labels: value}} of an exposition; labels as they are written."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            series, value = line.rsplit(" ", 1)
+            name, _, labels = series.partition("{")
+            found.setdefault(name, {})[labels.rstrip("}")] = float(value)
+    return found
+
+
+class Alerts:
+    """Receives what --alert-url sends."""
+    def __init__(self, test):
+        self.heard = heard = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        test.addCleanup(server.server_close)
+        test.addCleanup(server.shutdown)
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/alerts"
+
+
+class Metrics(ProgramTest):
+    def start(self, ranks, *flags, rows=48, max_tokens=60):
+        self.write("".join(row(f"row-{i}", max_tokens=max_tokens, ignore_eos=True) for i in range(rows)))
+        self.job = subprocess.Popen(self.command(ranks, "--port", "0", *flags), env=ENVIRONMENT,
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(self.job.stdout.close)
+        self.addCleanup(self.job.wait)
+        self.addCleanup(self.job.kill)
+        self.log = ""
+        self.read_log_until(r"http://(127\.0\.0\.1:\d+)/metrics")
+        self.address = re.search(r"http://(127\.0\.0\.1:\d+)/metrics", self.log)[1]
+
+    def read_log_until(self, pattern):
+        for line in self.job.stdout:
+            self.log += line
+            if re.search(pattern, line):
+                return
+        self.fail(f"no line with {pattern}:\n{self.log}")
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    def scrape_until(self, ready, seconds=30):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            text = self.get("/metrics")
+            if ready(metrics_of(text)):
+                return text
+            time.sleep(0.1)
+        self.fail(f"not within {seconds} s:\n{text}")
+
+    def test_every_stage_reports_while_the_job_runs(self):
+        self.start(4, "--metrics-alias", "vllm", "--metrics-interval", "0.2", rows=64, max_tokens=1500)
+        text = self.scrape_until(lambda m: len(m.get("penstock:stage_microbatches_total", {})) == 4 and
+                                 m["penstock:generation_tokens_total"])
+        first = metrics_of(text)
+        for name in ("num_requests_running", "generation_tokens_total", "time_to_first_token_seconds_count"):
+            self.assertEqual(first["penstock:" + name], first["vllm:" + name])
+        self.assertTrue(all(v > 0 for v in first["penstock:stage_microbatches_total"].values()), text)
+        grown = self.scrape_until(lambda m: all(
+            m["penstock:stage_busy_seconds_total"][k] > v for k, v in first["penstock:stage_busy_seconds_total"].items()))
+        for name, samples in metrics_of(grown).items():
+            if name.endswith(("_total", "_count", "_bucket")) and "iteration" not in name:
+                for labels, value in samples.items():
+                    self.assertGreaterEqual(value, first.get(name, {}).get(labels, 0), name)
+        if shutil.which("promtool"):
+            check = subprocess.run(["promtool", "check", "metrics"], input=grown, capture_output=True, text=True)
+            self.assertIn(check.returncode, (0, 3), check.stderr)
+            for line in (check.stderr + check.stdout).splitlines():
+                self.assertRegex(line, EXPECTED_LINT)
+
+    def test_the_closing_table_and_the_last_metrics_agree(self):
+        self.start(2, "--metrics-linger", "4")
+        self.read_log_until(r"^results: ")
+        m = metrics_of(self.get("/metrics"))
+        one = lambda name: next(iter(m[name].values()))
+        table = re.search(r"(\d+) rows in .*\n(\d+) prompt tokens, (\d+) output tokens", self.log)
+        self.assertEqual([int(n) for n in table.groups()],
+                         [one("penstock:rows_done_total"), one("penstock:prompt_tokens_total"),
+                          one("penstock:generation_tokens_total")])
+        lines = re.findall(r"^ +(\d)  .*? ([\d.]+) % +([\d.]+) % +([\d.]+) % +([\d.]+) % +(\d+) ", self.log, re.M)
+        self.assertEqual(len(lines), 2, self.log)
+        for stage, *shares, micro_batches in lines:
+            of = lambda name, more="": next(v for k, v in m[name].items() if f'stage="{stage}"' in k and more in k)
+            seconds = [of("penstock:stage_busy_seconds_total")] + [
+                of("penstock:stage_wait_seconds_total", f'for="{what}"') for what in ("input", "plan", "send")]
+            for seen, part in zip(shares, seconds):
+                self.assertAlmostEqual(float(seen), 100 * part / sum(seconds), delta=0.051)
+            self.assertEqual(int(micro_batches), of("penstock:stage_microbatches_total"))
+        self.assertEqual(sum(m["penstock:request_success_total"].values()), 48)
+        self.assertEqual(one("penstock:request_generation_tokens_sum"), one("penstock:generation_tokens_total"))
+        self.assertEqual(self.job.wait(20), 0)
+
+    def test_the_job_does_not_notice_bad_clients(self):
+        self.start(2, rows=48, max_tokens=300)
+        host, port = self.address.split(":")
+        idle = [socket.create_connection((host, int(port))) for _ in range(200)]
+        for i, s in enumerate(idle):
+            if i % 3 == 0:
+                s.sendall(b"GET /metrics HT")       # half a request
+            if i % 3 == 1:
+                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")  # an answer that nobody reads
+        with socket.create_connection((host, int(port))) as long:
+            try:
+                long.sendall(b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\n\r\n")
+            except ConnectionError:
+                pass
+            self.assertTrue(long.recv(100).startswith(b"HTTP/1.1 431 "))
+        half_open = socket.create_connection((host, int(port)))
+        half_open.shutdown(socket.SHUT_WR)
+        self.assertIn("penstock:rows_done_total", self.get("/metrics"))
+        rest, _ = self.job.communicate(timeout=100)
+        self.assertEqual(self.job.returncode, 0, rest)
+        self.assertEqual(len(self.answers()), 48)
+        for s in [*idle, half_open]:
+            s.close()
+
+    def test_the_trace_the_page_and_the_closing_table_agree(self):
+        trace = self.folder / "trace.json"
+        self.start(2, "--metrics-linger", "4", "--trace", str(trace))
+        self.read_log_until(r"^results: ")
+        state = json.loads(self.get("/state"))
+        m = metrics_of(self.get("/metrics"))
+        self.assertEqual(state["rows"], {"done": 48, "failed": 0, "expected": 48.0})
+        self.assertEqual(state["generated_tokens"], 48 * 60)
+        self.assertEqual([state["running"]], list(m["penstock:num_requests_running"].values()))
+        self.assertTrue(state["over"])
+        events = json.loads(trace.read_text())
+        for stage, seen in enumerate(state["stages"]):
+            own = [e for e in events if e["ph"] == "X" and e["pid"] == stage]
+            forwards = [e for e in own if e["cat"] == "busy"]
+            self.assertEqual(len(forwards), seen["micro_batches"])
+            self.assertEqual(sum(e["args"]["tokens"] for e in forwards), seen["tokens"])
+            for kind, seconds in seen["seconds"].items():
+                traced = 1e-6 * sum(e["dur"] for e in own if e["cat"] == kind)
+                self.assertAlmostEqual(traced, seconds, delta=1e-4 + 1e-3 * seconds, msg=kind)
+                key = "stage_busy_seconds_total" if kind == "busy" else "stage_wait_seconds_total"
+                self.assertIn(seconds, m["penstock:" + key].values())
+        self.assertEqual(self.job.wait(20), 0)
+        summary = subprocess.run([str(BINARY), "trace", "summary", str(trace)], capture_output=True, text=True)
+        self.assertEqual(summary.returncode, 0, summary.stderr)
+        bubble = r"bubble of the busiest stage.*: ([\d.]+) % measured, ([\d.]+) % in the schedule"
+        traced, closing = re.search(bubble, summary.stdout), re.search(bubble, self.log)
+        self.assertAlmostEqual(float(traced[1]), float(closing[1]), delta=0.2)
+        self.assertAlmostEqual(float(traced[2]), float(closing[2]), delta=0.2)
+        for stage, seen in enumerate(state["stages"]):
+            self.assertRegex(summary.stdout, rf"(?m)^ +{stage} +{seen['micro_batches']} .* {seen['tokens']}$")
+        self.assertEqual(len(re.findall(r"(?m)^stage \d +[.0-9]{44}   [.0-9]{44}$", summary.stdout)), 2, summary.stdout)
+
+    def test_a_trace_that_is_none_is_refused(self):
+        run = subprocess.run([str(BINARY), "trace", "summary", str(self.folder / "in.jsonl")], capture_output=True,
+                             text=True)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("in.jsonl, line 1: expected a trace", run.stderr)
+
+    def test_the_guard_steps_back_and_no_answer_changes(self):
+        rows = "".join(row(f"row-{i}", max_tokens=400, ignore_eos=True, temperature=1, seed=i, logprobs=1)
+                       for i in range(48))
+        self.write(rows)
+        self.assertEqual(self.generate(0, "--threads", "2").returncode, 0)
+        undisturbed = self.output.read_bytes()
+        alerts = Alerts(self)
+        run = self.generate(3, "--guard", "p99_itl_ms=0.01,errors=0.5,for=0.1", "--metrics-interval", "0.05",
+                            "--alert-url", alerts.url)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("guard: p99_itl_ms is ", run.stderr)
+        self.assertIn("stepping back from max_num_seqs", run.stderr)
+        self.assertEqual(self.output.read_bytes(), undisturbed)
+        self.assertTrue(alerts.heard)
+        for alert in alerts.heard:
+            self.assertEqual((alert["status"], alert["goal"], alert["limit"]), ("firing", "p99_itl_ms", 0.01))
+            self.assertIn("stepping back", alert["text"])
+
+    def test_the_guard_is_seen_in_the_metrics_and_on_the_page(self):
+        self.start(2, "--guard", "p99_itl_ms=0.01,for=0.1", "--metrics-interval", "0.05", "--metrics-linger", "3",
+                   max_tokens=400)
+        self.read_log_until(r"^results: ")
+        m = metrics_of(self.get("/metrics"))
+        steps = m["penstock:guard_steps_total"]['goal="p99_itl_ms"']
+        self.assertEqual(steps, self.log.count("stepping back"))
+        self.assertGreater(steps, 0)
+        guard = json.loads(self.get("/state"))["guard"]
+        self.assertEqual(guard["goals"][0]["steps"], steps)
+        self.assertEqual(len(guard["steps"]), min(steps, 5))
+        sequences = m["penstock:guard_setting"]['name="max_num_seqs"']
+        self.assertIn(f"max_num_seqs {sequences:.0f},", guard["settings"])
+
+    def test_flags_of_the_guard_are_checked_before_anything_is_read(self):
+        original = self.generate
+        for flags, part in ((["--guard", "p99=3"], "--guard: expected GOAL=LIMIT"),
+                            (["--alert-url", "http://x"], "--alert-url: expected --guard"),
+                            (["--guard", "oom=1", "--alert-url", "https://x"], "let a relay on this host"),
+                            (["--trace", "/no/such/folder/t"], "--trace /no/such/folder/t: expected a file"),
+                            (["--trace", "t", "--metrics-interval", "0"], "--metrics-interval above 0")):
+            self.generate = lambda n, flags=flags, **where: original(n, *flags, **where)
+            self.expect_refused(2, part, ranks=(0, 2))
+
+    def test_nothing_listens_without_a_port(self):
+        run = self.generate(0)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertNotIn("http://", run.stderr)
+
+    def test_a_port_in_use_stops_the_job_before_it_computes(self):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            original = self.generate
+            self.generate = lambda n, **where: original(n, "--port", port, **where)
+            self.expect_refused(2, f"--port {port}", "Address already in use")
+
+    def test_the_log_is_one_json_object_a_line(self):
+        run = self.generate(2, "--log-format", "json")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        lines = [json.loads(line) for line in run.stderr.splitlines()]
+        self.assertTrue(lines)
+        for line in lines:
+            self.assertEqual(list(line), ["time", "level", "rank", "host", "message"])
+            self.assertRegex(line["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+        self.assertTrue(any("2 rows in" in line["message"] for line in lines))
+
+    def test_the_log_level_drops_what_is_below_it(self):
+        run = self.generate(0, "--log-level", "warning")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+
+
+if __name__ == "__main__":
+    unittest.main()

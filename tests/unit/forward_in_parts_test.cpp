@@ -1,0 +1,97 @@
+// A stage that runs out of memory computes its micro-batch in parts, with the same bits.
+#include "runtime/pipeline/forward_in_parts.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/unit/stage_fixtures.h"
+
+namespace penstock {
+namespace {
+
+using test::add_row;
+using test::Chain;
+using test::want_logits;
+
+/// A stage whose working memory holds `room` tokens at once, and fails in the middle of a forward that has
+/// more.
+class ScarceStage final : public Stage {
+ public:
+  ScarceStage(Stage& stage, int64_t room) : stage_(stage), room_(room) {}
+  int64_t hidden_size() const override { return stage_.hidden_size(); }
+  bool is_first() const override { return stage_.is_first(); }
+  bool is_last() const override { return stage_.is_last(); }
+  size_t weight_bytes() const override { return stage_.weight_bytes(); }
+  size_t kv_bytes_per_block() const override { return stage_.kv_bytes_per_block(); }
+  void allocate_cache(int64_t blocks) override { stage_.allocate_cache(blocks); }
+  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
+    int64_t tokens = 0;
+    for (const auto& row : plan.rows()) tokens += row.tokens_size();
+    std::vector<Sampled> sampled = stage_.forward(plan, in_TD, out_TD);  // its cache is written already
+    if (tokens > room_) throw OutOfMemory("out of memory: no room for " + std::to_string(tokens) + " tokens");
+    return sampled;
+  }
+
+ private:
+  Stage& stage_;
+  int64_t room_;
+};
+
+class ForwardInParts : public testing::Test {
+ protected:
+  ForwardInParts() {
+    config_.vocab_size = 50;
+    config_.hidden_size = 24;
+    config_.max_position_embeddings = 64;
+    config_.rms_norm_eps = 1e-6F;
+    const GqaConfig attention{4, 2, 6, true, true, true};
+    config_.rope = {10000, attention.head_dim, RopeDefault{}};
+    config_.layers.assign(4, LayerConfig{attention, DenseMlpConfig{40, true}});
+    chain_ = std::make_unique<Chain>(config_, *source_, test::Cuts{{2, true, false}, {2, false, true}},
+                                     kLimits, *device_, *ops_);
+    want_logits(add_row(plan_, *chain_, 0, 0, std::vector<int32_t>{3, 4, 5, 6, 7, 8, 9}), 2);
+    add_row(plan_, *chain_, 1, 0, std::vector<int32_t>{10, 11});
+    want_logits(add_row(plan_, *chain_, 2, 0, std::vector<int32_t>{12, 13, 14}), 2);
+  }
+
+  static constexpr test::Limits kLimits{DType::f32, 64, 8, 20, 3};
+  ModelConfig config_;
+  std::unique_ptr<WeightSource> source_ = make_dummy_weights(1);
+  std::unique_ptr<Device> device_ = make_cpu_device();
+  std::unique_ptr<Ops> ops_ = make_reference_ops(*device_);
+  std::unique_ptr<Chain> chain_;
+  proto::Plan plan_;
+};
+
+TEST_F(ForwardInParts, GivesTheSameBitsHoweverLittleMemoryThereIs) {
+  const Shape shape{12, config_.hidden_size};
+  const Tensor hidden = device_->tensor(DType::f32, shape);
+  chain_->stage(0).forward(plan_, {}, hidden);
+  const std::vector<Sampled> expected = chain_->stage(1).forward(plan_, hidden, {});
+  ASSERT_EQ(expected.size(), 2u);
+  for (const int64_t room : {1, 2, 3, 5, 6, 11, 12}) {
+    ScarceStage first(chain_->stage(0), room);
+    ScarceStage second(chain_->stage(1), room);
+    int ran_out = 0;
+    const Tensor again = device_->tensor(DType::f32, shape);
+    forward_in_parts(first, *device_, plan_, {}, again, [&] { ++ran_out; });
+    EXPECT_EQ(ran_out > 0, room < 12);
+    EXPECT_EQ(std::memcmp(again.view.data, hidden.view.data, hidden.view.bytes()), 0) << room;
+    const std::vector<Sampled> sampled = forward_in_parts(second, *device_, plan_, again, {}, [] {});
+    ASSERT_EQ(sampled.size(), expected.size()) << room;
+    for (size_t i = 0; i < sampled.size(); ++i) {
+      EXPECT_EQ(sampled[i].token, expected[i].token);
+      EXPECT_EQ(sampled[i].logprob, expected[i].logprob);
+    }
+  }
+}
+
+TEST_F(ForwardInParts, GivesUpWhenOneTokenHasNoRoom) {
+  ScarceStage first(chain_->stage(0), 0);
+  const Tensor out = device_->tensor(DType::f32, {12, config_.hidden_size});
+  EXPECT_THROW(forward_in_parts(first, *device_, plan_, {}, out, [] {}), OutOfMemory);
+}
+
+}  // namespace
+}  // namespace penstock

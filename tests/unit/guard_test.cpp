@@ -1,0 +1,207 @@
+// The guard's judgement, each goal forced: what breaks it, what is stepped back, and what is said.
+#include "runtime/metrics/guard.h"
+
+#include <gtest/gtest.h>
+
+#include "runtime/base/error.h"
+#include "runtime/metrics/job_metrics.h"
+
+namespace penstock {
+namespace {
+
+const GuardSettings kStart{256, 512, 1000};
+const GuardSettings kLeast{8, 16, 100};
+
+/// A job whose figures a test sets, second by second.
+class Job {
+ public:
+  Job() {
+    snapshot_.requests = RequestMetrics(1024).figures();
+    snapshot_.stages.resize(2);
+    for (StageSnapshot& stage : snapshot_.stages) {
+      stage.age_seconds = 0.5;
+      stage.recent = {0.9, 0.05, 0.03, 0.02};
+      stage.report.set_memory_total_bytes(1000);
+      stage.report.set_memory_free_bytes(500);
+    }
+    snapshot_.figures.running = 10;
+  }
+  JobSnapshot& at(double seconds) {
+    snapshot_.figures.seconds = seconds;
+    return snapshot_;
+  }
+  void observe(RequestHistogram h, double seconds, uint64_t times = 100) {
+    snapshot_.requests.histograms[static_cast<size_t>(h)].observe(seconds, times);
+  }
+  JobSnapshot& now() { return snapshot_; }
+
+ private:
+  JobSnapshot snapshot_;
+};
+
+Guard guard_of(const char* text) {
+  return {parse_guard(text), kStart, kLeast};
+}
+
+TEST(Guard, StepsBackWhenTokensAreSlowForLongAndNotBefore) {
+  Guard guard = guard_of("p99_tpot_ms=500,for=10");
+  Job job;
+  for (int s = 0; s <= 10; ++s) {
+    job.observe(RequestHistogram::time_per_output_token, 0.9);
+    job.now().figures.generated_tokens += 10;
+    EXPECT_TRUE(guard.look(job.at(s)).empty()) << s;
+  }
+  EXPECT_EQ(guard.settings(), kStart);
+  job.observe(RequestHistogram::time_per_output_token, 0.9);
+  const std::vector<GuardEvent> events = guard.look(job.at(11));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].goal, "p99_tpot_ms");
+  EXPECT_FALSE(events[0].resolved);
+  EXPECT_NE(events[0].text.find("stepping back from max_num_seqs 256"), std::string::npos) << events[0].text;
+  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000}));
+  EXPECT_TRUE(guard.figures().goals[0].broken);
+  EXPECT_EQ(guard.figures().goals[0].steps, 1);
+}
+
+TEST(Guard, JudgesTheNewSettingsByWhatHappenedUnderThem) {
+  Guard guard = guard_of("p99_itl_ms=500,for=5");
+  Job job;
+  for (int s = 0; s <= 6; ++s) {
+    job.observe(RequestHistogram::inter_token_latency, 0.9);
+    guard.look(job.at(s));
+  }
+  EXPECT_EQ(guard.settings().max_num_seqs, 128);
+  // Fast from here on: the slow tokens before the step no longer count.
+  for (int s = 7; s <= 30; ++s) {
+    job.observe(RequestHistogram::inter_token_latency, 0.05);
+    for (const GuardEvent& event : guard.look(job.at(s))) {
+      EXPECT_TRUE(event.resolved) << event.text;
+      EXPECT_EQ(s, 7);
+    }
+  }
+  EXPECT_EQ(guard.settings().max_num_seqs, 128);
+  EXPECT_FALSE(guard.figures().goals[0].broken);
+}
+
+TEST(Guard, StepsFurtherUntilNothingIsLeftAndThenSaysSoOnce) {
+  Guard guard = guard_of("p99_itl_ms=500,for=1");
+  Job job;
+  int steps = 0;
+  int others = 0;
+  for (int s = 0; s <= 100; ++s) {
+    job.observe(RequestHistogram::inter_token_latency, 0.9);
+    for (const GuardEvent& event : guard.look(job.at(s)))
+      ++(event.text.find("stepping back") != std::string::npos ? steps : others);
+  }
+  EXPECT_EQ(steps, 5);  // 256 -> 8 sequences, 512 -> 16 tokens
+  EXPECT_EQ(others, 0) << "the steps have told of it already";
+  EXPECT_EQ(guard.settings(), (GuardSettings{8, 16, 1000}));
+}
+
+TEST(Guard, SaysWhenThereIsNothingToStepBackTo) {
+  Guard guard(parse_guard("oom=1"), kLeast, kLeast);
+  Job job;
+  job.now().stages[1].report.set_out_of_memory(1);
+  const auto events = guard.look(job.at(0));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_NE(events[0].text.find("nothing is left"), std::string::npos);
+  EXPECT_TRUE(guard.look(job.at(1)).empty());
+}
+
+TEST(Guard, CountsFailuresOfMemoryFromStepToStepAndDoesNotWait) {
+  Guard guard = guard_of("oom=3,for=1000");
+  Job job;
+  job.now().stages[0].report.set_out_of_memory(1);
+  job.now().stages[1].report.set_out_of_memory(1);
+  EXPECT_TRUE(guard.look(job.at(0)).empty());
+  job.now().stages[1].report.set_out_of_memory(2);
+  EXPECT_EQ(guard.look(job.at(1)).size(), 1u);
+  EXPECT_EQ(guard.settings().max_num_batched_tokens, 256);
+  job.now().stages[1].report.set_out_of_memory(4);
+  for (const GuardEvent& event : guard.look(job.at(2))) EXPECT_TRUE(event.resolved);
+  EXPECT_EQ(guard.settings().max_num_batched_tokens, 256) << "two more are not three";
+  job.now().stages[0].report.set_out_of_memory(2);
+  guard.look(job.at(3));
+  EXPECT_EQ(guard.settings().max_num_batched_tokens, 128);
+}
+
+TEST(Guard, LowersTheKvCacheWhenMemoryIsShort) {
+  Guard guard = guard_of("memory=0.85,for=2");
+  Job job;
+  job.now().stages[1].report.set_memory_free_bytes(100);
+  for (int s = 0; s <= 2; ++s) guard.look(job.at(s));
+  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 750}));
+  for (int s = 3; s <= 100; ++s) guard.look(job.at(s));
+  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 100}));
+}
+
+TEST(Guard, RunsFewerSequencesWhenManyArePreempted) {
+  Guard guard = guard_of("preemptions=30,for=10");
+  Job job;
+  for (int s = 0; s <= 30; ++s) {
+    job.now().figures.preemptions += 1;
+    guard.look(job.at(s));
+  }
+  EXPECT_LT(guard.settings().max_num_seqs, 256);
+}
+
+TEST(Guard, OnlyTellsOfWhatNoStepWouldMend) {
+  struct Case {
+    const char* goal;
+    void (*breaks)(JobSnapshot&);
+  };
+  const Case cases[] = {
+      {"busy=0.8,for=5",
+       [](JobSnapshot& s) {
+         for (auto& g : s.stages) g.recent.busy = 0.4;
+       }},
+      {"comm=0.2,for=5", [](JobSnapshot& s) { s.stages[0].recent.send = 0.5; }},
+      {"errors=0.05,for=5",
+       [](JobSnapshot& s) {
+         s.figures.rows_done = 10;
+         s.figures.rows_failed = 1;
+       }},
+      {"stall_s=60,for=5", [](JobSnapshot&) {}},
+  };
+  for (const Case& c : cases) {
+    Guard guard = guard_of(c.goal);
+    Job job;
+    c.breaks(job.now());
+    size_t told = 0;
+    for (int s = 0; s <= 120; ++s) told += guard.look(job.at(s)).size();
+    EXPECT_EQ(told, 1u) << c.goal;
+    EXPECT_EQ(guard.settings(), kStart) << c.goal;
+    EXPECT_TRUE(guard.figures().goals[0].broken) << c.goal;
+  }
+}
+
+TEST(Guard, KeepsQuietWhileEverythingHolds) {
+  Guard guard = guard_of(
+      "p99_tpot_ms=500,p99_itl_ms=500,oom=1,preemptions=1,memory=0.85,busy=0.8,comm=0.2,stall_s=60,errors=0."
+      "05,for=5");
+  Job job;
+  for (int s = 0; s <= 300; ++s) {
+    job.observe(RequestHistogram::inter_token_latency, 0.05);
+    job.now().figures.generated_tokens += 10;
+    EXPECT_TRUE(guard.look(job.at(s)).empty());
+  }
+  EXPECT_EQ(guard.settings(), kStart);
+}
+
+TEST(Guard, RefusesGoalsThatItDoesNotKnow) {
+  EXPECT_THROW(parse_guard(""), UsageError);
+  EXPECT_THROW(parse_guard("p99=3"), UsageError);
+  EXPECT_THROW(parse_guard("oom"), UsageError);
+  EXPECT_THROW(parse_guard("oom=many"), UsageError);
+  EXPECT_THROW(parse_guard("oom=0"), UsageError);
+  EXPECT_THROW(parse_guard("oom=3,"), UsageError);
+  EXPECT_THROW(parse_guard("oom=3,oom=4"), UsageError);
+  EXPECT_THROW(parse_guard("for=30"), UsageError);
+  const GuardOptions options = parse_guard("oom=3,p99_tpot_ms=12.5,for=60");
+  EXPECT_EQ(options.goals.size(), 2u);
+  EXPECT_EQ(options.goals[1].limit, 12.5);
+  EXPECT_EQ(options.hold_seconds, 60);
+}
+
+}  // namespace
+}  // namespace penstock
