@@ -142,7 +142,8 @@ std::string told_end(const JobProgress& end, const std::string& reason) {
          " more are saved as far as they got; the same command goes on from there";
 }
 
-void generate(World& world, Stopping& stopping, const JobOptions& options, Stopping::Clock::time_point begin) {
+void generate(World& world, Stopping& stopping, const JobOptions& options,
+              Stopping::Clock::time_point begin) {
   std::shared_ptr<const Tokenizer> tokenizer;
   JobJournal journal;
   const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
@@ -153,7 +154,8 @@ void generate(World& world, Stopping& stopping, const JobOptions& options, Stopp
   });
   if (!early[0].empty()) {
     if (world.rank() == 0)
-      log::info(options.output.string() + " holds the answers of this very job already: nothing is left to do "
+      log::info(options.output.string() +
+                " holds the answers of this very job already: nothing is left to do "
                 "(--resume=never computes them again)");
     return;
   }

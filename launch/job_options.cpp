@@ -137,12 +137,13 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
-  app.add_option("--resume", o.resume,
-                 "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
-                 "same job, force goes on whatever has changed, never starts over [auto]")
-      ->transform(CLI::Transformer(
-          std::map<std::string, Resume>{
-              {"auto", Resume::automatic}, {"force", Resume::force}, {"never", Resume::never}})
+  app.add_option(
+         "--resume", o.resume,
+         "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
+         "same job, force goes on whatever has changed, never starts over [auto]")
+      ->transform(CLI::Transformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
+                                                                 {"force", Resume::force},
+                                                                 {"never", Resume::never}})
                       .description("auto, force or never"))
       ->group(group);
   app.add_option("--drain-seconds", o.drain_seconds,

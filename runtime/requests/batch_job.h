@@ -38,7 +38,7 @@ struct BatchJobOptions {
 
 /// Where the job stands; read from any thread.
 struct JobProgress {
-  int64_t rows_done = 0;  ///< finished, errors included
+  int64_t rows_done = 0;     ///< finished, errors included
   int64_t rows_resumed = 0;  ///< of those, finished by earlier jobs
   int64_t rows_failed = 0;
   int64_t prompt_tokens = 0;  ///< of rows taken up

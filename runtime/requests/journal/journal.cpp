@@ -44,7 +44,8 @@ fs::path journal_of(const fs::path& output) {
   return output.string() + ".journal";
 }
 
-Journal::Journal(JournalOptions options) : options_(std::move(options)), folder_(journal_of(options_.output)) {
+Journal::Journal(JournalOptions options)
+    : options_(std::move(options)), folder_(journal_of(options_.output)) {
   std::error_code trouble;
   fs::create_directory(folder_, trouble);
   if (!fs::is_directory(folder_))
@@ -93,10 +94,11 @@ void Journal::check(const JobSettings& settings, uint64_t rows) {
   const std::string differ = differences(settings, rows);
   if (differ.empty()) return;
   if (manifest_.has_completed() || !holds_rows()) return;  // nothing that could be lost: begin() starts over
-  throw UsageError(folder_.string() + " holds " + std::to_string(index_.finished_rows()) +
-                   " finished rows of another job: " + differ +
-                   ". Go on with the earlier values; or start over with --resume=never; or keep those rows and "
-                   "go on all the same with --resume=force");
+  throw UsageError(
+      folder_.string() + " holds " + std::to_string(index_.finished_rows()) +
+      " finished rows of another job: " + differ +
+      ". Go on with the earlier values; or start over with --resume=never; or keep those rows and "
+      "go on all the same with --resume=force");
 }
 
 bool Journal::output_stands(const JobSettings& settings, uint64_t rows) {
@@ -143,8 +145,8 @@ void Journal::complete() {
   writer_.reset();
   index_ = JournalIndex(folder_, manifest_.rows());
   if (index_.finished_rows() != manifest_.rows())
-    throw Error(folder_.string() + ": expected " + std::to_string(manifest_.rows()) + " finished rows, found " +
-                std::to_string(index_.finished_rows()) +
+    throw Error(folder_.string() + ": expected " + std::to_string(manifest_.rows()) +
+                " finished rows, found " + std::to_string(index_.finished_rows()) +
                 "; did the input change while the job ran? Start over with --resume=never");
   OutputFile output(options_.output);
   Digest digest;
