@@ -72,7 +72,7 @@ class Rows(ProgramTest):
         model = self.copy_of_demo()
         config = json.loads((model / "generation_config.json").read_text())
         (model / "generation_config.json").write_text(json.dumps({**config, "max_new_tokens": 5}))
-        self.write(chat("a"))
+        self.write(chat("a", ignore_eos=True))
         (limited,) = self.bodies(model=model)
         self.assertEqual(limited["usage"]["completion_tokens"], 5)
         (free,) = self.bodies("--generation-config", "vllm", model=model)
