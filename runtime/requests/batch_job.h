@@ -69,9 +69,9 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
-  /// As Scheduler::lower_limits; on the caller's thread of plan().
-  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-    scheduler_.lower_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+  /// As Scheduler::change_limits; on the caller's thread of plan().
+  void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+    scheduler_.change_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
   }
 
   /// After finished_or_wait() said true: writes what is left and gives the output its name.

@@ -33,7 +33,10 @@ int32_t Scheduler::Sequence::token(int64_t position) const {
 }
 
 Scheduler::Scheduler(const SchedulerLimits& limits)
-    : limits_(limits), pool_(limits.blocks), in_flight_(static_cast<size_t>(limits.micro_batches)) {
+    : most_(limits),
+      limits_(limits),
+      pool_(limits.blocks),
+      in_flight_(static_cast<size_t>(limits.micro_batches)) {
   ensure(limits.max_num_seqs > 0 && limits.max_num_batched_tokens > 0 && limits.block_size > 0,
          "scheduler limits are positive");
 }
@@ -46,10 +49,10 @@ void Scheduler::add(SequenceSpec spec) {
   waiting_.push_back(std::move(sequence));
 }
 
-void Scheduler::lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-  ensure(max_num_seqs > 0 && max_num_seqs <= limits_.max_num_seqs && max_num_batched_tokens > 0 &&
-             max_num_batched_tokens <= limits_.max_num_batched_tokens && usable_blocks <= limits_.blocks,
-         "limits are only lowered, and stay positive");
+void Scheduler::change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+  ensure(max_num_seqs > 0 && max_num_seqs <= most_.max_num_seqs && max_num_batched_tokens > 0 &&
+             max_num_batched_tokens <= most_.max_num_batched_tokens && usable_blocks <= limits_.blocks,
+         "limits stay positive and within those at first");
   limits_.max_num_seqs = max_num_seqs;
   limits_.max_num_batched_tokens = max_num_batched_tokens;
   pool_.withhold(limits_.blocks - usable_blocks);

@@ -84,9 +84,9 @@ class Scheduler {
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
 
-  /// From the next plan on. Only less than at first: stages have room for no more. What runs goes on until it
-  /// ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
-  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
+  /// From the next plan on. At most what it began with: stages have room for no more. What runs goes on until
+  /// it ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
+  void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
 
   double kv_used_share() const { return pool_.used_share(); }
   int64_t preemptions() const { return preemptions_; }
@@ -124,6 +124,7 @@ class Scheduler {
   static void take_scores(const std::vector<Sequence*>& rows, const proto::StepResult& result);
   int64_t blocks_for(int64_t tokens) const { return (tokens + limits_.block_size - 1) / limits_.block_size; }
 
+  const SchedulerLimits most_;
   SchedulerLimits limits_;
   BlockPool pool_;
   std::deque<SequencePtr> waiting_;                // preempted ones in front
