@@ -168,7 +168,8 @@ void generate(World& world, const JobOptions& options) {
   const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
                                      !options.watch.trace.empty()};
   if (world.rank() > 0) {
-    Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
+    Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                  runner_options, nullptr);
     std::optional<StageReporter> reporter;
     reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
     const proto::StageReport played = play(runner);
@@ -186,7 +187,8 @@ void generate(World& world, const JobOptions& options) {
               ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
   JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
-  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                runner_options, &plans);
   proto::StageReport report;
   {
     watch->start(*job);

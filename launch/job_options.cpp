@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "launch/placement.h"
 #include "runtime/model/model_cost.h"
 
 namespace penstock {
@@ -69,8 +70,10 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
 
 void add_machine_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Machine";
-  app.add_option("--device", o.device, "cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+  app.add_option(
+         "--device", o.device,
+         "cpu, cuda (a stage with the embedding alone stays on its host), or one for each stage as in "
+         "cpu,cuda,cuda")
       ->group(group)
       ->capture_default_str();
   app.add_option("--threads", o.threads,
@@ -163,11 +166,12 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost = cut_cost(shape.config, shape.dtype);
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
+  shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);
   shape.schedule = make_generation_schedule(stages, micro_batches);
   // One stage has no one to wait for: a larger batch only shares each reading of the weights among more rows.
-  const bool on_gpu = options.device == "cuda";
+  const bool on_gpu = names_gpu(options.device);
   const int64_t rows = on_gpu        ? kGpuRowsPerMicroBatch * micro_batches
                        : stages == 1 ? 2 * kRowsPerMicroBatch
                                      : kRowsPerMicroBatch * micro_batches;

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "launch/watch_options.h"
-#include "runtime/device/tensor.h"
+#include "runtime/device/device.h"
 #include "runtime/model/config.h"
 #include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/schedule.h"
@@ -64,6 +64,7 @@ struct JobShape {
   DType dtype = DType::f32;
   int64_t max_model_len = 0;
   Partition partition;
+  std::vector<DeviceKind> devices;  ///< by stage
   CutCost cost;
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;

@@ -134,6 +134,19 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
         bytes_text(static_cast<double>(r.peak_resident_bytes())).c_str());
   }
+  for (size_t s = 0; s < reports.size(); ++s) {
+    const proto::StageReport& r = reports[s];
+    if (facts[s].device.rfind("cuda", 0) != 0) continue;
+    text += printed(
+        "stage %zu on %s: %s of %s reserved (%.1f %%), %s in use, %s in pieces (%.1f %% of what is free)\n",
+        s, facts[s].device.c_str(), bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.memory_total_bytes())).c_str(),
+        share(static_cast<double>(r.memory_reserved_bytes()), static_cast<double>(r.memory_total_bytes())),
+        bytes_text(static_cast<double>(r.memory_used_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.memory_fragmented_bytes())).c_str(),
+        share(static_cast<double>(r.memory_fragmented_bytes()),
+              static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
+  }
   if (reports.size() > 1) {
     const auto [measured, predicted] = bubbles(reports, schedule);
     text += printed(

@@ -21,6 +21,15 @@ size_t Head::weight_bytes() const {
   return norm_D_.view.bytes() + output_VD_->bytes();
 }
 
+void Head::compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows) {
+  if (rows > 0) logits(x_TD, rows_R, rows);
+}
+
+std::vector<Sampled> Head::sample(std::span<const SampleParams> params_R) {
+  if (params_R.empty()) return {};
+  return ops_.sample(logits_RV_.view.first(static_cast<int64_t>(params_R.size())), params_R);
+}
+
 TensorView Head::logits(TensorView x_TD, const int32_t* rows, int64_t count) {
   const TensorView gathered_RD = gathered_RD_.view.first(count);
   const TensorView normed_RD = normed_RD_.view.first(count);
@@ -29,12 +38,6 @@ TensorView Head::logits(TensorView x_TD, const int32_t* rows, int64_t count) {
   ops_.rms_norm(normed_RD, gathered_RD, norm_D_, eps_);
   ops_.matmul(logits_RV, normed_RD, *output_VD_, {}, Into::overwrite);
   return logits_RV;
-}
-
-std::vector<Sampled> Head::sample(TensorView x_TD, const int32_t* rows_R,
-                                  std::span<const SampleParams> params_R) {
-  if (params_R.empty()) return {};
-  return ops_.sample(logits(x_TD, rows_R, static_cast<int64_t>(params_R.size())), params_R);
 }
 
 std::vector<Sampled> Head::score(TensorView x_TD, const int32_t* rows_S,

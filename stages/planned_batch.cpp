@@ -93,12 +93,15 @@ int64_t PlannedBatch::check(const proto::Plan& plan, int64_t blocks) const {
   return tokens;
 }
 
-void PlannedBatch::prepare(const proto::Plan& plan, int64_t blocks) {
-  const int64_t tokens = check(plan, blocks);
-  const int64_t rows = plan.rows_size();
+void PlannedBatch::prepare(const proto::Plan& plan, int64_t blocks, const Padding& padding) {
+  const int64_t planned = plan.rows_size();
+  const int64_t rows = std::max(planned, padding.rows);
+  const int64_t tokens = check(plan, blocks) + rows - planned;
   int64_t max_context = 0;
   for (const proto::PlannedRow& row : plan.rows()) max_context = std::max(max_context, context_of(row));
-  const int64_t stride = ceil_div(max_context, spec_.block_size);
+  const int64_t stride = std::max(ceil_div(max_context, spec_.block_size), padding.table_stride);
+  if (padding.rows > 0) max_context = stride * spec_.block_size;
+  ensure(4 * tokens + 3 * rows + 1 + rows * stride <= most_indices(spec_), "padding stays within the spec");
 
   // One host array, in the order that the offsets below name; its capacity was reserved, so it never moves.
   const int64_t positions = tokens;
@@ -113,7 +116,7 @@ void PlannedBatch::prepare(const proto::Plan& plan, int64_t blocks) {
   scores_S_.clear();
   int32_t* const at = host_.data();
   int64_t token = 0;
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < planned; ++r) {
     const proto::PlannedRow& row = plan.rows(static_cast<int>(r));
     at[row_start + r] = static_cast<int32_t>(token);
     at[context + r] = static_cast<int32_t>(context_of(row));
@@ -134,6 +137,12 @@ void PlannedBatch::prepare(const proto::Plan& plan, int64_t blocks) {
       at[sampled + static_cast<int64_t>(params_R_.size())] = static_cast<int32_t>(token - 1);
       params_R_.push_back(params_of(row.sampling()));
     }
+  }
+  for (int64_t r = planned; r < rows; ++r, ++token) {
+    at[row_start + r] = static_cast<int32_t>(token);
+    at[row_of + token] = static_cast<int32_t>(r);
+    at[context + r] = 1;
+    at[table + r * stride] = static_cast<int32_t>(padding.block);
   }
   at[row_start + rows] = static_cast<int32_t>(token);
 

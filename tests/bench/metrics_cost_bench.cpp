@@ -198,7 +198,8 @@ void run(const std::string& model, double seconds) {
   AlternatingPlans plans(ranks, metrics, seconds);
   for (size_t r = 0; r < ranks.size(); ++r)
     ranks[r].runner = std::make_unique<Runner>(
-        *ranks[r].ready.stage, *ranks[r].ready.device, *worlds[r], ranks[r].ready.shape.schedule,
+        *ranks[r].ready.stage, *ranks[r].ready.device, *worlds[r], std::move(ranks[r].ready.edges),
+        ranks[r].ready.shape.schedule,
         RunnerOptions{static_cast<int>(r), 0, ranks[r].ready.shape.max_num_batched_tokens},
         r == 0 ? &plans : nullptr);
   worlds[0]->control().hear_live_reports([&metrics](const ControlMessage& message) {
