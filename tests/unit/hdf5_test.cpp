@@ -8,6 +8,8 @@
 #include <sstream>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/answer.h"
+#include "runtime/requests/hdf5/journaled_row.h"
 #include "runtime/requests/hdf5/prompts.h"
 #include "runtime/requests/hdf5/results_reader.h"
 #include "runtime/requests/hdf5/results_writer.h"
@@ -314,6 +316,71 @@ TEST_F(Hdf5, AZeroInATextDoesNotEndIt) {
   EXPECT_EQ(row.choices[0].text,
             "a\xEF\xBF\xBD"
             "b");
+}
+
+// ---- from the journal ----
+
+proto::FinishedRow finished_row(bool logprobs) {
+  Answer answer;
+  answer.custom_id = "a";
+  answer.prompt_tokens = 3;
+  answer.logprobs = logprobs;
+  answer.choices.resize(1);
+  Choice& choice = answer.choices[0];
+  choice.text = "the text";
+  choice.stop_reason = 4;
+  choice.token_texts = {"x", "y"};
+  choice.top_texts = {{"x", "z"}, {"y"}};
+  choice.sequence = {0, {{3, -0.5F, {}}, {4, -0.1F, {}}}, FinishReason::stop};
+  proto::FinishedRow row;
+  row.set_line(format_answer(answer));
+  proto::JournaledChoice& numbers = *row.add_choices();
+  for (const int id : {3, 4}) {
+    numbers.add_tokens(id);
+    numbers.add_logprobs(-0.125F * static_cast<float>(id));
+    proto::Alternatives& top = *numbers.add_top();
+    top.add_tokens(id);
+    top.add_logprobs(-0.125F * static_cast<float>(id));
+  }
+  return row;
+}
+
+TEST_F(Hdf5, AJournaledRowGivesItsTextFromTheLineAndItsNumbersFromTheChoices) {
+  const ResultRow row = result_row_of(finished_row(true));
+  EXPECT_EQ(row.custom_id, "a");
+  EXPECT_EQ(row.prompt_tokens, 3);
+  ASSERT_EQ(row.choices.size(), 1U);
+  const ResultChoice& found = row.choices[0];
+  EXPECT_EQ(found.text, "the text");
+  EXPECT_EQ(found.finish_reason, "stop");
+  EXPECT_EQ(found.stop_reason, "4");
+  EXPECT_EQ(found.tokens, (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(found.logprobs, (std::vector<float>{-0.375F, -0.5F}));
+  ASSERT_EQ(found.top.size(), 2U);
+  EXPECT_EQ(found.top[1][0].first, 4);
+}
+
+TEST_F(Hdf5, LogprobsThatNobodyAskedForAreNoNumbers) {
+  const ResultRow row = result_row_of(finished_row(false));
+  for (const float logprob : row.choices[0].logprobs) EXPECT_TRUE(std::isnan(logprob));
+  EXPECT_TRUE(row.choices[0].top.empty());
+}
+
+TEST_F(Hdf5, AJournaledErrorKeepsItsMessage) {
+  proto::FinishedRow row;
+  row.set_line(format_error({"bad", "prompt: expected text", "prompt"}));
+  row.set_failed(true);
+  EXPECT_EQ(result_row_of(row).error, "prompt: expected text");
+  EXPECT_EQ(result_row_of(row).custom_id, "bad");
+}
+
+TEST_F(Hdf5, ALineWithoutItsNumbersIsRefused) {
+  proto::FinishedRow row = finished_row(true);
+  row.clear_choices();
+  EXPECT_NE(refusal([&] { result_row_of(row); }).find("was it written for another output?"),
+            std::string::npos);
+  row.set_line("{}");
+  EXPECT_NE(refusal([&] { result_row_of(row); }).find("is no answer line"), std::string::npos);
 }
 
 TEST_F(Hdf5, AnotherHdf5FileIsNoFileOfAnswers) {

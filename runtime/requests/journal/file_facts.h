@@ -36,8 +36,8 @@ class RowCounter {
  private:
   size_t longest_line_;
   uint64_t rows_ = 0;
-  size_t blanks_ = 0;     // so far in this line
-  bool is_row_ = false;   // this line has been counted
+  size_t blanks_ = 0;      // so far in this line
+  bool is_row_ = false;    // this line has been counted
   bool returned_ = false;  // a carriage return that may belong to the line's end
 };
 

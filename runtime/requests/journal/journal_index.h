@@ -51,8 +51,8 @@ class JournalIndex {
 
   std::filesystem::path folder_;
   std::vector<uint32_t> segments_;
-  std::vector<uint64_t> places_;          // by row; 0: not finished
-  std::map<uint64_t, uint64_t> cut_;      // row -> place
+  std::vector<uint64_t> places_;      // by row; 0: not finished
+  std::map<uint64_t, uint64_t> cut_;  // row -> place
   uint64_t finished_rows_ = 0;
   uint64_t failed_rows_ = 0;
   std::vector<TornSegment> torn_;

@@ -51,9 +51,8 @@ void JournalWriter::commit_until_stopped() {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return !pending_.empty() || stop_; });
-    changed_.wait_until(lock, pending_since_ + limits_.delay, [this] {
-      return hurry_ || stop_ || pending_.size() >= limits_.pending_bytes;
-    });
+    changed_.wait_until(lock, pending_since_ + limits_.delay,
+                        [this] { return hurry_ || stop_ || pending_.size() >= limits_.pending_bytes; });
     if (pending_.empty()) return;  // stopped
     const std::string records = std::exchange(pending_, {});
     const uint64_t up_to = appended_;

@@ -20,7 +20,8 @@ struct CommitLimits {
   /// From the first record that waits to the write. A sync of the disk comes on top; together they stay below
   /// the second that a finished row may be at risk.
   std::chrono::milliseconds delay{250};
-  size_t pending_bytes = size_t{8} << 20;    ///< written at once when so much waits; append() waits at twice that
+  size_t pending_bytes =
+      size_t{8} << 20;  ///< written at once when so much waits; append() waits at twice that
   uint64_t segment_bytes = uint64_t{64} << 20;  ///< then the next segment is begun
 };
 
@@ -45,7 +46,7 @@ class JournalWriter {
 
   const std::filesystem::path folder_;
   const CommitLimits limits_;
-  uint32_t next_segment_;                // committing thread
+  uint32_t next_segment_;                 // committing thread
   std::optional<SegmentWriter> segment_;  // committing thread
 
   std::mutex mutex_;  // guards what follows

@@ -28,7 +28,8 @@ void append_u32(std::string& out, uint32_t value) {
 
 uint32_t read_u32(std::string_view bytes) {
   uint32_t value = 0;
-  for (size_t i = 0; i < 4; ++i) value |= static_cast<uint32_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+  for (size_t i = 0; i < 4; ++i)
+    value |= static_cast<uint32_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
   return value;
 }
 
@@ -117,8 +118,7 @@ bool SegmentReader::record_at(uint64_t offset, std::string_view& payload) {
   std::string_view frame = std::string_view(window_).substr(offset - window_begin_, kFrame);
   const uint32_t length = read_u32(frame);
   if (length > kLongestRecord || !load(offset, kFrame + length)) return false;
-  const std::string_view record =
-      std::string_view(window_).substr(offset - window_begin_, kFrame + length);
+  const std::string_view record = std::string_view(window_).substr(offset - window_begin_, kFrame + length);
   payload = record.substr(kFrame);
   return checksum(record.substr(0, 4), payload) == read_u32(record.substr(4));
 }
