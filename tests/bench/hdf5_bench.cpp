@@ -1,4 +1,5 @@
-// HDF5 beside JSON lines: the same requests read, the same answers written, in one process, one after the other.
+// HDF5 beside JSON lines: the same requests read, the same answers written, in one process, one after the
+// other.
 //   build/tests/hdf5_bench [ROWS]
 #include <hdf5.h>
 #include <unistd.h>
@@ -56,7 +57,8 @@ void write_requests(int rows, const fs::path& lines, const fs::path& hdf5) {
       prompt += (i == 0 ? "" : ",") + std::to_string(ids.back());
     }
     offsets.push_back(static_cast<int64_t>(ids.size()));
-    out << R"({"custom_id":"row-)" << r << R"(","url":"/v1/completions","body":{"prompt":[)" << prompt << "]}}\n";
+    out << R"({"custom_id":"row-)" << r << R"(","url":"/v1/completions","body":{"prompt":[)" << prompt
+        << "]}}\n";
   }
   const hid_t file = H5Fcreate(hdf5.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
   const hid_t group = H5Gcreate2(file, "prompts", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);

@@ -6,15 +6,19 @@ import unittest
 
 from slurm_harness import BINARY, DEMO, ROOT, ClusterTest, row
 
-# As sbatch's flags, over the #SBATCH lines: a minute is the least that Slurm takes.
+# A minute is the least that Slurm takes as a time limit. It looks at limits every 30 s from its start on, and sends the
+# signal when the job has 30 s more than asked: so at the first look after the job began.
 SOON = ("--time=1", "--signal=USR1@30")
+LOOKS_AFTER = 29
+# One sequence at a time: the job takes its time on any machine.
+SLOWLY = ("--max-num-seqs", "1", "--micro-batches", "1")
 
 
 class Jobs(ClusterTest):
-    def sbatch(self, script, *flags, ranks=4, **knobs):
+    def sbatch(self, script, *flags, ranks=4, generate=(), **knobs):
         """The job's number. What it says goes to NUMBER.log in the test's folder."""
         knobs = {"MODEL": DEMO, "INPUT": self.folder / "in.jsonl", "OUTPUT": self.output, "PREFLIGHT": 0, **knobs}
-        return self.check(["sbatch", "--parsable", f"--ntasks={ranks}", "--output=%j.log", *flags, ROOT / "slurm" / script],
+        return self.check(["sbatch", "--parsable", f"--ntasks={ranks}", "--output=%j.log", *flags, ROOT / "slurm" / script, *generate],
                           **{name: str(value) for name, value in knobs.items()}).strip()
 
     def log_of(self, job):
@@ -48,12 +52,14 @@ class Jobs(ClusterTest):
         self.assertIn("nothing was started", self.log_of(job))
 
     def test_a_job_at_its_time_limit_drains_goes_back_to_the_queue_and_finishes_with_the_same_bytes(self):
-        self.long_rows(120, 1200)
-        job = self.sbatch("generate.sbatch", *SOON)
+        self.long_rows(30, 450)
+        expected = self.undisturbed()
+        time.sleep(max(0, self.started + LOOKS_AFTER - 7 - time.monotonic()))
+        job = self.sbatch("generate.sbatch", *SOON, generate=SLOWLY)
         self.await_log(job, "back to the queue")
         self.await_log(job, "start 2:")
-        self.await_state(job, "COMPLETED")
-        self.assertEqual(self.output.read_bytes(), self.undisturbed())
+        self.await_state(job, "COMPLETED", seconds=90)
+        self.assertEqual(self.output.read_bytes(), expected)
 
     def test_an_array_of_three_parts_joins_to_the_whole(self):
         self.write("".join(row(f"row-{i}") for i in range(20)))
@@ -78,9 +84,11 @@ class Jobs(ClusterTest):
         self.assertEqual(self.state_of(job), "CANCELLED")
         self.assertFalse(self.output.exists())
 
-    def test_two_nodes_take_two_ranks_each(self):
-        job = self.sbatch("generate-multinode.sbatch", "--nodes=1", "--ntasks-per-node=4", NET_DEVICES="lo")
+    def test_the_script_for_several_nodes_names_the_network(self):
+        # One node: two slurmd's of one host share its address, and Open MPI would sometimes connect to the wrong one.
+        job = self.sbatch("generate-multinode.sbatch", "--nodes=1", "--ntasks-per-node=4", NET_DEVICES="lo", PREFLIGHT=1)
         self.await_state(job, "COMPLETED")
+        self.assertRegex(self.log_of(job), r"(?m)^  NET_DEVICES +lo$")
         self.assertEqual(self.output.read_bytes(), self.undisturbed())
 
 

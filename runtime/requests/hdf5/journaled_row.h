@@ -6,8 +6,8 @@
 
 namespace penstock {
 
-/// The line as OpenAI Batch writes it, and the choices' numbers, put together. Throws Error when the two do not
-/// belong together.
+/// The line as OpenAI Batch writes it, and the choices' numbers, put together. Throws Error when the two do
+/// not belong together.
 ResultRow result_row_of(const proto::FinishedRow& finished);
 
 }  // namespace penstock
