@@ -26,15 +26,6 @@ struct SchedulerLimits {
   int micro_batches = 1;
 };
 
-/// One generation: one prompt, one sample index.
-struct SequenceSpec {
-  uint64_t id = 0;  ///< unique among live sequences
-  std::vector<int32_t> prompt;
-  int64_t max_tokens = 16;
-  std::vector<int32_t> stop_tokens;  ///< end-of-sequence and stop ids; a generated one ends the sequence
-  proto::Sampling sampling;          ///< position is filled in at planning
-};
-
 enum class FinishReason { stop, length };
 inline const char* name_of(FinishReason reason) {
   return reason == FinishReason::stop ? "stop" : "length";
@@ -44,6 +35,18 @@ struct GeneratedToken {
   int32_t id = 0;
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top;
+};
+
+/// One generation: one prompt, one sample index.
+struct SequenceSpec {
+  uint64_t id = 0;  ///< unique among live sequences
+  std::vector<int32_t> prompt;
+  int64_t max_tokens = 16;
+  std::vector<int32_t> stop_tokens;  ///< end-of-sequence and stop ids; a generated one ends the sequence
+  proto::Sampling sampling;          ///< position is filled in at planning
+  /// What an earlier job generated: the sequence goes on from there, with the bits it would have had. Fewer
+  /// than max_tokens, none of them a stop token.
+  std::vector<GeneratedToken> generated{};
 };
 
 struct FinishedSequence {
@@ -73,6 +76,9 @@ class Scheduler {
   proto::Plan plan(int slot);
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
+
+  /// Takes every sequence out, with the tokens it has so far; none may be in flight.
+  std::vector<FinishedSequence> give_up();
 
   /// From the next plan on. Only less than at first: stages have room for no more. What runs goes on until it
   /// ends or is preempted. `usable_blocks` holds any sequence that was or will be added.

@@ -40,32 +40,11 @@ std::string Digest::text() const {
   return hex;
 }
 
-void RowCounter::add(std::string_view bytes) {
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    if (is_row_) {
-      i = bytes.find('\n', i);
-      if (i == std::string_view::npos) return;
-    }
-    const char c = bytes[i];
-    if (c == '\n') {
-      is_row_ = returned_ = false;
-      blanks_ = 0;
-      continue;
-    }
-    const bool blank = (c == ' ' || c == '\t' || c == '\r') && !returned_;
-    returned_ = c == '\r';
-    if (blank && ++blanks_ <= longest_line_) continue;
-    is_row_ = true;
-    ++rows_;
-  }
-}
-
-FileFacts facts_of_file(const std::filesystem::path& path, size_t longest_line) {
+FileFacts facts_of_file(const std::filesystem::path& path) {
   const FileHandle file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.is_open()) throw Error(path.string() + ": cannot be opened: " + std::strerror(errno));
   FileFacts facts;
   Digest digest;
-  RowCounter rows(longest_line);
   std::string piece(size_t{1} << 20, '\0');
   for (;;) {
     const ssize_t n = read(file.get(), piece.data(), piece.size());
@@ -74,10 +53,8 @@ FileFacts facts_of_file(const std::filesystem::path& path, size_t longest_line) 
     if (n == 0) break;
     const std::string_view got(piece.data(), static_cast<size_t>(n));
     digest.add(got);
-    rows.add(got);
     facts.bytes += got.size();
   }
-  facts.rows = rows.rows();
   facts.digest = digest.text();
   return facts;
 }
