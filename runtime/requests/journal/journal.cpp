@@ -7,6 +7,9 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
+#include "runtime/requests/hdf5/journaled_row.h"
+#include "runtime/requests/hdf5/results_writer.h"
+#include "runtime/requests/input_spec.h"
 #include "runtime/requests/journal/file_facts.h"
 #include "runtime/requests/output_file.h"
 
@@ -38,13 +41,39 @@ const std::string* value_of(const proto::JournalManifest& manifest, const std::s
   return nullptr;
 }
 
+FileFacts write_lines(JournalIndex& index, const fs::path& path) {
+  OutputFile output(path);
+  FileFacts facts;
+  Digest digest;
+  index.for_each_finished([&](const proto::FinishedRow& row) {
+    output.write_line(row.line());
+    digest.add(row.line());
+    digest.add("\n");
+    facts.bytes += row.line().size() + 1;
+  });
+  output.finish();
+  facts.digest = digest.text();
+  return facts;
+}
+
+FileFacts write_hdf5(JournalIndex& index, const proto::JournalManifest& manifest, const fs::path& path) {
+  RunSettings settings;
+  for (const proto::JobSetting& setting : manifest.settings())
+    settings.emplace_back(setting.name(), setting.value());
+  Hdf5Results output(path, settings);
+  index.for_each_finished([&](const proto::FinishedRow& row) { output.add(result_row_of(row)); });
+  output.finish();
+  return facts_of_file(path);
+}
+
 }  // namespace
 
 fs::path journal_of(const fs::path& output) {
   return output.string() + ".journal";
 }
 
-Journal::Journal(JournalOptions options) : options_(std::move(options)), folder_(journal_of(options_.output)) {
+Journal::Journal(JournalOptions options)
+    : options_(std::move(options)), folder_(journal_of(options_.output)) {
   std::error_code trouble;
   fs::create_directory(folder_, trouble);
   if (!fs::is_directory(folder_))
@@ -93,10 +122,11 @@ void Journal::check(const JobSettings& settings, uint64_t rows) {
   const std::string differ = differences(settings, rows);
   if (differ.empty()) return;
   if (manifest_.has_completed() || !holds_rows()) return;  // nothing that could be lost: begin() starts over
-  throw UsageError(folder_.string() + " holds " + std::to_string(index_.finished_rows()) +
-                   " finished rows of another job: " + differ +
-                   ". Go on with the earlier values; or start over with --resume=never; or keep those rows and "
-                   "go on all the same with --resume=force");
+  throw UsageError(
+      folder_.string() + " holds " + std::to_string(index_.finished_rows()) +
+      " finished rows of another job: " + differ +
+      ". Go on with the earlier values; or start over with --resume=never; or keep those rows and "
+      "go on all the same with --resume=force");
 }
 
 bool Journal::output_stands() {
@@ -142,21 +172,13 @@ void Journal::complete() {
   writer_.reset();
   index_ = JournalIndex(folder_, manifest_.rows());
   if (index_.finished_rows() != manifest_.rows())
-    throw Error(folder_.string() + ": expected " + std::to_string(manifest_.rows()) + " finished rows, found " +
-                std::to_string(index_.finished_rows()) +
+    throw Error(folder_.string() + ": expected " + std::to_string(manifest_.rows()) +
+                " finished rows, found " + std::to_string(index_.finished_rows()) +
                 "; did the input change while the job ran? Start over with --resume=never");
-  OutputFile output(options_.output);
-  Digest digest;
-  uint64_t bytes = 0;
-  index_.for_each_finished([&](const proto::FinishedRow& row) {
-    output.write_line(row.line());
-    digest.add(row.line());
-    digest.add("\n");
-    bytes += row.line().size() + 1;
-  });
-  output.finish();
-  manifest_.mutable_completed()->set_bytes(bytes);
-  manifest_.mutable_completed()->set_digest(digest.text());
+  const FileFacts facts = is_hdf5(options_.output) ? write_hdf5(index_, manifest_, options_.output)
+                                                   : write_lines(index_, options_.output);
+  manifest_.mutable_completed()->set_bytes(facts.bytes);
+  manifest_.mutable_completed()->set_digest(facts.digest);
   write_manifest();
   remove_segments();
 }
@@ -172,6 +194,10 @@ JournalCounts read_results(const fs::path& journal, const std::function<void(std
   counts.rows = manifest.rows();
   if (manifest.has_completed()) {
     const fs::path output = folder.parent_path() / folder.stem();
+    if (is_hdf5(output))
+      throw UsageError(
+          output.string() +
+          ": the job is completed, and its rows are in this HDF5 file, which h5py and h5dump read");
     std::ifstream file(output, std::ios::binary);
     if (!file) throw UsageError(output.string() + ": the job is completed, and its output cannot be opened");
     for (std::string line; std::getline(file, line); ++counts.finished) visit(line);

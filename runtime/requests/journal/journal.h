@@ -2,8 +2,8 @@
 // there. It knows which rows are finished and which were cut short, takes new ones, and in the end makes the
 // output of them. Grammar of the files: docs/formats.md, "The journal".
 //
-// A kill at any moment leaves a folder that the next job can open: files are replaced in one step, records are
-// checksummed, and the output gets its name before the journal says that it is completed.
+// A kill at any moment leaves a folder that the next job can open: files are replaced in one step, records
+// are checksummed, and the output gets its name before the journal says that it is completed.
 #pragma once
 
 #include <filesystem>

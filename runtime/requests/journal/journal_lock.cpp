@@ -75,8 +75,8 @@ void JournalLock::take(const std::string& machine) {
   };
   const Holder first = read_holder(path_);
   if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) refuse(first.name);
-  // The kernel gave the lock, so a holder of this machine is dead. One of another machine may live where flock
-  // does not reach it.
+  // The kernel gave the lock, so a holder of this machine is dead. One of another machine may live where
+  // flock does not reach it.
   if (first.machine.empty() || first.machine == machine) return;
   const auto end = std::chrono::steady_clock::now() + times_.patience;
   while (std::chrono::steady_clock::now() < end) {

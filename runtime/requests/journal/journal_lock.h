@@ -1,5 +1,5 @@
-// One job at a time writes a journal. The lock is a file that names its holder and is held by flock, which the
-// kernel lets go when the holder's process ends, however it ends. On another machine, where flock may not
+// One job at a time writes a journal. The lock is a file that names its holder and is held by flock, which
+// the kernel lets go when the holder's process ends, however it ends. On another machine, where flock may not
 // reach, the holder's heartbeat in the file tells: a lock whose heartbeat stands still is a dead job's.
 #pragma once
 
