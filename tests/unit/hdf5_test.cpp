@@ -13,6 +13,7 @@
 #include "runtime/requests/hdf5/prompts.h"
 #include "runtime/requests/hdf5/results_reader.h"
 #include "runtime/requests/hdf5/results_writer.h"
+#include "runtime/requests/journal/journal.h"
 
 namespace penstock {
 namespace {
@@ -381,6 +382,31 @@ TEST_F(Hdf5, ALineWithoutItsNumbersIsRefused) {
             std::string::npos);
   row.set_line("{}");
   EXPECT_NE(refusal([&] { result_row_of(row); }).find("is no answer line"), std::string::npos);
+}
+
+TEST_F(Hdf5, AJournalMakesTheFileInTheInputsOrderWithItsSettings) {
+  const JobSettings settings{{"model", "demo"}, {"seed", "7"}};
+  const auto append = [](Journal& journal, uint64_t number) {
+    proto::JournalRecord record;
+    *record.mutable_finished() = finished_row(true);
+    record.mutable_finished()->set_number(number);
+    journal.writer().append(record);
+  };
+  {
+    Journal killed({output_, {}, {}, {}});
+    killed.begin(settings, 3);
+    append(killed, 2);
+  }
+  EXPECT_FALSE(fs::exists(output_));
+  Journal journal({output_, {}, {}, {}});
+  journal.begin(settings, 3);
+  append(journal, 1);
+  append(journal, 0);
+  journal.complete();
+  EXPECT_TRUE(journal.output_stands());
+  Hdf5ResultsReader reader(output_);
+  EXPECT_EQ(reader.settings(), settings);
+  EXPECT_EQ(reader.rows(), 3U);
 }
 
 TEST_F(Hdf5, AnotherHdf5FileIsNoFileOfAnswers) {
