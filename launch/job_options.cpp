@@ -137,6 +137,23 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
+  app.add_option("--resume", o.resume,
+                 "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
+                 "same job, force goes on whatever has changed, never starts over [auto]")
+      ->transform(CLI::Transformer(
+          std::map<std::string, Resume>{
+              {"auto", Resume::automatic}, {"force", Resume::force}, {"never", Resume::never}})
+                      .description("auto, force or never"))
+      ->group(group);
+  app.add_option("--drain-seconds", o.drain_seconds,
+                 "After SIGTERM, SIGINT or SIGUSR1: for how long the job may take to save what it has")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-seconds", o.max_seconds,
+                 "Stop in time to have ended after so long, as if signalled [no limit]")
+      ->check(CLI::Range(1.0, 1e9))
+      ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
                  "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))

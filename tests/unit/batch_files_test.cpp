@@ -38,7 +38,6 @@ class BatchFiles : public testing::Test {
   BatchJobOptions options(const std::string& input) const {
     BatchJobOptions o;
     o.input.path = file("in.jsonl", input);
-    o.output = folder_ / "out.jsonl";
     o.scheduler = {8, 32, 4, 100, 2};
     o.intake.max_model_len = 64;
     o.intake.vocab_size = 50;
@@ -68,7 +67,7 @@ class BatchFiles : public testing::Test {
   }
 
   std::vector<Json> answers(const std::string& input) const {
-    BatchJob job(options(input), nullptr);
+    BatchJob job(options(input), nullptr, make_direct_sink(folder_ / "out.jsonl"));
     play(job);
     std::vector<Json> lines;
     std::ifstream out(folder_ / "out.jsonl");
@@ -142,7 +141,7 @@ TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {
 
 TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
   {
-    BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr);
+    BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr, make_direct_sink(folder_ / "out.jsonl"));
     EXPECT_TRUE(fs::exists(folder_ / "out.jsonl.partial"));
   }
   EXPECT_FALSE(fs::exists(folder_ / "out.jsonl"));
@@ -152,9 +151,7 @@ TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
 }
 
 TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
-  BatchJobOptions o = options(row("a", "\"prompt\": [1]"));
-  o.output = "/dev/full";
-  BatchJob job(o, nullptr);
+  BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr, make_direct_sink("/dev/full"));
   try {
     play(job);
     FAIL();
@@ -166,16 +163,13 @@ TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
 }
 
 TEST_F(BatchFiles, PathsThatCannotWorkAreRefusedAtOnce) {
+  EXPECT_THROW(make_direct_sink(folder_ / "no" / "out.jsonl"), UsageError);
+  EXPECT_THROW(make_direct_sink(folder_), UsageError);
   BatchJobOptions o = options("");
-  o.output = folder_ / "no" / "out.jsonl";
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
-  o.output = folder_;
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
-  o = options("");
   o.input.path = folder_ / "none.jsonl";
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  EXPECT_THROW(BatchJob(o, nullptr, make_direct_sink("/dev/null")), UsageError);
   o.input.path = folder_;
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  EXPECT_THROW(BatchJob(o, nullptr, make_direct_sink("/dev/null")), UsageError);
 }
 
 TEST_F(BatchFiles, LinesComeWholeWhateverTheirLength) {

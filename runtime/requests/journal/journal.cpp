@@ -129,8 +129,9 @@ void Journal::check(const JobSettings& settings, uint64_t rows) {
       "go on all the same with --resume=force");
 }
 
-bool Journal::output_stands() {
+bool Journal::output_stands(const JobSettings& settings, uint64_t rows) {
   if (!has_manifest_ || !manifest_.has_completed() || !fs::is_regular_file(options_.output)) return false;
+  if (!differences(settings, rows).empty()) return false;
   if (fs::file_size(options_.output) != manifest_.completed().bytes()) return false;
   if (facts_of_file(options_.output).digest != manifest_.completed().digest()) return false;
   remove_segments();  // a kill may have left some

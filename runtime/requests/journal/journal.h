@@ -49,8 +49,8 @@ class Journal {
   /// For what is known before the weights are read: throws UsageError naming the differences when an
   /// earlier job had another value for one of `settings` and left rows (unless told by Resume).
   void check(const JobSettings& settings, uint64_t rows);
-  /// Whether the output stands, whole and unchanged, made by a job of the same settings. After check().
-  bool output_stands();
+  /// Whether the output stands, whole and unchanged, made by a job of the same settings.
+  bool output_stands(const JobSettings& settings, uint64_t rows);
 
   /// Checks all settings and opens the journal for rows: from here on it is this job's.
   void begin(const JobSettings& settings, uint64_t rows);
