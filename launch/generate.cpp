@@ -99,6 +99,7 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready)
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
   batch.model_name = model_name(options);
+  batch.keep_numbers = is_hdf5(options.output);
   return batch;
 }
 
@@ -142,7 +143,8 @@ std::string told_end(const JobProgress& end, const std::string& reason) {
          " more are saved as far as they got; the same command goes on from there";
 }
 
-void generate(World& world, Stopping& stopping, const JobOptions& options, Stopping::Clock::time_point begin) {
+void generate(World& world, Stopping& stopping, const JobOptions& options,
+              Stopping::Clock::time_point begin) {
   std::shared_ptr<const Tokenizer> tokenizer;
   JobJournal journal;
   const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
@@ -153,7 +155,8 @@ void generate(World& world, Stopping& stopping, const JobOptions& options, Stopp
   });
   if (!early[0].empty()) {
     if (world.rank() == 0)
-      log::info(options.output.string() + " holds the answers of this very job already: nothing is left to do "
+      log::info(options.output.string() +
+                " holds the answers of this very job already: nothing is left to do "
                 "(--resume=never computes them again)");
     return;
   }

@@ -11,8 +11,8 @@ namespace penstock {
 namespace fs = std::filesystem;
 namespace {
 
-// Of the data of each weight file, so many pieces are looked at, from the first to the last: weights that were
-// trained further have the same header, and differ nearly everywhere.
+// Of the data of each weight file, so many pieces are looked at, from the first to the last: weights that
+// were trained further have the same header, and differ nearly everywhere.
 constexpr uint64_t kPieces = 64;
 constexpr uint64_t kPieceBytes = 4096;
 
@@ -93,7 +93,8 @@ JobSettings early_settings(const JobOptions& options) {
 JobJournal open_journal(const JobOptions& options) {
   JobJournal job;
   if (!may_be_replaced(options.output) || !fs::is_regular_file(options.input)) return job;
-  job.rows = count_rows({options.input, parse_shard(options.shard), options.input_dataset, options.input_body});
+  job.rows =
+      count_rows({options.input, parse_shard(options.shard), options.input_dataset, options.input_body});
   job.settings = early_settings(options);
   JournalOptions journal;
   journal.output = options.output;

@@ -128,7 +128,8 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--shard", o.shard, "I/N: answer only part I of N (from 0) of the input's rows")
       ->group(group)
       ->capture_default_str();
-  app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")
+  app.add_option("-o,--output-file", o.output,
+                 "One answer a line, in the input's order; or HDF5 (.h5, .hdf5)")
       ->required()
       ->group(group);
   app.add_option("--served-model-name", o.served_model_name,
@@ -137,12 +138,13 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
-  app.add_option("--resume", o.resume,
-                 "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
-                 "same job, force goes on whatever has changed, never starts over [auto]")
-      ->transform(CLI::Transformer(
-          std::map<std::string, Resume>{
-              {"auto", Resume::automatic}, {"force", Resume::force}, {"never", Resume::never}})
+  app.add_option(
+         "--resume", o.resume,
+         "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
+         "same job, force goes on whatever has changed, never starts over [auto]")
+      ->transform(CLI::Transformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
+                                                                 {"force", Resume::force},
+                                                                 {"never", Resume::never}})
                       .description("auto, force or never"))
       ->group(group);
   app.add_option("--drain-seconds", o.drain_seconds,

@@ -51,7 +51,7 @@ struct JobOptions {
   // stopping and going on
   Resume resume = Resume::automatic;
   double drain_seconds = 60;
-  double max_seconds = 0;  // 0: no limit
+  double max_seconds = 0;       // 0: no limit
   double progress_seconds = 0;  // 0: 1 on a terminal, else 60
   WatchOptions watch;
 };

@@ -102,12 +102,12 @@ std::string progress_line(const JobFigures& now, const JobFigures& before) {
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
                             const std::vector<StageFacts>& facts, const Schedule& schedule,
                             const std::string& results) {
-  std::string text =
-      printed("%lld rows in %s", static_cast<long long>(end.rows_done - end.rows_resumed),
-              duration(end.seconds).c_str());
+  std::string text = printed("%lld rows in %s", static_cast<long long>(end.rows_done - end.rows_resumed),
+                             duration(end.seconds).c_str());
   if (end.rows_resumed > 0) text += printed(", %lld before", static_cast<long long>(end.rows_resumed));
   text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
-                  static_cast<long long>(end.rows_failed), static_cast<double>(end.rows_done - end.rows_resumed) / end.seconds,
+                  static_cast<long long>(end.rows_failed),
+                  static_cast<double>(end.rows_done - end.rows_resumed) / end.seconds,
                   static_cast<double>(end.prompt_tokens) / end.seconds,
                   static_cast<double>(end.generated_tokens) / end.seconds);
   text += printed("\n%lld prompt tokens, %lld output tokens", static_cast<long long>(end.prompt_tokens),

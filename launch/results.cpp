@@ -59,9 +59,10 @@ void add_results(CLI::App& app, Command& chosen) {
       "results", "Print the rows a job has finished so far, or join the answers to the parts of an input");
   auto flags = std::make_shared<ResultsFlags>();
   sub->add_flag("--merge", flags->merge, "Join the files, in the input's order, into --output-file");
-  sub->add_option("files", flags->parts,
-                  "A journal (OUTPUT.journal, or OUTPUT itself). With --merge, what `generate --shard` wrote, "
-                  "named ...shard-I-of-N...; other names: in the order given")
+  sub->add_option(
+         "files", flags->parts,
+         "A journal (OUTPUT.journal, or OUTPUT itself). With --merge, what `generate --shard` wrote, "
+         "named ...shard-I-of-N...; other names: in the order given")
       ->required();
   sub->add_option("-o,--output-file", flags->output, "With --merge: the answers to the whole input");
   sub->callback([flags, &chosen] { chosen = [flags] { return results(*flags); }; });

@@ -1,5 +1,5 @@
-// What a signal does to a job: SIGTERM, SIGINT and SIGUSR1 ask rank 0 to stop it (launch/stopping.h). A thread waits for
-// them, so nothing runs inside a signal handler.
+// What a signal does to a job: SIGTERM, SIGINT and SIGUSR1 ask rank 0 to stop it (launch/stopping.h). A
+// thread waits for them, so nothing runs inside a signal handler.
 #pragma once
 
 #include <atomic>

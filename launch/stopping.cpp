@@ -74,14 +74,16 @@ void Stopping::judge_until_closed() {
           world_.size() > 1 ? request->reason + " on rank " + std::to_string(request->rank) : request->reason;
       if (!asked_.insert(request->rank).second)
         end_at_once("stopped at once by a second " + who + "; every finished row is saved");
-      if (job_ == nullptr && reason_.empty()) end_at_once("stopped by " + who + " while no rows were running");
+      if (job_ == nullptr && reason_.empty())
+        end_at_once("stopped by " + who + " while no rows were running");
       if (reason_.empty()) drain(who);
     } else if (world_.stop_requests().closed()) {
       return;
     }
     if (job_ == nullptr) continue;
     if (drain_end_ && Clock::now() > *drain_end_)
-      end_at_once("the drain after " + reason_ + " took longer than --drain-seconds; every finished row is saved");
+      end_at_once("the drain after " + reason_ +
+                  " took longer than --drain-seconds; every finished row is saved");
     if (reason_.empty() && limits_.end) {
       const Seconds reserve = drain_reserve(job_->progress().slowest_round_seconds, limits_.drain);
       if (Clock::now() + std::chrono::duration_cast<Clock::duration>(reserve) >= *limits_.end)

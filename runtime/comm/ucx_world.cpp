@@ -345,9 +345,7 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
     case kVerdict: {
       proto::Failure failure;
       if (!failure.ParseFromString(payload)) return lost(from, "it sent a failure that cannot be read");
-      const Fault fault{failure.message(),
-                        status_of(failure),
-                        failure.failed_rank()};
+      const Fault fault{failure.message(), status_of(failure), failure.failed_rank()};
       if (kind == kReport) {
         fail(fault);
       } else {

@@ -118,7 +118,7 @@ with h5py.File(sys.argv[1], "w") as f:
                 for top, tops in zip(choice["top"], said["logprobs"]["top_logprobs"]):
                     self.assertLessEqual(set(top), set(tops.values()))
         self.assertEqual([len(t) for t in found["rows"][0]["choices"][0]["top"]], [2] * 4)
-        self.assertEqual(found["attributes"]["seed"], "0")
+        self.assertEqual(found["attributes"]["--seed"], "0")
 
     @unittest.skipIf(shutil.which("h5dump") is None, "no h5dump (launch/setup --tests)")
     def test_h5dump_reads_the_file(self):

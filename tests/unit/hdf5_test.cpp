@@ -403,7 +403,7 @@ TEST_F(Hdf5, AJournalMakesTheFileInTheInputsOrderWithItsSettings) {
   append(journal, 1);
   append(journal, 0);
   journal.complete();
-  EXPECT_TRUE(journal.output_stands());
+  EXPECT_TRUE(journal.output_stands(settings, 3));
   Hdf5ResultsReader reader(output_);
   EXPECT_EQ(reader.settings(), settings);
   EXPECT_EQ(reader.rows(), 3U);
