@@ -11,7 +11,7 @@ std::string named(const World& world, int rank) {
 
 /// The exit status as the first byte of a text.
 std::string coded(ExitStatus status) {
-  return {1, static_cast<char>(status)};
+  return std::string(1, static_cast<char>(status));
 }
 
 }  // namespace

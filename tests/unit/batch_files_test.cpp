@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -45,13 +46,15 @@ class BatchFiles : public testing::Test {
     return o;
   }
 
-  /// Plays a model whose next token is the position of the last one, until the job is done.
-  static void play(BatchJob& job) {
+  /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
+  /// `steps` micro-batches. Returns what finish() says.
+  static bool play(BatchJob& job, int steps = INT_MAX) {
     std::vector<proto::StepResult> slots(2);
     std::vector<bool> busy(2, false);
     for (bool done = false; !done;)
       for (size_t m = 0; m < 2 && !done; ++m) {
         if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
+        if (steps-- == 0) job.drain();
         const proto::Plan plan = job.plan(static_cast<int>(m));
         busy[m] = !plan.rows().empty();
         if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
@@ -63,7 +66,7 @@ class BatchFiles : public testing::Test {
             token->set_token((row.start() + static_cast<uint32_t>(row.tokens_size())) % 50);
           }
       }
-    job.finish();
+    return job.finish();
   }
 
   std::vector<Json> answers(const std::string& input) const {
@@ -133,6 +136,34 @@ TEST_F(BatchFiles, SeveralPromptsTimesNGiveThatManyChoices) {
   EXPECT_EQ(choices[2]["prompt_token_ids"], Json({2, 3}));
   EXPECT_EQ(choices[3]["index"], 3);
   EXPECT_EQ(lines[0]["response"]["body"]["usage"]["prompt_tokens"], 3);
+}
+
+TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
+  std::string input = "{not json\n";
+  for (int i = 0; i < 12; ++i)
+    input += row(std::to_string(i),
+                 "\"prompt\": [1, " + std::to_string(i) + "], \"n\": " + std::to_string(1 + i % 3) +
+                     ", \"logprobs\": 1, \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
+  answers(input);
+  const std::string undisturbed = content(folder_ / "out.jsonl");
+  for (int steps = 0; steps < 60; steps += 3) {
+    fs::remove_all(folder_ / "kept.jsonl.journal");
+    int64_t computed = 0;
+    int jobs = 0;
+    for (bool complete = false; !complete && jobs < 100; ++jobs) {
+      JournalOptions journaled;
+      journaled.output = folder_ / "kept.jsonl";
+      Journal journal(journaled);
+      journal.begin({}, 13);
+      BatchJob job(options(input), nullptr, make_journal_sink(journal));
+      complete = play(job, steps + 2);
+      computed += job.progress().generated_tokens;
+    }
+    EXPECT_EQ(content(folder_ / "kept.jsonl"), undisturbed) << "drained every " << steps << " steps";
+    int64_t tokens = 0;
+    for (int i = 0; i < 12; ++i) tokens += (1 + i % 3) * (1 + (i * 7) % 20);
+    EXPECT_EQ(computed, tokens) << "no token is computed twice, " << jobs << " jobs";
+  }
 }
 
 TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {
