@@ -52,9 +52,9 @@ class Jobs(ClusterTest):
         self.assertIn("nothing was started", self.log_of(job))
 
     def test_a_job_at_its_time_limit_drains_goes_back_to_the_queue_and_finishes_with_the_same_bytes(self):
-        self.long_rows(30, 450)
+        self.long_rows(80, 420)
         expected = self.undisturbed()
-        time.sleep(max(0, self.started + LOOKS_AFTER - 7 - time.monotonic()))
+        time.sleep(max(0, self.started + LOOKS_AFTER - 6 - time.monotonic()))
         job = self.sbatch("generate.sbatch", *SOON, generate=SLOWLY)
         self.await_log(job, "back to the queue")
         self.await_log(job, "start 2:")

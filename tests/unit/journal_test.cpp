@@ -37,7 +37,9 @@ class JournalTest : public testing::Test {
     record.mutable_finished()->set_line(line);
     return record;
   }
-  static std::string line_of(uint64_t row) { return "line " + std::to_string(row) + std::string(row % 7, '.'); }
+  static std::string line_of(uint64_t row) {
+    return "line " + std::to_string(row) + std::string(row % 7, '.');
+  }
 
   JournalOptions options(Resume resume = Resume::automatic) const {
     JournalOptions o;
@@ -85,7 +87,8 @@ TEST_F(JournalTest, ARecordLooksAsTheDocumentsSay) {
   journal.begin({{"--seed", "1"}}, 10);
   journal.writer().append(finished(7, "{}"));
   journal.writer().sync();
-  EXPECT_EQ(content(segment(1)), std::string("PNSTKJ1\n\x08\0\0\0\x6b\x71\xa1\x09\x0a\x06\x08\x07\x12\x02{}", 24));
+  EXPECT_EQ(content(segment(1)),
+            std::string("PNSTKJ1\n\x08\0\0\0\x6b\x71\xa1\x09\x0a\x06\x08\x07\x12\x02{}", 24));
 }
 
 TEST_F(JournalTest, TheOutputComesInTheInputsOrderWhateverEndsFirst) {
@@ -200,7 +203,8 @@ TEST_F(JournalTest, AnotherJobIsRefusedWithTheDifferenceNamed) {
   job({0, 1}, {{"--seed", "1"}, {"the input", "A"}});
   EXPECT_EQ(refusal({{"--seed", "1"}, {"the input", "A"}}), "");
   const std::string message = refusal({{"--seed", "2"}, {"the input", "A"}});
-  EXPECT_NE(message.find("2 finished rows of another job: --seed was 1 and is 2."), std::string::npos) << message;
+  EXPECT_NE(message.find("2 finished rows of another job: --seed was 1 and is 2."), std::string::npos)
+      << message;
   EXPECT_NE(message.find("--resume=force"), std::string::npos) << message;
   EXPECT_NE(refusal({{"--seed", "1"}, {"the input", "A"}}, 11).find("number of rows was 10 and is 11"),
             std::string::npos);
