@@ -68,6 +68,15 @@ struct RotaryView {
 /// Whether matmul overwrites its output or adds to it.
 enum class Into { overwrite, add };
 
+/// What becomes of one token's logit before it is sampled from: + add, then divided by `repeat` if above 0
+/// and multiplied by it if not, then - less.
+struct LogitEdit {
+  int32_t token = 0;
+  float add = 0;
+  float repeat = 1;
+  float less = 0;
+};
+
 struct SampleParams {
   float temperature = 1;  // 0: greedy
   int32_t top_k = 0;      // 0 or -1: off
@@ -76,6 +85,19 @@ struct SampleParams {
   uint64_t key = 0;       // hash of (seed, custom_id, sample index)
   uint32_t position = 0;  // index of the sampled token in the answer: the RNG's counter
   int32_t logprobs = -1;  // how many alternatives to return; -1: no log-probabilities at all
+  // Rules (kernels/sampling.h, step 2). Host memory of the caller's, read during the call only; tokens lie in
+  // [0, V).
+  std::span<const int32_t> allowed{};  // none: all
+  std::span<const int32_t> banned{};
+  std::span<const LogitEdit> edits{};  // each token at most once
+
+  bool has_rules() const { return !allowed.empty() || !banned.empty() || !edits.empty(); }
+};
+
+/// A token whose probability is wanted, whatever was drawn.
+struct ScoreParams {
+  int32_t token = 0;     // in [0, V)
+  int32_t logprobs = 0;  // how many alternatives to return
 };
 
 struct TokenLogprob {
@@ -87,6 +109,7 @@ struct Sampled {
   int32_t token = 0;
   float logprob = 0;              // of `token`, from log-softmax of the raw logits in float32
   std::vector<TokenLogprob> top;  // most likely first; ties by lower token id
+  int32_t rank = 0;               // of a scored token: how many tokens are at least as likely as it
 };
 
 class Ops {
@@ -126,6 +149,9 @@ class Ops {
   /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, min-p, top-k,
   /// top-p; kernels/sampling.h has the exact rules. Results are on the host when it returns.
   virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
+  /// The log-probability of a given token of each row of logits_RV (f32), as sample gives it of a drawn one.
+  /// Results are on the host when it returns.
+  virtual std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) = 0;
 };
 
 /// CPU ops on `threads` threads, the calling one included.

@@ -29,7 +29,7 @@ class JobPlans final : public PlanSource {
   proto::Plan plan(int slot) override {
     if (guard_ != nullptr)
       if (const std::optional<GuardSettings> s = guard_->changed())
-        job_.lower_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
+        job_.change_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
     proto::Plan plan = job_.plan(slot);
     if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
     return plan;
@@ -88,12 +88,23 @@ std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank&
   return std::make_unique<Guarding>(options.watch, start, least, metrics);
 }
 
-BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
+/// Null where the model has no template, or no tokenizer.
+std::shared_ptr<const ChatRenderer> load_chat(const JobOptions& options) {
+  if (options.skip_tokenizer_init) return nullptr;
+  return ChatRenderer::load(options.tokenizer.empty() ? options.model : options.tokenizer,
+                            options.chat_template);
+}
+
+BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
+                              std::shared_ptr<const ChatRenderer> chat) {
   BatchJobOptions batch;
   batch.input = {options.input, parse_shard(options.shard), options.input_dataset, options.input_body};
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
+  batch.intake.request.defaults = load_generation_defaults(options.generation_config, options.model);
+  batch.intake.chat = std::move(chat);
+  batch.intake.splits_reasoning = !options.reasoning_parser.empty();
   batch.intake.max_model_len = ready.shape.max_model_len;
   batch.intake.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
@@ -146,10 +157,12 @@ std::string told_end(const JobProgress& end, const std::string& reason) {
 void generate(World& world, Stopping& stopping, const JobOptions& options,
               Stopping::Clock::time_point begin) {
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatRenderer> chat;
   JobJournal journal;
   const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
     if (world.rank() > 0) return {};
     tokenizer = load_tokenizer(options);
+    chat = load_chat(options);
     journal = open_journal(options);
     return journal.output_stands ? "stands" : "";
   });
@@ -172,7 +185,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     guard = make_guard(options, ready, *metrics);
     watch.emplace(world, options.watch, description, *metrics);
     if (guard) watch->set_guard(*guard);
-    BatchJobOptions batch = batch_options(options, ready);
+    BatchJobOptions batch = batch_options(options, ready, chat);
     if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
     begin_journal(journal, ready.shape.max_model_len, ready.numerics);
     job = std::make_unique<BatchJob>(
@@ -183,7 +196,8 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
   const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
                                      !options.watch.trace.empty()};
   if (world.rank() > 0) {
-    Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
+    Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                  runner_options, nullptr);
     std::optional<StageReporter> reporter;
     reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
     const proto::StageReport played = play(runner);
@@ -203,7 +217,8 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
               ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
   JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
-  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                runner_options, &plans);
   proto::StageReport report;
   bool complete = false;
   if (const JobProgress start = job->progress(); start.rows_resumed > 0)

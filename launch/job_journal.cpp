@@ -82,6 +82,12 @@ JobSettings early_settings(const JobOptions& options) {
       {"the tokenizer", options.skip_tokenizer_init ? "none"
                         : is_folder                 ? digest_of_texts(texts)
                                                     : facts_of_file(texts).digest},
+      {"--chat-template",
+       options.chat_template.empty() ? "the model folder's" : facts_of_file(options.chat_template).digest},
+      {"--generation-config", fs::is_directory(options.generation_config)
+                                  ? digest_of_texts(options.generation_config)
+                                  : options.generation_config},
+      {"--reasoning-parser", options.reasoning_parser},
       {"the model's name", options.served_model_name.empty()
                                ? "any, " + options.model.lexically_normal().filename().string()
                                : options.served_model_name},

@@ -64,6 +64,15 @@ class CpuOps final : public Ops {
     cpu::gather_rows(team_, y_RD, x_TD, rows_R);
   }
   std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
+    return for_rows(logits_RV, params_R);
+  }
+  std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
+    return for_rows(logits_RV, params_R);
+  }
+
+ private:
+  template <class Params>
+  std::vector<Sampled> for_rows(const TensorView& logits_RV, std::span<const Params> params_R) {
     check_sample(logits_RV, params_R.size());
     const auto v = static_cast<size_t>(logits_RV.dim(1));
     std::vector<Sampled> sampled_R(params_R.size());
@@ -75,7 +84,6 @@ class CpuOps final : public Ops {
     return sampled_R;
   }
 
- private:
   Device& device_;
   const KernelTable& kernels_;
   Team team_;

@@ -202,6 +202,15 @@ class ReferenceOps final : public Ops {
     return result;
   }
 
+  std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
+    check_sample(logits_RV, params_R.size());
+    const auto v = static_cast<size_t>(logits_RV.dim(1));
+    std::vector<Sampled> result;
+    for (size_t r = 0; r < params_R.size(); ++r)
+      result.push_back(score_row_reference({logits_RV.as<const float>() + r * v, v}, params_R[r]));
+    return result;
+  }
+
  private:
   Device& device_;
 };

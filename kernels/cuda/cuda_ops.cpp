@@ -8,6 +8,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/row_logits.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/sampling.h"
 #include "runtime/device/cuda_device.h"
@@ -26,7 +27,8 @@ class CudaOps final : public Ops {
       : device_(device),
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
-        products_(device, workspace_) {}
+        products_(device, workspace_),
+        row_logits_(device) {}
 
   std::string numerics() const override {
     return "cuda-1 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
@@ -102,6 +104,54 @@ class CudaOps final : public Ops {
   std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
     cpu::check_sample(logits_RV, params_R.size());
     if (params_R.empty()) return {};
+    std::vector<int32_t> ruled;
+    for (size_t r = 0; r < params_R.size(); ++r)
+      if (params_R[r].has_rules()) ruled.push_back(static_cast<int32_t>(r));
+    if (ruled.empty()) return draw(logits_RV, params_R);
+
+    // Rows with rules are drawn from copies, a bounded number at once; here only their places are kept.
+    std::vector<SampleParams> plain(params_R.begin(), params_R.end());
+    for (const int32_t r : ruled) plain[static_cast<size_t>(r)] = {.temperature = 0};
+    std::vector<Sampled> result = draw(logits_RV, plain);
+    for (size_t first = 0; first < ruled.size(); first += RowLogits::kMostRuled)
+      draw_with_rules(logits_RV, params_R,
+                      std::span(ruled).subspan(first, std::min(RowLogits::kMostRuled, ruled.size() - first)),
+                      result);
+    return result;
+  }
+
+  std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
+    cpu::check_sample(logits_RV, params_R.size());
+    std::vector<RowToScore> rows;
+    for (const ScoreParams& p : params_R)
+      rows.push_back({static_cast<int32_t>(rows.size()), p.token, p.logprobs});
+    return row_logits_.score(logits_RV, rows);
+  }
+
+ private:
+  void draw_with_rules(TensorView logits_RV, std::span<const SampleParams> params_R,
+                       std::span<const int32_t> rows_A, std::vector<Sampled>& result) {
+    std::vector<SampleParams> params_A;
+    for (const int32_t r : rows_A) {
+      params_A.push_back(params_R[static_cast<size_t>(r)]);
+      params_A.back().logprobs = -1;  // they are those of the raw logits
+    }
+    const std::vector<Sampled> drawn_A = draw(row_logits_.with_rules(logits_RV, rows_A, params_R), params_A);
+    std::vector<RowToScore> to_score;
+    for (size_t a = 0; a < rows_A.size(); ++a) {
+      const auto r = static_cast<size_t>(rows_A[a]);
+      result[r] = drawn_A[a];
+      if (params_R[r].logprobs >= 0) to_score.push_back({rows_A[a], drawn_A[a].token, params_R[r].logprobs});
+    }
+    const std::vector<Sampled> scored = row_logits_.score(logits_RV, to_score);
+    for (size_t s = 0; s < scored.size(); ++s) {
+      Sampled& to = result[static_cast<size_t>(to_score[s].row)];
+      to = scored[s];
+      to.rank = 0;
+    }
+  }
+
+  std::vector<Sampled> draw(TensorView logits_RV, std::span<const SampleParams> params_R) {
     const size_t rows = params_R.size();
     size_t most_top = 0;
     to_draw_.clear();
@@ -135,16 +185,16 @@ class CudaOps final : public Ops {
     for (size_t r = 0; r < rows; ++r) {
       const size_t wanted = std::min(most_top, static_cast<size_t>(std::max(0, params_R[r].logprobs)));
       const TokenLogprob* top_L = top_RL + r * most_top;
-      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}};
+      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}, 0};
     }
     return result;
   }
 
- private:
   CudaDevice& device_;
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  RowLogits row_logits_;
   std::vector<char> converted_;
   std::vector<RowToDraw> to_draw_;
   DeviceMemory sample_memory_;

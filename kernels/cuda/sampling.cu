@@ -2,7 +2,7 @@
 // the logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
 // summed as integers in units of 2^-44 of the largest, so that no sum depends on its order; tokens lighter
 // than that are never drawn.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/logit_order.cuh"
 #include "kernels/cuda/sampling.h"
 
 namespace penstock::cuda {
@@ -11,28 +11,8 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
 constexpr double kWeightUnit = 0x1p44;
-constexpr float kNothing = -INFINITY;
 
 using Weight = unsigned long long;
-
-__device__ float clean(float logit) {
-  if (isnan(logit)) return kNothing;
-  return fminf(logit, 3.402823466e+38F);
-}
-
-/// Order of floats as order of integers.
-__device__ uint32_t order_of(float x) {
-  const uint32_t bits = __float_as_uint(x == 0 ? 0.0F : x);
-  return bits & 0x80000000 ? ~bits : bits | 0x80000000;
-}
-
-/// A token's rank key: larger is more likely, the lower id first among equals. Never 0.
-__device__ uint64_t rank_key(float logit, int id) {
-  return static_cast<uint64_t>(order_of(logit)) << 32 | (0xFFFFFFFF - static_cast<uint32_t>(id));
-}
-__device__ int id_of(uint64_t key) {
-  return static_cast<int>(0xFFFFFFFF - static_cast<uint32_t>(key));
-}
 
 /// One row and the block that works on it. All methods are called by all threads and give all the same value.
 struct Row {

@@ -74,9 +74,9 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
-  /// As Scheduler::lower_limits; on the caller's thread of plan().
-  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-    scheduler_.lower_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+  /// As Scheduler::change_limits; on the caller's thread of plan().
+  void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+    scheduler_.change_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
   }
 
   /// Plans no more: finished_or_wait() says true once what is in flight has come back. Any thread.
@@ -100,7 +100,6 @@ class BatchJob {
     uint64_t number = 0;
     int64_t bytes = 0;
     Answer answer;
-    std::vector<int32_t> stop_token_ids;
     size_t unfinished = 0;
   };
   struct ChoiceOf {
@@ -114,11 +113,9 @@ class BatchJob {
   void take_up(ReadRow& read, ReadyRow row);
   void hand_over(DoneRow row);
   void write_behind();
-  void end_choice(LiveRow& row, size_t index, FinishedSequence sequence) const;
   void save_cut_rows();
   std::string format(DoneRow& row) const;
   void show(const DoneRow& row) const;
-  void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();
 
