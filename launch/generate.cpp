@@ -66,6 +66,7 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   job.blocks = ready.blocks;
   job.max_model_len = ready.shape.max_model_len;
   job.micro_batches = ready.shape.schedule.micro_batches;
+  job.processors = ready.processors;
   for (const StageFacts& facts : ready.facts)
     job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
   return job;
@@ -208,6 +209,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     if (!stopped.empty()) throw JobStopped(stopped);
     return;
   }
+  for (const std::string& note : ready.shape.config.notes) log::info("model: " + note);
   log::info("ready: " + std::to_string(world.size()) + (world.size() == 1 ? " stage, " : " stages, ") +
             ready.shape.config.architecture + " in " + ready.numerics + ", " + std::to_string(ready.blocks) +
             " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +
@@ -239,7 +241,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
   const std::string stopped =
       agree(world, [&] { return complete ? std::string() : told_end(end, stopping.reason()); })[0];
   if (!stopped.empty()) throw JobStopped(stopped);
-  log::info(closing_summary(end, reports, ready.facts, ready.shape.schedule, options.output.string()));
+  log::info(closing_summary(end, reports, ready, options.output.string()));
   watch->linger();
 }
 

@@ -84,6 +84,7 @@ int print_summary(const std::string& file) {
     if (times[s].busy > times[busiest].busy) busiest = s;
     timing.forward.push_back(times[s].mean_forward);
   }
+  timing.processors = trace.processors;
   if (times[busiest].forwards == 0)
     throw UsageError(file + ": expected forwards, found none: nothing ran in this job");
 
