@@ -97,7 +97,7 @@ std::vector<proto::FinishedRow> make_answers(int rows, int top) {
     Answer answer;
     answer.custom_id = "row-" + std::to_string(r);
     answer.prompt_tokens = kPromptTokens;
-    answer.logprobs = top > 0;
+    if (top > 0) answer.fields.logprobs = top;
     Choice choice;
     proto::FinishedRow row;
     proto::JournaledChoice& numbers = *row.add_choices();
@@ -105,14 +105,13 @@ std::vector<proto::FinishedRow> make_answers(int rows, int top) {
       const uint32_t bits = draw(static_cast<size_t>(r), 1000 + static_cast<size_t>(i));
       const auto logprob = -static_cast<float>(bits % 65536) / 8192;
       GeneratedToken token{static_cast<int32_t>(bits % 100000), logprob, {}};
-      choice.token_texts.push_back(" tok" + std::to_string(bits % 1000));
-      choice.text += choice.token_texts.back();
-      std::vector<std::string> texts;
+      TokenTexts named{" tok" + std::to_string(bits % 1000), {}};
+      choice.text += named.text;
       for (int k = 0; k < top; ++k) {
         token.top.emplace_back(token.id + k, logprob - 0.37F * static_cast<float>(k));
-        texts.push_back(" alt" + std::to_string((bits >> 8) % 1000 + static_cast<uint32_t>(k)));
+        named.top.push_back(" alt" + std::to_string((bits >> 8) % 1000 + static_cast<uint32_t>(k)));
       }
-      choice.top_texts.push_back(std::move(texts));
+      choice.token_texts.push_back(std::move(named));
       numbers.add_tokens(token.id);
       numbers.add_logprobs(token.logprob);
       if (top > 0) {

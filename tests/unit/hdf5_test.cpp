@@ -325,13 +325,12 @@ proto::FinishedRow finished_row(bool logprobs) {
   Answer answer;
   answer.custom_id = "a";
   answer.prompt_tokens = 3;
-  answer.logprobs = logprobs;
+  if (logprobs) answer.fields.logprobs = 2;
   answer.choices.resize(1);
   Choice& choice = answer.choices[0];
   choice.text = "the text";
   choice.stop_reason = 4;
-  choice.token_texts = {"x", "y"};
-  choice.top_texts = {{"x", "z"}, {"y"}};
+  choice.token_texts = {{"x", {}}, {"y", {}}};
   choice.sequence = {0, {{3, -0.5F, {}}, {4, -0.1F, {}}}, FinishReason::stop};
   proto::FinishedRow row;
   row.set_line(format_answer(answer));
