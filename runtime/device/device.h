@@ -22,7 +22,9 @@ struct MemoryInfo {
 /// Memory ran out; less may be asked for.
 class OutOfMemory : public Error {
  public:
-  using Error::Error;
+  // Spelled out: nvcc 13.0 aborts at an inherited constructor whose default arguments are built-ins.
+  explicit OutOfMemory(const std::string& message, Where where = Where::here())
+      : Error(message, ExitStatus::runtime_failure, where) {}
 };
 
 class Device {
