@@ -1,13 +1,14 @@
-// Times the CPU kernels beside the bounds of the machine, measured in the same run: for `penstock bench` and
+// Times the kernels beside the bounds of the machine, measured in the same run: for `penstock bench` and
 // for tests/bench. Prints nothing. Every call starts its own threads and frees what it allocated; a case
 // takes about half a second.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "runtime/device/tensor.h"
+#include "kernels/ops.h"
 
 namespace penstock {
 
@@ -59,5 +60,13 @@ std::vector<KernelTiming> bench_attention(int threads, std::span<const Attention
 /// rms_norm, rope_and_store, swiglu, embed, gather_rows, sample (greedy, temperature, top-p): one timing
 /// each.
 std::vector<KernelTiming> bench_row_ops(int threads, const RowOpsCase& shape);
+
+/// Of a GPU: bf16_flops is a large matrix product's rate, read_bytes a large copy's, reads and writes
+/// counted. Takes 4 GiB of its memory for a moment. Throws UsageError where the toolkit was missing at build
+/// time.
+MachineBounds bench_cuda_bounds(Device& device, Ops& ops);
+/// The GPU's kernels at the shapes of Llama 3 8B; `each` hears of a timing as soon as it is taken. Weights
+/// and caches come from memory, as they do in a decoder.
+MachineBounds bench_cuda(Device& device, Ops& ops, const std::function<void(const KernelTiming&)>& each);
 
 }  // namespace penstock

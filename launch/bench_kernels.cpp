@@ -1,10 +1,12 @@
 // `penstock bench kernels`: matrix products, attention and the rest, one by one.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <thread>
 #include <vector>
 
 #include "kernels/bench.h"
+#include "kernels/ops.h"
 #include "launch/bench.h"
 
 namespace penstock {
@@ -35,13 +37,37 @@ int bench_all(int threads) {
   return 0;
 }
 
+int bench_gpu() {
+  const auto device = make_cuda_device(0);
+  const auto ops = make_cuda_ops(*device);
+  std::printf("%s, %s\n%-44s %10s %8s %9s %9s\n", device->name().c_str(), ops->numerics().c_str(), "", "us",
+              "TB/s", "TFLOP/s", "of bound");
+  const MachineBounds bounds = bench_cuda(*device, *ops, [](const KernelTiming& t) {
+    const double share = std::max(t.share_of_peak(), t.share_of_reading());
+    std::printf("%-44s %10.1f %8.2f %9.1f %8.0f %%\n", t.what.c_str(), 1e6 * t.seconds,
+                1e-12 * t.bytes / t.seconds, 1e-12 * t.flops / t.seconds, 100 * share);
+    std::fflush(stdout);
+  });
+  std::printf(
+      "bounds, measured in this run: copy %.2f TB/s (bytes read and written), bfloat16 product %.0f "
+      "TFLOP/s\n",
+      1e-12 * bounds.read_bytes, 1e-12 * bounds.bf16_flops);
+  return 0;
+}
+
 }  // namespace
 
 void add_bench_kernels(CLI::App& bench, Command& chosen) {
   CLI::App* sub = bench.add_subcommand("kernels", "Matrix products, attention and the rest, by shape");
   auto threads = std::make_shared<int>(static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   sub->add_option("--threads", *threads, "CPU threads")->check(CLI::Range(1, 1024))->capture_default_str();
-  sub->callback([threads, &chosen] { chosen = [threads] { return bench_all(*threads); }; });
+  auto device = std::make_shared<std::string>("cpu");
+  sub->add_option("--device", *device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  sub->callback([threads, device, &chosen] {
+    chosen = [threads, device] { return *device == "cuda" ? bench_gpu() : bench_all(*threads); };
+  });
 }
 
 }  // namespace penstock

@@ -2,10 +2,12 @@
 // of the multiply-add peak measured in the same run. Counts 2 FLOP per multiplied weight and token: all
 // layers for each token, the head for each token whose logits are wanted.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <numeric>
 #include <optional>
+#include <sstream>
 
 #include "kernels/bench.h"
 #include "launch/agree.h"
@@ -26,25 +28,22 @@ struct BenchFlags {
   int64_t prompts = 64;
   int64_t input_len = 184;
   int64_t output_len = 64;
+  int64_t warm_ups = 1;
 };
 
-/// Plans `prompts` sequences of random tokens and measures when their prefill ends and when all ends.
+/// Plans `prompts` sequences of random tokens and measures when their prefill ends and when all ends. The
+/// same sequences run `warm_ups` times before: a KV block's first use makes the system find and clear its
+/// pages, which takes seconds a GiB on a virtual machine and happens once in a job of any length.
 class BenchPlans final : public PlanSource {
  public:
   BenchPlans(const BenchFlags& flags, const ReadyRank& ready, int64_t block_size)
       : scheduler_({ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, block_size, ready.blocks,
-                    ready.shape.schedule.micro_batches}) {
-    for (int64_t s = 0; s < flags.prompts; ++s) {
-      SequenceSpec spec;
-      spec.id = static_cast<uint64_t>(s) + 1;
-      for (int64_t i = 0; i < flags.input_len; ++i)
-        spec.prompt.push_back(static_cast<int32_t>(philox(spec.id, static_cast<uint64_t>(i))[0] %
-                                                   static_cast<uint64_t>(ready.shape.config.vocab_size)));
-      spec.max_tokens = flags.output_len;
-      spec.sampling.set_logprobs(-1);
-      scheduler_.add(std::move(spec));
-    }
+                    ready.shape.schedule.micro_batches}),
+        flags_(flags),
+        vocabulary_(static_cast<uint64_t>(ready.shape.config.vocab_size)),
+        passes_left_(flags.warm_ups) {
     scheduler_.input_ended();
+    begin_pass();
   }
 
   proto::Plan plan(int slot) override {
@@ -54,6 +53,7 @@ class BenchPlans final : public PlanSource {
       // Some prompt is still being filled: the decode phase has not begun.
       decode_begin_.reset();
       decode_tokens_ = 0;
+      decode_steps_ = 0;
       return plan;
     }
     if (!decode_begin_) decode_begin_ = Clock::now();
@@ -62,34 +62,75 @@ class BenchPlans final : public PlanSource {
 
   void take_in(int slot, const proto::StepResult& result) override {
     decode_tokens_ += decode_begin_ ? result.tokens_size() : 0;
+    decode_steps_ += decode_begin_ ? 1 : 0;
     scheduler_.complete(slot, result);
     end_ = Clock::now();
   }
 
-  bool finished_or_wait() override { return scheduler_.empty(); }
+  bool finished_or_wait() override {
+    if (!scheduler_.empty()) return false;
+    if (passes_left_ == 0) return true;
+    --passes_left_;
+    begin_pass();
+    return false;
+  }
 
   double seconds() const { return std::chrono::duration<double>(end_ - begin_).count(); }
   double decode_seconds() const {
     return decode_begin_ ? std::chrono::duration<double>(end_ - *decode_begin_).count() : 0;
   }
   int64_t decode_tokens() const { return decode_tokens_; }
+  int64_t decode_steps() const { return decode_steps_; }
   int64_t preemptions() const { return scheduler_.preemptions(); }
 
  private:
+  void begin_pass() {
+    for (int64_t s = 0; s < flags_.prompts; ++s) {
+      SequenceSpec spec;
+      spec.id = static_cast<uint64_t>(s) + 1;
+      for (int64_t i = 0; i < flags_.input_len; ++i)
+        spec.prompt.push_back(
+            static_cast<int32_t>(philox(spec.id, static_cast<uint64_t>(i))[0] % vocabulary_));
+      spec.max_tokens = flags_.output_len;
+      spec.sampling.set_logprobs(-1);
+      scheduler_.add(std::move(spec));
+    }
+    begin_ = end_ = Clock::now();
+    decode_begin_.reset();
+    decode_tokens_ = 0;
+  }
+
   Scheduler scheduler_;
-  Clock::time_point begin_ = Clock::now();
-  Clock::time_point end_ = begin_;
+  BenchFlags flags_;
+  uint64_t vocabulary_;
+  int64_t passes_left_;
+  Clock::time_point begin_;
+  Clock::time_point end_;
   std::optional<Clock::time_point> decode_begin_;
   int64_t decode_tokens_ = 0;
+  int64_t decode_steps_ = 0;
 };
+
+/// A rate in the unit that suits its machine.
+std::string rate_text(double per_second, const char* what) {
+  char text[64];
+  if (per_second >= 1e13)
+    std::snprintf(text, sizeof text, "%.1f T%s/s", 1e-12 * per_second, what);
+  else
+    std::snprintf(text, sizeof text, "%.1f G%s/s", 1e-9 * per_second, what);
+  return text;
+}
 
 void print_share(const char* what, double tokens, double seconds, double flops, double peak) {
   if (seconds <= 0 || tokens <= 0) return;
-  std::printf("%-22s %9.0f tokens in %7.2f s: %8.1f tokens/s, %6.1f GFLOP/s, %5.1f %% of the peak\n", what,
-              tokens, seconds, tokens / seconds, 1e-9 * flops / seconds, 100 * flops / seconds / peak);
+  std::printf("%-22s %9.0f tokens in %7.2f s: %8.1f tokens/s, %s, %5.1f %% of the peak\n", what, tokens,
+              seconds, tokens / seconds, rate_text(flops / seconds, "FLOP").c_str(),
+              100 * flops / seconds / peak);
 }
 
-void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans, double peak) {
+void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans,
+                   const MachineBounds& bounds) {
+  const double peak = bounds.bf16_flops;
   const CutCost& cost = ready.shape.cost;
   const double layers = std::accumulate(cost.layers.begin(), cost.layers.end(), 0.0);
   const auto prompt_tokens = static_cast<double>(flags.prompts * flags.input_len);
@@ -104,13 +145,46 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   print_share("whole job, output", output_tokens, plans.seconds(), all, peak);
   const auto decoded = static_cast<double>(plans.decode_tokens());
   print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + cost.head), peak);
+  if (plans.decode_seconds() <= 0) return;
+  // Every micro-batch reads all layers and the head once; the stages read their own at the same time.
+  const auto computing = std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
+                                       [](const StageCut& c) { return c.layers > 0 || c.head; });
+  const StageCut everything{false, 0, ready.shape.config.layer_count(), true};
+  const double read = static_cast<double>(plans.decode_steps()) *
+                      static_cast<double>(weight_bytes(ready.shape, everything)) / plans.decode_seconds() /
+                      static_cast<double>(computing);
+  std::printf("%-22s %9lld steps, weights read at %.1f GB/s a stage, %5.1f %% of %.1f GB/s\n", "",
+              static_cast<long long>(plans.decode_steps()), 1e-9 * read, 100 * read / bounds.read_bytes,
+              1e-9 * bounds.read_bytes);
 }
 
-/// The multiply-add peak of all of this host's cores, while the other ranks wait.
-double measured_peak(const World& world, const ReadyRank& ready) {
-  const int threads = ready.facts[0].threads * (world.size() > 1 ? world.local_size() : 1);
-  const MachineBounds bounds = bench_bounds(std::min(threads, usable_cores()));
-  return ready.shape.dtype == DType::bf16 ? bounds.bf16_flops : bounds.f32_flops;
+/// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
+/// ranks wait. Collective.
+MachineBounds measured_bounds(World& world, const ReadyRank& ready) {
+  const std::vector<DeviceKind>& devices = ready.shape.devices;
+  const auto gpu = std::find(devices.begin(), devices.end(), DeviceKind::cuda);
+  const auto who = static_cast<size_t>(gpu == devices.end() ? 0 : gpu - devices.begin());
+  const std::vector<std::string> all = agree(world, [&]() -> std::string {
+    if (world.rank() != static_cast<int>(who)) return {};
+    MachineBounds bounds;
+    if (gpu != devices.end()) {
+      bounds = bench_cuda_bounds(*ready.device, *ready.ops);
+    } else {
+      const int threads = ready.facts[0].threads * (world.size() > 1 ? world.local_size() : 1);
+      bounds = bench_bounds(std::min(threads, usable_cores()));
+    }
+    return std::to_string(ready.shape.dtype == DType::bf16 ? bounds.bf16_flops : bounds.f32_flops) + " " +
+           std::to_string(bounds.read_bytes);
+  });
+  std::istringstream text(all[who]);
+  MachineBounds bounds;
+  text >> bounds.bf16_flops >> bounds.read_bytes;
+  return bounds;
+}
+
+/// Both taken at their higher value: on a shared machine the speed changes between measurements.
+MachineBounds higher(const MachineBounds& a, const MachineBounds& b) {
+  return {std::max(a.bf16_flops, b.bf16_flops), 0, std::max(a.read_bytes, b.read_bytes)};
 }
 
 void bench_on_rank(World& world, const BenchFlags& flags) {
@@ -122,18 +196,15 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
                        std::to_string(flags.input_len + flags.output_len));
     return {};
   });
-  double peak = world.rank() == 0 ? measured_peak(world, ready) : 0;
-  agree(world, [] { return std::string(); });
+  MachineBounds bounds = measured_bounds(world, ready);
 
   std::optional<BenchPlans> plans;
   if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
-  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule,
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
   runner.run();
-  agree(world, [] { return std::string(); });
+  bounds = higher(bounds, measured_bounds(world, ready));
   if (world.rank() > 0) return;
-  // Before and after, and the higher one counts: on a shared machine the speed changes between them.
-  peak = std::max(peak, measured_peak(world, ready));
   std::printf(
       "%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches "
       "in flight, %lld preemptions\n",
@@ -141,9 +212,10 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
       static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
       static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs),
       ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
-  std::printf("%-22s %s %.1f GFLOP/s, measured in this run\n", "multiply-add peak",
-              name_of(ready.shape.dtype), 1e-9 * peak);
-  print_figures(flags, ready, *plans, peak);
+  std::printf("%-22s %s %s, memory %s, measured in this run\n", "multiply-add peak",
+              name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
+              rate_text(bounds.read_bytes, "B").c_str());
+  print_figures(flags, ready, *plans, bounds);
 }
 
 }  // namespace
@@ -161,6 +233,9 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
       ->capture_default_str();
   sub->add_option("--output-len", flags->output_len, "New tokens a request; 1 measures prefill")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  sub->add_option("--num-warmups", flags->warm_ups, "Runs of the whole job before the measured one")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add_model_flags(*sub, flags->job);
   add_machine_flags(*sub, flags->job);

@@ -28,7 +28,7 @@ class JobPlans final : public PlanSource {
   proto::Plan plan(int slot) override {
     if (guard_ != nullptr)
       if (const std::optional<GuardSettings> s = guard_->changed())
-        job_.lower_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
+        job_.change_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
     proto::Plan plan = job_.plan(slot);
     if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
     return plan;
@@ -87,13 +87,24 @@ std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank&
   return std::make_unique<Guarding>(options.watch, start, least, metrics);
 }
 
-BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready) {
+/// Null where the model has no template, or no tokenizer.
+std::shared_ptr<const ChatRenderer> load_chat(const JobOptions& options) {
+  if (options.skip_tokenizer_init) return nullptr;
+  return ChatRenderer::load(options.tokenizer.empty() ? options.model : options.tokenizer,
+                            options.chat_template);
+}
+
+BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
+                              std::shared_ptr<const ChatRenderer> chat) {
   BatchJobOptions batch;
   batch.input = {options.input, parse_shard(options.shard), options.input_dataset, options.input_body};
   batch.output = options.output;
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
+  batch.intake.request.defaults = load_generation_defaults(options.generation_config, options.model);
+  batch.intake.chat = std::move(chat);
+  batch.intake.splits_reasoning = !options.reasoning_parser.empty();
   batch.intake.max_model_len = ready.shape.max_model_len;
   batch.intake.vocab_size = ready.shape.config.vocab_size;
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
@@ -129,8 +140,12 @@ proto::StageReport play(Runner& runner) {
 
 void generate(World& world, const JobOptions& options) {
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatRenderer> chat;
   agree(world, [&]() -> std::string {  // cheap mistakes first, before weights are read
-    if (world.rank() == 0) tokenizer = load_tokenizer(options);
+    if (world.rank() == 0) {
+      tokenizer = load_tokenizer(options);
+      chat = load_chat(options);
+    }
     return {};
   });
   ReadyRank ready = make_ready(world, options);
@@ -145,7 +160,7 @@ void generate(World& world, const JobOptions& options) {
     guard = make_guard(options, ready, *metrics);
     watch.emplace(world, options.watch, description, *metrics);
     if (guard) watch->set_guard(*guard);
-    BatchJobOptions batch = batch_options(options, ready);
+    BatchJobOptions batch = batch_options(options, ready, chat);
     if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
     job = std::make_unique<BatchJob>(std::move(batch), tokenizer);
     return {};
@@ -153,7 +168,8 @@ void generate(World& world, const JobOptions& options) {
   const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
                                      !options.watch.trace.empty()};
   if (world.rank() > 0) {
-    Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, nullptr);
+    Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                  runner_options, nullptr);
     std::optional<StageReporter> reporter;
     reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
     const proto::StageReport played = play(runner);
@@ -162,6 +178,7 @@ void generate(World& world, const JobOptions& options) {
     world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
     return;
   }
+  for (const std::string& note : ready.shape.config.notes) log::info("model: " + note);
   log::info("ready: " + std::to_string(world.size()) + (world.size() == 1 ? " stage, " : " stages, ") +
             ready.shape.config.architecture + " in " + ready.numerics + ", " + std::to_string(ready.blocks) +
             " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +
@@ -171,7 +188,8 @@ void generate(World& world, const JobOptions& options) {
               ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
               (ready.facts[s].threads == 1 ? " thread" : " threads"));
   JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
-  Runner runner(*ready.stage, *ready.device, world, ready.shape.schedule, runner_options, &plans);
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                runner_options, &plans);
   proto::StageReport report;
   {
     watch->start(*job);

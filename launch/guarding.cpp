@@ -31,18 +31,19 @@ std::optional<GuardSettings> Guarding::changed() {
 
 void Guarding::tell(const GuardEvent& event, const JobSnapshot& snapshot) {
   log::warning("guard: " + event.text);
-  if (!alerts_) return;
-  const nlohmann::ordered_json alert{{"status", event.resolved ? "resolved" : "firing"},
-                                     {"goal", event.goal},
-                                     {"value", event.value},
-                                     {"limit", event.limit},
-                                     {"broken_seconds", event.seconds},
-                                     {"text", "penstock " + snapshot.job.model_name + ": " + event.text},
-                                     {"model", snapshot.job.model_name},
-                                     {"host", snapshot.job.stages.front().host},
-                                     {"time", std::time(nullptr)},
-                                     {"rows_done", snapshot.figures.rows_done},
-                                     {"settings", guard_.settings().text()}};
+  if (!alerts_ || event.kind == GuardEvent::Kind::trying) return;
+  const nlohmann::ordered_json alert{
+      {"status", event.kind == GuardEvent::Kind::holds ? "resolved" : "firing"},
+      {"goal", event.goal},
+      {"value", event.value},
+      {"limit", event.limit},
+      {"broken_seconds", event.seconds},
+      {"text", "penstock " + snapshot.job.model_name + ": " + event.text},
+      {"model", snapshot.job.model_name},
+      {"host", snapshot.job.stages.front().host},
+      {"time", std::time(nullptr)},
+      {"rows_done", snapshot.figures.rows_done},
+      {"settings", guard_.settings().text()}};
   alerts_->send(alert.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "launch/placement.h"
 #include "runtime/model/model_cost.h"
 
 namespace penstock {
@@ -69,8 +70,10 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
 
 void add_machine_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Machine";
-  app.add_option("--device", o.device, "cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+  app.add_option(
+         "--device", o.device,
+         "cpu, cuda (a stage with the embedding alone stays on its host), or one for each stage as in "
+         "cpu,cuda,cuda")
       ->group(group)
       ->capture_default_str();
   app.add_option("--threads", o.threads,
@@ -137,24 +140,51 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
+  app.add_option("--chat-template", o.chat_template,
+                 "A Jinja file for /v1/chat/completions rows [the model folder's]")
+      ->group(group);
+  app.add_option(
+         "--generation-config", o.generation_config,
+         "Defaults of sampling: auto (the model folder's generation_config.json), vllm (vLLM's own), or a "
+         "folder with such a file")
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--reasoning-parser", o.reasoning_parser,
+                 "deepseek_r1: what a chat's answer holds before </think> becomes reasoning_content [off]")
+      ->check(CLI::IsMember({"deepseek_r1"}))
+      ->group(group);
   app.add_option("--progress-seconds", o.progress_seconds,
                  "Between progress lines [1 on a terminal, else 60]")
       ->check(CLI::Range(0.1, 86400.0))
       ->group(group);
 }
 
+namespace {
+
+void refuse_what_gpus_lack(const ModelConfig& config) {
+  for (const LayerConfig& layer : config.layers)
+    if (std::holds_alternative<MlaConfig>(layer.attention) || std::holds_alternative<MoeConfig>(layer.mlp))
+      throw UsageError("--device cuda: " + config.architecture +
+                       " runs on CPUs only, as latent attention and experts have no GPU kernels yet; use "
+                       "--device cpu");
+}
+
+}  // namespace
+
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
+  if (options.device == "cuda") refuse_what_gpus_lack(shape.config);
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost = cut_cost(shape.config, shape.dtype);
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
+  shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);
   shape.schedule = make_generation_schedule(stages, micro_batches);
   // One stage has no one to wait for: a larger batch only shares each reading of the weights among more rows.
-  const bool on_gpu = options.device == "cuda";
+  const bool on_gpu = names_gpu(options.device);
   const int64_t rows = on_gpu        ? kGpuRowsPerMicroBatch * micro_batches
                        : stages == 1 ? 2 * kRowsPerMicroBatch
                                      : kRowsPerMicroBatch * micro_batches;

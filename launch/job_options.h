@@ -7,7 +7,7 @@
 #include <string>
 
 #include "launch/watch_options.h"
-#include "runtime/device/tensor.h"
+#include "runtime/device/device.h"
 #include "runtime/model/config.h"
 #include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/schedule.h"
@@ -28,7 +28,10 @@ struct JobOptions {
   std::string input_body;     // JSON object: request fields of an HDF5 input's rows
   std::filesystem::path output;
   bool skip_tokenizer_init = false;
-  std::string served_model_name;  // empty: any name in a row is accepted
+  std::filesystem::path chat_template;     // empty: the model's own
+  std::string generation_config = "auto";  // or vllm, or a folder
+  std::string reasoning_parser;            // empty: reasoning stays in the text
+  std::string served_model_name;           // empty: any name in a row is accepted
   // model
   std::string dtype = "auto";
   std::string load_format = "auto";
@@ -61,6 +64,7 @@ struct JobShape {
   DType dtype = DType::f32;
   int64_t max_model_len = 0;
   Partition partition;
+  std::vector<DeviceKind> devices;  ///< by stage
   CutCost cost;
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;

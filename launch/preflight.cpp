@@ -16,6 +16,7 @@
 
 #include "launch/agree.h"
 #include "launch/preflight_checks.h"
+#include "launch/rank_device.h"
 #include "launch/rank_job.h"
 #include "runtime/base/rng.h"
 
@@ -319,11 +320,15 @@ std::string layout_of(World& world, const JobOptions& options, Check& check) {
                        std::to_string(world.size()) + ", found " + std::to_string(stages));
     shape = shape_job(options, stages, false);
     part = shape.partition[static_cast<size_t>(world.rank())].text();
-    device = (options.device == "cuda" ? make_cuda_device(world.local_rank()) : make_cpu_device())->name();
     return shape.config.architecture + ", " + std::to_string(shape.config.layer_count()) + " layers in " +
            std::to_string(stages) + (stages == 1 ? " stage" : " stages");
   });
   check = check_same_everywhere("job", names_of(world), gather_findings(world, mine));
+  if (check.good) {
+    const Finding opened = found([&] { return open_device(world, shape.devices).device->name(); });
+    if (!opened.good) check = {"job", false, opened.text};
+    device = opened.text;
+  }
   std::string table = "rank  host              cores  device                                    part\n";
   const std::vector<std::string> parts = world.gather_all(part);
   const std::vector<std::string> devices = world.gather_all(device);

@@ -104,11 +104,14 @@ Finding judge_shared_memory(uint64_t free_bytes, int ranks_here) {
 
 Check check_clocks(const std::vector<std::string>& whose, const std::vector<ClockOffset>& offsets) {
   size_t worst = 0;
-  for (size_t r = 0; r < offsets.size(); ++r)
+  double error = 0;
+  for (size_t r = 0; r < offsets.size(); ++r) {
     if (std::abs(offsets[r].seconds) > std::abs(offsets[worst].seconds)) worst = r;
+    error = std::max(error, offsets[r].error);
+  }
   const ClockOffset& found = offsets[worst];
   const std::string text = "at most " + milliseconds_text(std::abs(found.seconds)) + " from rank 0's (" +
-                           whose[worst] + ", measured within " + milliseconds_text(found.error) + ")";
+                           whose[worst] + "), each measured within " + milliseconds_text(error);
   if (std::abs(found.seconds) - found.error <= kMostSkewSeconds) return {"clocks", true, text};
   return {"clocks", false,
           "expected at most " + milliseconds_text(kMostSkewSeconds) + ", found " + text +

@@ -34,6 +34,7 @@ int run_program(int argc, const char* const* argv) {
   add_plan(app, chosen);
   add_tokenize(app, chosen);
   add_trace(app, chosen);
+  add_results(app, chosen);
   add_bench(app, chosen);
   try {
     app.parse(argc, argv);

@@ -1,5 +1,6 @@
 #include "launch/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,6 +55,11 @@ std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports
     }
   }
   return {measured, predicted_bubble(schedule, timing)};
+}
+
+size_t terminal_columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -128,6 +134,19 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
         bytes_text(static_cast<double>(r.peak_resident_bytes())).c_str());
   }
+  for (size_t s = 0; s < reports.size(); ++s) {
+    const proto::StageReport& r = reports[s];
+    if (facts[s].device.rfind("cuda", 0) != 0) continue;
+    text += printed(
+        "stage %zu on %s: %s of %s reserved (%.1f %%), %s in use, %s in pieces (%.1f %% of what is free)\n",
+        s, facts[s].device.c_str(), bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.memory_total_bytes())).c_str(),
+        share(static_cast<double>(r.memory_reserved_bytes()), static_cast<double>(r.memory_total_bytes())),
+        bytes_text(static_cast<double>(r.memory_used_bytes())).c_str(),
+        bytes_text(static_cast<double>(r.memory_fragmented_bytes())).c_str(),
+        share(static_cast<double>(r.memory_fragmented_bytes()),
+              static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
+  }
   if (reports.size() > 1) {
     const auto [measured, predicted] = bubbles(reports, schedule);
     text += printed(
@@ -159,8 +178,8 @@ void Progress::print_until_stopped(double seconds) {
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
     const JobFigures now = figures_();
     const std::string line = progress_line(now, before);
-    if (terminal_)
-      std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    if (terminal_)  // a line that wraps could not be written over
+      std::fprintf(stderr, "\r\033[K%s", line.substr(0, terminal_columns() - 1).c_str());
     else
       log::info(line);
     before = now;

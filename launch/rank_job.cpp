@@ -9,6 +9,8 @@
 #include <fstream>
 
 #include "launch/agree.h"
+#include "launch/placement.h"
+#include "launch/rank_device.h"
 #include "launch/warm_up.h"
 #include "runtime/base/log.h"
 #include "runtime/model/weight_source.h"
@@ -47,14 +49,15 @@ std::unique_ptr<WeightSource> open_weights(const JobOptions& options) {
   return open_checkpoint(options.model);
 }
 
-/// What is left for KV once the weights are in: of a GPU, its share of the whole memory less what is used
-/// already; of a CPU, whose memory others use too, a share of what is free.
-int64_t kv_share(const World& world, const JobOptions& options, const Device& device) {
+/// What is left for KV once everything else is there: of a GPU, its share of the whole memory less what is
+/// used already, divided among its ranks; of a CPU, whose memory others use too, a share of what is free.
+int64_t kv_share(const World& world, const JobOptions& options, const Device& device, int sharers) {
   const MemoryInfo memory = device.memory();
   const auto free = static_cast<double>(memory.free);
   if (device.kind() == DeviceKind::cuda) {
     const double share = options.memory_utilization > 0 ? options.memory_utilization : kGpuMemoryUtilization;
-    return static_cast<int64_t>(std::max(0.0, free - (1 - share) * static_cast<double>(memory.total)));
+    return static_cast<int64_t>(std::max(0.0, free - (1 - share) * static_cast<double>(memory.total)) /
+                                sharers);
   }
   const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
   return static_cast<int64_t>(share * free / world.local_size());
@@ -62,13 +65,16 @@ int64_t kv_share(const World& world, const JobOptions& options, const Device& de
 
 /// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
 int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape,
-                          const Device& device, const Stage& stage) {
+                          const Device& device, const Stage& stage, int sharers) {
   const int64_t a_row = (shape.max_model_len + options.block_size - 1) / options.block_size;
   const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
   const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
   if (per_block == 0) return usable;
-  const int64_t bytes =
-      options.kv_cache_bytes > 0 ? options.kv_cache_bytes : kv_share(world, options, device);
+  const auto buffers =
+      static_cast<int64_t>(Runner::buffer_bytes(stage, shape.schedule, {0, 0, shape.max_num_batched_tokens}));
+  const int64_t bytes = options.kv_cache_bytes > 0
+                            ? options.kv_cache_bytes
+                            : std::max<int64_t>(0, kv_share(world, options, device, sharers) - buffers);
   const int64_t blocks = std::min(usable, bytes / per_block);
   if (blocks < a_row)
     throw UsageError(
@@ -77,6 +83,20 @@ int64_t affordable_blocks(const World& world, const JobOptions& options, const J
         " MiB on this stage), found " + std::to_string(bytes >> 20) +
         " MiB; lower --max-model-len, or raise --kv-cache-memory-bytes or --gpu-memory-utilization");
   return blocks;
+}
+
+/// How numbers are computed, the same on every stage that computes: looking up embeddings is exact
+/// everywhere.
+std::string agreed_numerics(World& world, const JobShape& shape, const Ops& ops) {
+  const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
+  const bool computes = cut.layers > 0 || cut.head;
+  const std::string mine = std::string(name_of(shape.dtype)) + " " + ops.numerics();
+  const std::vector<std::string> all = world.gather_all(computes ? mine : std::string());
+  const auto first = std::find_if(all.begin(), all.end(), [](const std::string& n) { return !n.empty(); });
+  const std::string& expected = first == all.end() ? mine : *first;
+  check_same(world, "how numbers are computed (ranks on different processors give different bits)",
+             computes ? mine : expected);
+  return expected;
 }
 
 std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const Device& device, int threads) {
@@ -118,15 +138,12 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
   const int sharers = ranks_on_these_cores(world);
   const int threads = options.threads > 0 ? options.threads : std::max(1, usable_cores() / sharers);
-  const bool oversubscribed = options.device == "cpu" && threads * sharers > usable_cores();
+  const bool oversubscribed = !names_gpu(options.device) && threads * sharers > usable_cores();
 
   agree(world, [&]() -> std::string {
     if (stages != world.size())
       throw UsageError("--pipeline-parallel-size: expected the number of ranks, " +
                        std::to_string(world.size()) + ", found " + std::to_string(stages));
-    if (stages > 1 && options.device == "cuda")
-      throw UsageError("--device cuda: expected one rank, found " + std::to_string(stages) +
-                       "; GPUs of several ranks cannot exchange hidden states yet");
     ready.shape = shape_job(options, stages, oversubscribed);
     return {};
   });
@@ -146,25 +163,35 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const StageSpec spec{cut.first_layer, cut.layers,          cut.embedding,      cut.head,
                        shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
                        shape.max_rows};
-  const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
-    ready.device = options.device == "cuda" ? make_cuda_device(world.local_rank()) : make_cpu_device();
-    ready.ops =
-        options.device == "cuda" ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
+  RankDevice opened = open_device(world, shape.devices);
+  ready.device = std::move(opened.device);
+  ready.gpu_id = opened.gpu_id;
+  ready.device_bytes = ready.device->memory().total;
+  const bool on_gpu = ready.device->kind() == DeviceKind::cuda;
+  agree(world, [&]() -> std::string {
+    ready.ops = on_gpu ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
     const auto weights = open_weights(options);
     ready.stage = build_stage(shape.config, *weights, spec, *ready.device, *ready.ops);
-    return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage));
+    if (!on_gpu) return {};
+    // What the largest micro-batch takes besides the planned memory (kernels, libraries) is in use before the
+    // rest becomes cache.
+    ready.stage->allocate_cache(warm_up_blocks(spec));
+    warm_up(*ready.stage, *ready.device, spec);
+    return {};
+  });
+  ready.edges = make_edges(world, *ready.device, shape.devices, opened.gpus_are_shared);
+  const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
+    return std::to_string(
+        affordable_blocks(world, options, shape, *ready.device, *ready.stage, opened.sharers));
   });
   ready.blocks = INT64_MAX;
   for (const std::string& blocks : affordable)
     ready.blocks = std::min<int64_t>(ready.blocks, std::stoll(blocks));
   agree(world, [&]() -> std::string {
     ready.stage->allocate_cache(ready.blocks);
-    if (ready.device->kind() == DeviceKind::cuda) warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
-  ready.numerics = std::string(name_of(shape.dtype)) + " " + ready.ops->numerics();
-  check_same(world, "how numbers are computed (ranks on different processors give different bits)",
-             ready.numerics);
+  ready.numerics = agreed_numerics(world, shape, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
   return ready;
 }

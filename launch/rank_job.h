@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/edges.h"
 #include "launch/job_options.h"
 #include "proto/plan.pb.h"
 #include "runtime/comm/world.h"
@@ -24,8 +25,11 @@ struct StageFacts {
 struct ReadyRank {
   JobShape shape;
   std::unique_ptr<Device> device;
+  uint64_t device_bytes = 0;  ///< its whole memory
+  std::string gpu_id;         ///< its UUID; empty for a CPU
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stage> stage;
+  RunnerEdges edges;  ///< for the runner
   int64_t blocks = 0;
   std::string numerics;
   std::vector<StageFacts> facts;  ///< by stage

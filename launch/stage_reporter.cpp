@@ -1,8 +1,11 @@
 #include "launch/stage_reporter.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "runtime/base/log.h"
+#include "runtime/device/nvml.h"
 
 namespace penstock {
 
@@ -16,6 +19,13 @@ proto::StageReport complete_report(proto::StageReport report, const ReadyRank& r
     report.set_memory_free_bytes(memory.free);
     report.set_memory_used_bytes(resident_bytes());
     report.set_memory_reserved_bytes(report.memory_used_bytes());
+  } else if (const std::optional<MemoryUse> use = ready.device->memory_use()) {
+    const size_t cached = use->reserved - use->in_use;
+    report.set_memory_total_bytes(ready.device_bytes);
+    report.set_memory_free_bytes(ready.device_bytes - std::min<uint64_t>(ready.device_bytes, use->reserved));
+    report.set_memory_used_bytes(use->in_use);
+    report.set_memory_reserved_bytes(use->reserved);
+    report.set_memory_fragmented_bytes(cached - use->largest_free);
   }
   return report;
 }
@@ -36,10 +46,13 @@ StageReporter::~StageReporter() {
 }
 
 void StageReporter::report_until_stopped(double seconds) {
+  const std::unique_ptr<Nvml> nvml = ready_.gpu_id.empty() ? nullptr : Nvml::open(ready_.gpu_id);
   std::unique_lock lock(mutex_);
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
     try {
       proto::StageReport report = complete_report(meter_.report(StageMeter::Clock::now()), ready_);
+      const std::optional<double> busy = nvml ? nvml->utilization() : std::nullopt;
+      if (busy) report.set_device_utilization(*busy);
       if (world_.rank() == 0)
         local_(std::move(report));
       else

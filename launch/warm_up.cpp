@@ -40,6 +40,11 @@ std::vector<int64_t> sizes_up_to(int64_t largest) {
 
 }  // namespace
 
+int64_t warm_up_blocks(const StageSpec& spec) {
+  const int64_t longest = std::min(spec.max_tokens, spec.max_model_len);
+  return (longest + spec.block_size - 1) / spec.block_size;
+}
+
 void warm_up(Stage& stage, Device& device, const StageSpec& spec) {
   const Shape shape{spec.max_tokens, stage.hidden_size()};
   Tensor in, out;

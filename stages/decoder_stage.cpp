@@ -4,8 +4,10 @@
 #include <numeric>
 #include <optional>
 
+#include "stages/decode_graphs.h"
 #include "stages/parts.h"
 #include "stages/planned_batch.h"
+#include "stages/rule_book.h"
 
 namespace penstock {
 namespace {
@@ -35,27 +37,40 @@ Tensor identity_rows(Device& device, int64_t count) {
   return tensor;
 }
 
+/// Row by row: the scores of its targets, then its sampled token.
+std::vector<Sampled> in_order(const proto::Plan& plan, std::vector<Sampled> sampled,
+                              std::vector<Sampled> scored) {
+  if (scored.empty()) return sampled;
+  std::vector<Sampled> all;
+  size_t next_sampled = 0, next_scored = 0;
+  for (const proto::PlannedRow& row : plan.rows()) {
+    for (int i = 0; i < row.targets_size(); ++i) all.push_back(std::move(scored[next_scored++]));
+    if (row.has_sampling()) all.push_back(std::move(sampled[next_sampled++]));
+  }
+  return all;
+}
+
 class DecoderStage final : public Stage {
  public:
   explicit DecoderStage(const BuildContext& context)
       : ops_(context.ops),
         hidden_size_(context.config.hidden_size),
-        batch_(context.device, context.spec, context.config.vocab_size) {
+        batch_(context.device, context.spec, context.config.vocab_size),
+        graphs_(context.device, context.spec),
+        rules_(context.config.vocab_size) {
     const StageSpec& spec = context.spec;
-    if (spec.embedding)
-      embedding_.emplace(context);
-    else
-      identity_T_ = identity_rows(context.device, spec.max_tokens);
+    if (spec.embedding) embedding_.emplace(context);
+    if (!spec.embedding || graphs_.enabled()) identity_T_ = identity_rows(context.device, spec.max_tokens);
     if (spec.layer_count > 0) {
       const Tensor cos_sin_P2r = rope_tensor(context);
       layers_.reserve(static_cast<size_t>(spec.layer_count));
       for (int64_t i = 0; i < spec.layer_count; ++i)
         layers_.emplace_back(context, spec.first_layer + i, cos_sin_P2r);
     }
-    if (spec.head) {
-      head_.emplace(context);
-      residual_TD_ = context.device.tensor(DType::f32, {spec.max_tokens, hidden_size_});
-    }
+    if (spec.head) head_.emplace(context);
+    if (spec.head || graphs_.enabled())
+      residual_TD_ = context.device.tensor(DType::f32,
+                                           {spec.head ? spec.max_tokens : graphs_.most_rows(), hidden_size_});
     size_t scratch = 0;
     for (const DecoderLayer& layer : layers_)
       scratch = std::max(scratch, layer.scratch_bytes(spec.max_tokens));
@@ -79,43 +94,70 @@ class DecoderStage final : public Stage {
   }
 
   void allocate_cache(int64_t blocks) override {
-    ensure(blocks_ == 0 && blocks > 0, "a stage gets its KV blocks once");
-    for (DecoderLayer& layer : layers_) layer.attention().allocate_cache(blocks);
+    ensure(blocks > 0, "a stage's cache has blocks");
+    // One block more, which no sequence has, for rows that only fill a step up.
+    graphs_.clear();
+    for (DecoderLayer& layer : layers_)
+      layer.attention().allocate_cache(blocks + (graphs_.enabled() ? 1 : 0));
     blocks_ = blocks;
   }
 
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
-    batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_);
+    if (plan.rows().empty()) return {};
+    const std::optional<StepSize> size = graphs_.size_for(plan);
+    const Padding padding = size ? Padding{size->rows, size->table_stride, blocks_} : Padding{};
+    batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
     const BatchView& batch = batch_.view();
-    if (batch.tokens == 0) return {};
+    std::vector<SampleParams> params_R(batch_.params_R().begin(), batch_.params_R().end());
+    if (head_) rules_.apply(plan, params_R);
 
-    // The residual stream is worked on in place: in the caller's output, or in memory of the last stage's
-    // own.
-    const Shape shape{batch.tokens, hidden_size_};
-    const TensorView x_TD = head_ ? residual_TD_.view.first(batch.tokens) : out_TD;
-    ensure(x_TD.dtype == DType::f32 && x_TD.shape == shape, "out_TD is float32 [tokens, hidden_size]");
-    if (embedding_) {
-      embedding_->forward(x_TD, batch_.ids_T());
-    } else {
-      ensure(in_TD.dtype == DType::f32 && in_TD.shape == shape, "in_TD is float32 [tokens, hidden_size]");
-      ops_.gather_rows(x_TD, in_TD, identity_T_.view.as<const int32_t>());  // a copy
-    }
-    for (DecoderLayer& layer : layers_) layer.forward(x_TD, batch, *scratch_);
-    if (!head_) return {};
-    return head_->forward(x_TD, batch_.sampled_rows_R(), batch_.params_R());
+    // The residual stream is worked on in place: in the caller's output, or in memory of the stage's own.
+    const int64_t tokens = size ? plan.rows_size() : batch.tokens;
+    const Shape shape{tokens, hidden_size_};
+    const bool own = head_ || size;
+    const TensorView x_TD = own ? residual_TD_.view.first(batch.tokens) : out_TD;
+    ensure(embedding_ || (in_TD.dtype == DType::f32 && in_TD.shape == shape),
+           "in_TD is float32 [tokens, hidden_size]");
+    ensure(head_ || (out_TD.dtype == DType::f32 && out_TD.shape == shape),
+           "out_TD is float32 [tokens, hidden_size]");
+    if (!embedding_) copy(x_TD.first(tokens), in_TD);
+    const int64_t sampled = size ? batch.rows : static_cast<int64_t>(params_R.size());
+    const auto ask = [&] { ask_for_everything(x_TD, batch, sampled); };
+    if (size)
+      graphs_.run(*size, ask);
+    else
+      ask();
+    if (head_)
+      return in_order(plan, head_->sample(params_R),
+                      head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
+    if (own) copy(out_TD, x_TD.first(tokens));
+    return {};
   }
 
  private:
+  void copy(TensorView to_TD, TensorView from_TD) {
+    ops_.gather_rows(to_TD, from_TD, identity_T_.view.as<const int32_t>());
+  }
+
+  /// From token ids, or what is in x_TD, to what the next stage gets in x_TD, or to logits.
+  void ask_for_everything(TensorView x_TD, const BatchView& batch, int64_t sampled) {
+    if (embedding_) embedding_->forward(x_TD, batch_.ids_T());
+    for (DecoderLayer& layer : layers_) layer.forward(x_TD, batch, *scratch_);
+    if (head_) head_->compute_logits(x_TD, batch_.sampled_rows_R(), sampled);
+  }
+
   Ops& ops_;
   int64_t hidden_size_;
   int64_t blocks_ = 0;
   PlannedBatch batch_;
+  DecodeGraphs graphs_;
+  RuleBook rules_;  // of the sequences that run: if is_last
   std::optional<Embedding> embedding_;
   std::vector<DecoderLayer> layers_;
   std::optional<Head> head_;
   std::optional<Scratch> scratch_;
-  Tensor identity_T_;   // 0, 1, 2, ...: unless is_first
-  Tensor residual_TD_;  // if is_last
+  Tensor identity_T_;   // 0, 1, 2, ...: where rows are copied
+  Tensor residual_TD_;  // where the stream is the stage's own
 };
 
 }  // namespace

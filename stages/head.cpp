@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <iterator>
+
 #include "stages/parts.h"
 
 namespace penstock {
@@ -18,17 +21,36 @@ size_t Head::weight_bytes() const {
   return norm_D_.view.bytes() + output_VD_->bytes();
 }
 
-std::vector<Sampled> Head::forward(TensorView x_TD, const int32_t* rows_R,
-                                   std::span<const SampleParams> params_R) {
-  const auto rows = static_cast<int64_t>(params_R.size());
-  if (rows == 0) return {};
-  const TensorView gathered_RD = gathered_RD_.view.first(rows);
-  const TensorView normed_RD = normed_RD_.view.first(rows);
-  const TensorView logits_RV = logits_RV_.view.first(rows);
-  ops_.gather_rows(gathered_RD, x_TD, rows_R);
+void Head::compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows) {
+  if (rows > 0) logits(x_TD, rows_R, rows);
+}
+
+std::vector<Sampled> Head::sample(std::span<const SampleParams> params_R) {
+  if (params_R.empty()) return {};
+  return ops_.sample(logits_RV_.view.first(static_cast<int64_t>(params_R.size())), params_R);
+}
+
+TensorView Head::logits(TensorView x_TD, const int32_t* rows, int64_t count) {
+  const TensorView gathered_RD = gathered_RD_.view.first(count);
+  const TensorView normed_RD = normed_RD_.view.first(count);
+  const TensorView logits_RV = logits_RV_.view.first(count);
+  ops_.gather_rows(gathered_RD, x_TD, rows);
   ops_.rms_norm(normed_RD, gathered_RD, norm_D_, eps_);
   ops_.matmul(logits_RV, normed_RD, *output_VD_, {}, Into::overwrite);
-  return ops_.sample(logits_RV, params_R);
+  return logits_RV;
+}
+
+std::vector<Sampled> Head::score(TensorView x_TD, const int32_t* rows_S,
+                                 std::span<const ScoreParams> scores_S) {
+  std::vector<Sampled> all;
+  const auto most = static_cast<size_t>(logits_RV_.view.dim(0));
+  for (size_t first = 0; first < scores_S.size(); first += most) {
+    const auto part = scores_S.subspan(first, std::min(most, scores_S.size() - first));
+    std::vector<Sampled> scored =
+        ops_.score(logits(x_TD, rows_S + first, static_cast<int64_t>(part.size())), part);
+    all.insert(all.end(), std::make_move_iterator(scored.begin()), std::make_move_iterator(scored.end()));
+  }
+  return all;
 }
 
 }  // namespace penstock

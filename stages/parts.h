@@ -22,8 +22,8 @@ class Attention {
   virtual size_t weight_bytes() const = 0;
   virtual size_t kv_bytes_per_block() const = 0;
   virtual size_t scratch_bytes(int64_t tokens) const = 0;
-  /// Once, before the first forward. Memory is reserved here, but a CPU touches its pages when they are first
-  /// written.
+  /// Before the first forward; again, for another number. Memory is reserved here, but a CPU touches its
+  /// pages when they are first written.
   virtual void allocate_cache(int64_t blocks) = 0;
   /// x_TD += output(attend(h_TD)). `h_TD` is the normed input, in the stage's dtype.
   virtual void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) = 0;
@@ -41,9 +41,13 @@ class Mlp {
 /// `prefix` is "model.layers.7.self_attn."; `cos_sin_P2r` is shared by all layers of the stage.
 std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config,
                                     const std::string& prefix, const Tensor& cos_sin_P2r);
+std::unique_ptr<Attention> make_mla(const BuildContext& context, const MlaConfig& config,
+                                    const std::string& prefix, const Tensor& cos_sin_P2r);
 /// `prefix` is "model.layers.7.mlp.".
 std::unique_ptr<Mlp> make_dense_mlp(const BuildContext& context, const DenseMlpConfig& config,
                                     const std::string& prefix);
+std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& config,
+                              const std::string& prefix);
 
 /// x += attention(norm(x)); x += mlp(norm(x)).
 class DecoderLayer {
@@ -82,12 +86,17 @@ class Head {
  public:
   explicit Head(const BuildContext& context);
   size_t weight_bytes() const;
-  /// One token for each of params_R, from the hidden state at x_TD[rows_R]; rows_R in device memory, at most
-  /// spec.max_rows of them.
-  std::vector<Sampled> forward(TensorView x_TD, const int32_t* rows_R,
-                               std::span<const SampleParams> params_R);
+  /// Computes the logits of the hidden states at x_TD[rows_R]; rows_R in device memory, at most spec.max_rows
+  /// of them.
+  void compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows);
+  /// One token for each of params_R, from as many rows of the logits computed last.
+  std::vector<Sampled> sample(std::span<const SampleParams> params_R);
+  /// The score of each target, from x_TD[rows_S]. Any number of them: logits are made for max_rows at a time.
+  std::vector<Sampled> score(TensorView x_TD, const int32_t* rows_S, std::span<const ScoreParams> scores_S);
 
  private:
+  TensorView logits(TensorView x_TD, const int32_t* rows, int64_t count);
+
   Ops& ops_;
   float eps_;
   Tensor norm_D_;

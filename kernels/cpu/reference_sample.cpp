@@ -82,23 +82,50 @@ double uniform_for(const SampleParams& params) {
   return (static_cast<double>(both >> 12) + 0.5) * 0x1p-52;
 }
 
+void apply_rules(std::span<const float> logits_V, const SampleParams& params, std::vector<float>& to_V) {
+  if (params.allowed.empty()) {
+    to_V.assign(logits_V.begin(), logits_V.end());
+  } else {
+    to_V.assign(logits_V.size(), kNothing);
+    for (const int32_t id : params.allowed) to_V[static_cast<size_t>(id)] = logits_V[static_cast<size_t>(id)];
+  }
+  for (const int32_t id : params.banned) to_V[static_cast<size_t>(id)] = kNothing;
+  for (const LogitEdit& edit : params.edits) {
+    float& x = to_V[static_cast<size_t>(edit.token)];
+    const float biased = x + edit.add;
+    x = (biased > 0 ? biased / edit.repeat : biased * edit.repeat) - edit.less;
+  }
+}
+
 Sampled sample_row_reference(std::span<const float> logits_V, const SampleParams& params) {
+  std::vector<float> ruled;
+  apply_rules(logits_V, params, ruled);
+  const std::vector<float> clean = finite_or_nothing(ruled);
+  const std::vector<int32_t> ranked = ranking(clean);
+  Sampled drawn;
+  if (clean[static_cast<size_t>(ranked[0])] != kNothing)
+    drawn.token =
+        is_greedy(params) ? ranked[0] : draw(filtered_weights(clean, ranked, params), uniform_for(params));
+  if (params.logprobs < 0) return drawn;
+  Sampled scored = score_row_reference(logits_V, {drawn.token, params.logprobs});
+  scored.rank = 0;
+  return scored;
+}
+
+Sampled score_row_reference(std::span<const float> logits_V, const ScoreParams& params) {
   const std::vector<float> clean = finite_or_nothing(logits_V);
   const std::vector<int32_t> ranked = ranking(clean);
   const float largest = clean[static_cast<size_t>(ranked[0])];
-  Sampled result;
-  if (largest != kNothing)
-    result.token =
-        is_greedy(params) ? ranked[0] : draw(filtered_weights(clean, ranked, params), uniform_for(params));
-  if (params.logprobs < 0) return result;
-
   double sum = 0;
   for (const float x : clean) sum += std::exp(static_cast<double>(x) - static_cast<double>(largest));
   const auto logprob = [&](int32_t id) {
     return static_cast<float>(static_cast<double>(clean[static_cast<size_t>(id)]) -
                               static_cast<double>(largest) - std::log(sum));
   };
-  result.logprob = logprob(result.token);
+  const float given = clean[static_cast<size_t>(params.token)];
+  Sampled result{params.token, logprob(params.token), {}, 0};
+  result.rank = static_cast<int32_t>(
+      std::count_if(clean.begin(), clean.end(), [given](float x) { return x >= given; }));
   const size_t wanted = std::min(static_cast<size_t>(params.logprobs), ranked.size());
   for (size_t i = 0; i < wanted; ++i) result.top.push_back({ranked[i], logprob(ranked[i])});
   return result;

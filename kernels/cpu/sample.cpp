@@ -29,7 +29,7 @@ size_t blocks_of(size_t n) {
 
 }  // namespace
 
-Sampled RowSampler::operator()(std::span<const float> logits_V, const SampleParams& params) {
+std::span<const float> RowSampler::look_at(std::span<const float> logits_V) {
   maxima_.resize(blocks_of(logits_V.size()));
   if (!kernels_.block_maxima(maxima_.data(), logits_V.data(), static_cast<int64_t>(logits_V.size()))) {
     clean_.assign(logits_V.begin(), logits_V.end());
@@ -37,12 +37,32 @@ Sampled RowSampler::operator()(std::span<const float> logits_V, const SamplePara
     logits_V = clean_;
     kernels_.block_maxima(maxima_.data(), logits_V.data(), static_cast<int64_t>(logits_V.size()));
   }
-  const float largest = *std::max_element(maxima_.begin(), maxima_.end());
+  largest_ = *std::max_element(maxima_.begin(), maxima_.end());
+  return logits_V;
+}
+
+Sampled RowSampler::operator()(std::span<const float> logits_V, const SampleParams& params) {
+  const bool rules = params.has_rules();
+  if (rules) apply_rules(logits_V, params, ruled_);
+  std::span<const float> row_V = look_at(rules ? std::span<const float>(ruled_) : logits_V);
   Sampled sampled;
-  if (largest != kNothing)
-    sampled.token = is_greedy(params) ? first_of(logits_V, largest) : draw(logits_V, largest, params);
-  if (params.logprobs >= 0) add_logprobs(sampled, logits_V, largest, params.logprobs);
+  if (largest_ != kNothing)
+    sampled.token = is_greedy(params) ? first_of(row_V, largest_) : draw(row_V, largest_, params);
+  if (params.logprobs < 0) return sampled;
+  if (rules) row_V = look_at(logits_V);
+  add_logprobs(sampled, row_V, largest_, params.logprobs);
   return sampled;
+}
+
+Sampled RowSampler::operator()(std::span<const float> logits_V, const ScoreParams& params) {
+  logits_V = look_at(logits_V);
+  Sampled scored;
+  scored.token = params.token;
+  add_logprobs(scored, logits_V, largest_, params.logprobs);
+  const float given = logits_V[static_cast<size_t>(params.token)];
+  scored.rank = static_cast<int32_t>(
+      std::count_if(logits_V.begin(), logits_V.end(), [given](float x) { return x >= given; }));
+  return scored;
 }
 
 int32_t RowSampler::first_of(std::span<const float> logits_V, float value) const {

@@ -14,8 +14,12 @@ class RowSampler {
  public:
   explicit RowSampler(const KernelTable& kernels) : kernels_(kernels) {}
   Sampled operator()(std::span<const float> logits_V, const SampleParams& params);
+  Sampled operator()(std::span<const float> logits_V, const ScoreParams& params);
 
  private:
+  /// Finds the row's maxima; the row again, in `clean_` if it held what is no number. Its largest is
+  /// `largest_`.
+  std::span<const float> look_at(std::span<const float> logits_V);
   int32_t first_of(std::span<const float> logits_V, float value) const;
   int32_t draw(std::span<const float> logits_V, float largest, const SampleParams& params);
   void gather_top(std::span<const float> logits_V, size_t k);
@@ -30,6 +34,8 @@ class RowSampler {
   void add_logprobs(Sampled& sampled, std::span<const float> logits_V, float largest, int32_t alternatives);
 
   const KernelTable& kernels_;
+  float largest_ = 0;
+  std::vector<float> ruled_;       // the row as its rules leave it, if it has some
   std::vector<float> clean_;       // the row without NaN and +inf, if it had any
   std::vector<float> maxima_;      // of each block of 64 logits
   std::vector<float> bounds_;      // scratch for selections

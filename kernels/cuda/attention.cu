@@ -20,8 +20,8 @@ constexpr float kLog2E = 1.4426950408889634F;
 
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
 template <int kDim, int kThreads>
-__device__ void start_tile(uint16_t* shared, const uint16_t* cache,
-                           const int64_t (&offsets)[kTileKeys], int64_t value_offset) {
+__device__ void start_tile(uint16_t* shared, const uint16_t* cache, const int64_t (&offsets)[kTileKeys],
+                           int64_t value_offset) {
   constexpr int kChunks = kDim / 8;
 #pragma unroll 4
   for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   constexpr int kTile = kTileKeys * kTileStride<kDim>;
   extern __shared__ __align__(128) unsigned char raw[];
   auto* tiles = reinterpret_cast<uint16_t*>(raw);  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[3][kTileKeys];             // of the tile in use and of the two that follow
+  __shared__ int64_t offsets[3][kTileKeys];        // of the tile in use and of the two that follow
 
   const auto block = static_cast<int>(blockIdx.x);
   const QueryTile queries =

@@ -19,7 +19,7 @@ constexpr int kGroups = 2;                        // warpgroups that compute
 constexpr int kGroupRows = 64;                    // query rows of each
 constexpr int kBlockRows = kGroups * kGroupRows;  // of a block
 constexpr int kThreads = (kGroups + 1) * kWarpgroup;
-constexpr int kStages = 4;  // tiles of K, and of V, in shared memory
+constexpr int kStages = 4;   // tiles of K, and of V, in shared memory
 constexpr int kCopiers = 2;  // warps that copy K; as many copy V
 constexpr int kCopierRegisters = 40, kComputerRegisters = 232;
 
@@ -47,12 +47,13 @@ __device__ void find_keys(int (&rows)[2], const Problem& p, int sequence, int kv
     rows[i] = -1;
     if (position >= context) continue;
     const int block = p.batch.block_table_RB[sequence * p.batch.table_stride + position / p.block_size];
-    rows[i] = ((block * 2 + (values ? 1 : 0)) * p.kv_heads + kv_head) * p.block_size + position % p.block_size;
+    rows[i] =
+        ((block * 2 + (values ? 1 : 0)) * p.kv_heads + kv_head) * p.block_size + position % p.block_size;
   }
 }
 
-/// Copies a tile of K or V, one warp. With kWhole every key is there. The copies of a tile take the issue slots
-/// that the products leave, so an address costs a shuffle and a multiply-add.
+/// Copies a tile of K or V, one warp. With kWhole every key is there. The copies of a tile take the issue
+/// slots that the products leave, so an address costs a shuffle and a multiply-add.
 template <int kDim, bool kWhole>
 __device__ void start_tile(unsigned to, const uint16_t* cache, const int (&rows)[2]) {
   constexpr int kChunks = kDim / 8;             // of 16 bytes a key
@@ -63,8 +64,7 @@ __device__ void start_tile(unsigned to, const uint16_t* cache, const int (&rows)
   const char* from = reinterpret_cast<const char*>(cache + lane % kChunks * 8);
   unsigned at[kPeriod];
 #pragma unroll
-  for (int i = 0; i < kPeriod; ++i)
-    at[i] = to + swizzled(kTileKeys, i * kKeysAtOnce + own, lane % kChunks);
+  for (int i = 0; i < kPeriod; ++i) at[i] = to + swizzled(kTileKeys, i * kKeysAtOnce + own, lane % kChunks);
   constexpr int kBatch = 8;  // addresses found before the first is used
 #pragma unroll
   for (int first = 0; first < kTileKeys / kKeysAtOnce; first += kBatch) {
@@ -163,7 +163,8 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
     const int item = queries.first_item + warp * 16 + lane / 4 + 8 * r;
     real[r] = item <= last_item;
     const int token = queries.token_of(p, min(item, last_item));
-    first[r] = (static_cast<int64_t>(token) * p.heads + kv_head * p.group + min(item, last_item) % p.group) * kDim;
+    first[r] =
+        (static_cast<int64_t>(token) * p.heads + kv_head * p.group + min(item, last_item) % p.group) * kDim;
     seen[r] = real[r] ? p.batch.positions_T[token] + 1 : 0;
   }
   uint32_t q[kDim / 16][4];
@@ -279,8 +280,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_long_rows(const __grid_con
     const int warp = static_cast<int>(threadIdx.x) / kWarp;
     const bool copies_values = warp >= kCopiers;
     copy_tiles<kDim>(p, copies_values ? values : keys,
-                     shared_address(shared) + (copies_values ? Layout<kDim>::kValues : 0), queries.row, kv_head,
-                      copies_values, warp % kCopiers, tiles, p.batch.context_R[queries.row]);
+                     shared_address(shared) + (copies_values ? Layout<kDim>::kValues : 0), queries.row,
+                     kv_head, copies_values, warp % kCopiers, tiles, p.batch.context_R[queries.row]);
   } else {
     take_registers<kComputerRegisters>();
     compute<kDim>(p, keys, values, shared_address(shared), queries, last_item, kv_head, tiles);

@@ -74,10 +74,9 @@ void attention_plain(cudaStream_t stream, TensorView out_THd, TensorView q_THd, 
     with_type(q_THd.dtype, [&](auto q) {
       with_cache_type(cache.dtype, [&](auto kv) {
         attend_plain<decltype(q), decltype(out), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(),
-            cache.data, batch, static_cast<int>(shape.heads),
-            static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim), static_cast<int>(cache.block_size),
-            scale);
+            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(), cache.data, batch,
+            static_cast<int>(shape.heads), static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim),
+            static_cast<int>(cache.block_size), scale);
       });
     });
   });

@@ -1,6 +1,6 @@
-// Attention's arithmetic that no instruction set changes: the softmax of a tile of 64 keys and the fold of one
-// extent into what came before it. Every query row, prefill or decode, goes through these functions in the
-// same order of tiles and extents; that is why its bits do not depend on the company.
+// Attention's arithmetic that no instruction set changes: the softmax of a tile of 64 keys and the fold of
+// one extent into what came before it. Every query row, prefill or decode, goes through these functions in
+// the same order of tiles and extents; that is why its bits do not depend on the company.
 //
 // Fragments, of mma.sync and wgmma alike: lane l holds rows l / 4 and l / 4 + 8 of 16, and columns 2 (l % 4)
 // and 2 (l % 4) + 1 of every 8.
@@ -67,8 +67,7 @@ struct Softmax {
     for (int r = 0; r < 2; ++r) {
       float largest = kNothing;
 #pragma unroll
-      for (int n = 0; n < kTileKeys / 8; ++n)
-        largest = fmaxf(largest, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+      for (int n = 0; n < kTileKeys / 8; ++n) largest = fmaxf(largest, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
       shrink[r] = 1;

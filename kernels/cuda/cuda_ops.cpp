@@ -8,6 +8,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/row_logits.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/sampling.h"
 #include "runtime/device/cuda_device.h"
@@ -20,6 +21,11 @@ using namespace cuda;
 /// Scratch memory for what one call needs: the parts of split attention, and choosing matrix algorithms.
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
+/// Jobs are refused before they load anything (launch/job_options.cpp).
+[[noreturn]] void refuse_latents_and_experts() {
+  throw UsageError("latent attention and experts do not run on a GPU yet; use --device cpu");
+}
+
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(CudaDevice& device)
@@ -27,7 +33,8 @@ class CudaOps final : public Ops {
         gpu_{device.multiprocessors(), device.architecture() == "sm_90"},
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
-        products_(device, workspace_) {}
+        products_(device, workspace_),
+        row_logits_(device) {}
 
   std::string numerics() const override {
     return "cuda-2 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
@@ -84,11 +91,26 @@ class CudaOps final : public Ops {
     const cpu::HeadShape checked = cpu::check_attention(out_THd, q_THd, cache, batch);
     const AttentionShape shape{checked.heads, checked.kv_heads, checked.dim};
     if (tensor_cores_serve(shape, q_THd.dtype, out_THd.dtype, cache.dtype))
-      attention_tensor_cores(device_.stream(), out_THd, q_THd, cache, batch, shape, scale, workspace_,
-                             gpu_);
+      attention_tensor_cores(device_.stream(), out_THd, q_THd, cache, batch, shape, scale, workspace_, gpu_);
     else
       attention_plain(device_.stream(), out_THd, q_THd, cache, batch, shape, scale);
   }
+
+  void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
+                             const LatentRotaryView&, const BatchView&) override {
+    refuse_latents_and_experts();
+  }
+  void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
+    refuse_latents_and_experts();
+  }
+  void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
+    refuse_latents_and_experts();
+  }
+  void route(const RoutingView&, TensorView, const GateView&) override { refuse_latents_and_experts(); }
+  void matmul_by_expert(TensorView, TensorView, std::span<const Matrix* const>, const RoutingView&) override {
+    refuse_latents_and_experts();
+  }
+  void combine_experts(TensorView, TensorView, const RoutingView&) override { refuse_latents_and_experts(); }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     cpu::check_swiglu(y_TF, gate_up_T2F);
@@ -103,6 +125,54 @@ class CudaOps final : public Ops {
   std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
     cpu::check_sample(logits_RV, params_R.size());
     if (params_R.empty()) return {};
+    std::vector<int32_t> ruled;
+    for (size_t r = 0; r < params_R.size(); ++r)
+      if (params_R[r].has_rules()) ruled.push_back(static_cast<int32_t>(r));
+    if (ruled.empty()) return draw(logits_RV, params_R);
+
+    // Rows with rules are drawn from copies, a bounded number at once; here only their places are kept.
+    std::vector<SampleParams> plain(params_R.begin(), params_R.end());
+    for (const int32_t r : ruled) plain[static_cast<size_t>(r)] = {.temperature = 0};
+    std::vector<Sampled> result = draw(logits_RV, plain);
+    for (size_t first = 0; first < ruled.size(); first += RowLogits::kMostRuled)
+      draw_with_rules(logits_RV, params_R,
+                      std::span(ruled).subspan(first, std::min(RowLogits::kMostRuled, ruled.size() - first)),
+                      result);
+    return result;
+  }
+
+  std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
+    cpu::check_sample(logits_RV, params_R.size());
+    std::vector<RowToScore> rows;
+    for (const ScoreParams& p : params_R)
+      rows.push_back({static_cast<int32_t>(rows.size()), p.token, p.logprobs});
+    return row_logits_.score(logits_RV, rows);
+  }
+
+ private:
+  void draw_with_rules(TensorView logits_RV, std::span<const SampleParams> params_R,
+                       std::span<const int32_t> rows_A, std::vector<Sampled>& result) {
+    std::vector<SampleParams> params_A;
+    for (const int32_t r : rows_A) {
+      params_A.push_back(params_R[static_cast<size_t>(r)]);
+      params_A.back().logprobs = -1;  // they are those of the raw logits
+    }
+    const std::vector<Sampled> drawn_A = draw(row_logits_.with_rules(logits_RV, rows_A, params_R), params_A);
+    std::vector<RowToScore> to_score;
+    for (size_t a = 0; a < rows_A.size(); ++a) {
+      const auto r = static_cast<size_t>(rows_A[a]);
+      result[r] = drawn_A[a];
+      if (params_R[r].logprobs >= 0) to_score.push_back({rows_A[a], drawn_A[a].token, params_R[r].logprobs});
+    }
+    const std::vector<Sampled> scored = row_logits_.score(logits_RV, to_score);
+    for (size_t s = 0; s < scored.size(); ++s) {
+      Sampled& to = result[static_cast<size_t>(to_score[s].row)];
+      to = scored[s];
+      to.rank = 0;
+    }
+  }
+
+  std::vector<Sampled> draw(TensorView logits_RV, std::span<const SampleParams> params_R) {
     const size_t rows = params_R.size();
     size_t most_top = 0;
     to_draw_.clear();
@@ -136,17 +206,17 @@ class CudaOps final : public Ops {
     for (size_t r = 0; r < rows; ++r) {
       const size_t wanted = std::min(most_top, static_cast<size_t>(std::max(0, params_R[r].logprobs)));
       const TokenLogprob* top_L = top_RL + r * most_top;
-      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}};
+      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}, 0};
     }
     return result;
   }
 
- private:
   CudaDevice& device_;
   Gpu gpu_;
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  RowLogits row_logits_;
   std::vector<char> converted_;
   std::vector<RowToDraw> to_draw_;
   DeviceMemory sample_memory_;

@@ -13,7 +13,8 @@ namespace penstock::cuda {
 constexpr int kPanelColumns = 64;  // of 16-bit values
 constexpr int kWarpgroup = 128;    // threads
 
-/// Byte offset, in an operand of `rows` rows, of the 16-byte chunk that holds columns 8 chunk ... 8 chunk + 7.
+/// Byte offset, in an operand of `rows` rows, of the 16-byte chunk that holds columns 8 chunk ... 8 chunk
+/// + 7.
 __device__ inline unsigned swizzled(int rows, int row, int chunk) {
   return static_cast<unsigned>((chunk / 8 * rows + row) * 128 + ((chunk % 8) ^ (row % 8)) * 16);
 }
@@ -36,7 +37,7 @@ __device__ inline uint64_t describe(unsigned address, int panel) {
   "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "  \
   "%62, %63}"
 #define PENSTOCK_FOUR(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-#define PENSTOCK_REGISTERS_32(d)                                                                       \
+#define PENSTOCK_REGISTERS_32(d)                                                                           \
   PENSTOCK_FOUR(d, 0), PENSTOCK_FOUR(d, 1), PENSTOCK_FOUR(d, 2), PENSTOCK_FOUR(d, 3), PENSTOCK_FOUR(d, 4), \
       PENSTOCK_FOUR(d, 5), PENSTOCK_FOUR(d, 6), PENSTOCK_FOUR(d, 7)
 #define PENSTOCK_REGISTERS_64(d)                                                              \
@@ -83,11 +84,17 @@ __device__ inline void close_products() {
 /// Waits that differ in kPlace are not merged by the compiler.
 template <int kOpen, int kPlace = 0>
 __device__ void wait_for_products(float (&d)[8][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned %32; // %33" : PENSTOCK_REGISTERS_32(d) : "n"(kOpen), "n"(kPlace) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %32; // %33"
+               : PENSTOCK_REGISTERS_32(d)
+               : "n"(kOpen), "n"(kPlace)
+               : "memory");
 }
 template <int kOpen, int kPlace = 0>
 __device__ void wait_for_products(float (&d)[16][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned %64; // %65" : PENSTOCK_REGISTERS_64(d) : "n"(kOpen), "n"(kPlace) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %64; // %65"
+               : PENSTOCK_REGISTERS_64(d)
+               : "n"(kOpen), "n"(kPlace)
+               : "memory");
 }
 #undef PENSTOCK_REGISTERS_64
 #undef PENSTOCK_REGISTERS_32

@@ -88,9 +88,8 @@ void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& ca
     with_type(q_THd.dtype, [&](auto q) {
       with_cache_type(cache.dtype, [&](auto kv) {
         rope_heads<decltype(from), decltype(q), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            q_THd.as<decltype(q)>(), cache.data,
-            qkv_TN.as<const decltype(from)>(), rotation, batch, static_cast<int>(heads),
-            static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+            q_THd.as<decltype(q)>(), cache.data, qkv_TN.as<const decltype(from)>(), rotation, batch,
+            static_cast<int>(heads), static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
             static_cast<int>(cache.block_size));
       });
     });

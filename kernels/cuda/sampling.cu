@@ -2,7 +2,7 @@
 // counted or weighed into buckets by likelihood, the bucket in which a filter cuts is cut into buckets again,
 // until one logit is left. Weights are summed as integers in units of 2^-44 of the largest, so that no sum
 // depends on its order; tokens lighter than that are never drawn.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/logit_order.cuh"
 #include "kernels/cuda/sampling.h"
 
 namespace penstock::cuda {
@@ -11,33 +11,8 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
 constexpr double kWeightUnit = 0x1p44;
-constexpr float kNothing = -INFINITY;
 
 using Weight = unsigned long long;
-
-__device__ float clean(float logit) {
-  if (isnan(logit)) return kNothing;
-  return fminf(logit, 3.402823466e+38F);
-}
-
-/// Order of floats as order of integers.
-__device__ uint32_t order_of(float x) {
-  const uint32_t bits = __float_as_uint(x == 0 ? 0.0F : x);
-  return bits & 0x80000000 ? ~bits : bits | 0x80000000;
-}
-
-/// A token's rank key: larger is more likely, the lower id first among equals. Never 0.
-__device__ uint64_t rank_key(float logit, int id) {
-  return static_cast<uint64_t>(order_of(logit)) << 32 | (0xFFFFFFFF - static_cast<uint32_t>(id));
-}
-__device__ int id_of(uint64_t key) {
-  return static_cast<int>(0xFFFFFFFF - static_cast<uint32_t>(key));
-}
-
-/// The logit of an order.
-__device__ float logit_of(uint32_t order) {
-  return __uint_as_float(order & 0x80000000 ? order & 0x7FFFFFFF : ~order);
-}
 
 /// One row and the block that works on it. All methods are called by all threads and give all the same value.
 struct Row {
@@ -221,8 +196,8 @@ __device__ Kept filter(const Row& row, Buckets& buckets) {
   });
   kept.lowest_order = cut.order;
   const auto each = static_cast<double>(weight(logit_of(cut.order)));
-  kept.equals = static_cast<int>(
-      fmin(fmax(ceil((cut.wanted - static_cast<double>(cut.above)) / each), 1.0), static_cast<double>(row.size)));
+  kept.equals = static_cast<int>(fmin(fmax(ceil((cut.wanted - static_cast<double>(cut.above)) / each), 1.0),
+                                      static_cast<double>(row.size)));
   return kept;
 }
 
@@ -243,7 +218,9 @@ __device__ int draw(const Row& row, const Kept& kept, Chunks& chunks, int most_l
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp;
   const int chunk_size = (row.size + kChunks - 1) / kChunks;
-  const auto ties = [&](float logit) { return kept.lowest_order != 0 && order_of(logit) == kept.lowest_order; };
+  const auto ties = [&](float logit) {
+    return kept.lowest_order != 0 && order_of(logit) == kept.lowest_order;
+  };
   const auto weight_above = [&](float logit) {
     return order_of(logit) > kept.lowest_order ? weight_of(row, kept, logit) : Weight{0};
   };

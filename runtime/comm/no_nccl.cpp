@@ -13,11 +13,15 @@ namespace {
 
 }  // namespace
 
-std::unique_ptr<Sender> make_nccl_sender(World&, int) {
+std::string make_nccl_id() {
   refuse();
 }
 
-std::unique_ptr<Receiver> make_nccl_receiver(World&, int) {
+std::unique_ptr<Sender> make_nccl_sender(World&, Device&, const std::string&, int) {
+  refuse();
+}
+
+std::unique_ptr<Receiver> make_nccl_receiver(World&, Device&, const std::string&, int) {
   refuse();
 }
 

@@ -1,21 +1,25 @@
 #include "runtime/device/cuda_device.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 namespace penstock {
 namespace {
 
 using cuda::check;
 
-constexpr size_t kStagingBytes = size_t{8} << 20;
+constexpr std::chrono::microseconds kNap{20};
 
 std::string mib(size_t bytes) {
   return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
 }
 
-/// Makes `ordinal` the calling thread's device.
-void choose(int ordinal) {
+/// How many GPUs there are, at least one.
+int device_count() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -24,17 +28,74 @@ void choose(int ordinal) {
                      (status == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(status)) +
                      "); run `nvidia-smi` to see what the driver says, or use --device cpu");
   }
+  return count;
+}
+
+/// Makes `ordinal` the calling thread's device.
+void choose(int ordinal) {
+  const int count = device_count();
   if (ordinal < 0 || ordinal >= count)
     throw UsageError(
         "--device cuda: expected a GPU number below " + std::to_string(count) + ", found " +
         std::to_string(ordinal) +
         "; start fewer ranks on this host, or make more devices visible in CUDA_VISIBLE_DEVICES");
   check(cudaSetDevice(ordinal), "choose the device");
+  check(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync), "make waits sleep");
+  // Waits nap for some microseconds at a time; by default Linux may add 50 to each nap.
+  prctl(PR_SET_TIMERSLACK, 1000UL);
+}
+
+class CudaMark final : public Mark {
+ public:
+  explicit CudaMark(cudaStream_t stream) : stream_(stream), event_(cuda::make_event(cudaEventDefault)) {}
+  void set() override { check(cudaEventRecord(event_.get(), stream_), "set a mark"); }
+  bool reached() const override {
+    const cudaError_t status = cudaEventQuery(event_.get());
+    if (status != cudaErrorNotReady) check(status, "what the device was asked for");
+    return status == cudaSuccess;
+  }
+  /// The driver's own wait takes an interrupt, or spins.
+  void wait() const override {
+    while (!reached()) std::this_thread::sleep_for(kNap);
+  }
+  double seconds_since(const Mark& earlier) const override {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaMark&>(earlier).event_.get(),
+                               event_.get()),
+          "compare two marks");
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+ private:
+  cudaStream_t stream_;
+  cuda::Event event_;
+};
+
+class CudaGraph final : public Recording {
+ public:
+  CudaGraph(cudaStream_t stream, cudaGraph_t graph) : stream_(stream) {
+    cudaGraphExec_t executable = nullptr;
+    check(cudaGraphInstantiate(&executable, graph, 0), "make a graph executable");
+    executable_ = cuda::GraphExecutable(executable);
+  }
+  void replay() override { check(cudaGraphLaunch(executable_.get(), stream_), "replay a graph"); }
+
+ private:
+  cudaStream_t stream_;
+  cuda::GraphExecutable executable_;
+};
+
+void* take(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status != cudaErrorMemoryAllocation) check(status, "allocate device memory");
+  if (status != cudaSuccess) cudaGetLastError();
+  return status == cudaSuccess ? memory : nullptr;
 }
 
 }  // namespace
 
-CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal) {
+CudaDevice::CudaDevice(int ordinal) : ordinal_(ordinal), pool_(take, [](void* memory) { cudaFree(memory); }) {
   choose(ordinal);
   check(cudaGetDeviceProperties(&properties_, ordinal), "read the device's properties");
   if (properties_.major < 8)
@@ -63,23 +124,19 @@ std::string CudaDevice::architecture() const {
 MemoryInfo CudaDevice::memory() const {
   MemoryInfo info;
   check(cudaMemGetInfo(&info.free, &info.total), "read how much memory is free");
+  const MemoryUse use = pool_.use();
+  info.free += use.reserved - use.in_use;
   return info;
 }
 
 DeviceMemory CudaDevice::allocate(size_t bytes) {
-  void* p = nullptr;
-  const cudaError_t status = cudaMalloc(&p, bytes);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    const MemoryInfo info = memory();
-    throw OutOfMemory(
-        "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
-        mib(info.total) +
-        " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
-        "helps, or more stages");
-  }
-  check(status, "allocate device memory");
-  return {p, [](void* memory) { cudaFree(memory); }};
+  if (void* memory = pool_.allocate(bytes)) return {memory, [this](void* p) { pool_.free(p); }};
+  const MemoryInfo info = memory();
+  throw OutOfMemory(
+      "out of memory on " + name() + ": asked for " + mib(bytes) + ", " + mib(info.free) + " of " +
+      mib(info.total) +
+      " are free; a smaller --gpu-memory-utilization, --kv-cache-memory-bytes or --max-num-batched-tokens "
+      "helps, or more stages");
 }
 
 CudaDevice::Staging& CudaDevice::next_staging() {
@@ -117,6 +174,25 @@ void CudaDevice::synchronize() {
   check(cudaStreamSynchronize(stream()), "wait for the device");
 }
 
+std::unique_ptr<Mark> CudaDevice::make_mark() {
+  return std::make_unique<CudaMark>(stream());
+}
+
+std::unique_ptr<Recording> CudaDevice::record(const std::function<void()>& ask) {
+  check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "begin a graph");
+  cudaGraph_t captured = nullptr;
+  try {
+    ask();
+  } catch (...) {  // the stream must leave capture mode whatever happened
+    cudaStreamEndCapture(stream(), &captured);
+    const cuda::Graph ended(captured);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream(), &captured), "end a graph");
+  const cuda::Graph graph(captured);
+  return std::make_unique<CudaGraph>(stream(), graph.get());
+}
+
 CudaDevice& as_cuda(Device& device) {
   auto* cuda_device = dynamic_cast<CudaDevice*>(&device);
   ensure(cuda_device != nullptr, "CUDA ops are made for a CUDA device");
@@ -125,6 +201,24 @@ CudaDevice& as_cuda(Device& device) {
 
 std::unique_ptr<Device> make_cuda_device(int ordinal) {
   return std::make_unique<CudaDevice>(ordinal);
+}
+
+std::vector<std::string> cuda_device_ids() {
+  std::vector<std::string> ids;
+  for (int i = 0, count = device_count(); i < count; ++i) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, i), "read the device's properties");
+    std::string id = "GPU-";
+    for (int b = 0; b < 16; ++b) {  // as the driver's own tools print it
+      constexpr const char* kDigits = "0123456789abcdef";
+      const char byte = properties.uuid.bytes[b];
+      if (b == 4 || b == 6 || b == 8 || b == 10) id += '-';
+      id += kDigits[static_cast<unsigned char>(byte) >> 4];
+      id += kDigits[static_cast<unsigned char>(byte) & 15];
+    }
+    ids.push_back(id);
+  }
+  return ids;
 }
 
 }  // namespace penstock

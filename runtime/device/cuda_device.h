@@ -1,6 +1,6 @@
 // One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream,
-// in the order of asking; the host runs ahead until download or synchronize. Driven by the thread that made
-// it.
+// in the order of asking; the host runs ahead until download, synchronize or a mark's wait, which sleep.
+// Memory comes from a pool that keeps what is freed. Driven by the thread that made it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,7 +8,7 @@
 #include <array>
 
 #include "runtime/device/cuda_handle.h"
-#include "runtime/device/device.h"
+#include "runtime/device/memory_pool.h"
 
 namespace penstock {
 
@@ -20,19 +20,27 @@ class CudaDevice final : public Device {
 
   DeviceKind kind() const override { return DeviceKind::cuda; }
   std::string name() const override;
+  /// Memory that the pool keeps for later counts as free.
   MemoryInfo memory() const override;
-  /// Every call asks the driver, which waits for the device: memory is for start-up, not for steps.
   DeviceMemory allocate(size_t bytes) override;
-  /// `host_from` may be changed as soon as this returns: it is copied into pinned memory first.
+  /// `host_from` may be changed as soon as this returns: it is copied into pinned memory first. Waits only
+  /// when kStagings pieces of kStagingBytes are under way.
   void upload(void* device_to, const void* host_from, size_t bytes) override;
   /// Waits for the stream.
   void download(void* host_to, const void* device_from, size_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<Mark> make_mark() override;
+  /// A CUDA graph of what `ask` put into the stream.
+  std::unique_ptr<Recording> record(const std::function<void()>& ask) override;
+  std::optional<MemoryUse> memory_use() const override { return pool_.use(); }
 
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return properties_.multiProcessorCount; }
   /// "sm_90": which machine code runs here.
   std::string architecture() const;
+
+  static constexpr size_t kStagings = 16;
+  static constexpr size_t kStagingBytes = size_t{2} << 20;
 
  private:
   /// Pinned memory between the host and the device. `free` is reached when the device has read what was put
@@ -45,8 +53,9 @@ class CudaDevice final : public Device {
 
   int ordinal_;
   cudaDeviceProp properties_{};
+  MemoryPool pool_;
   cuda::Stream stream_;
-  std::array<Staging, 4> staging_;
+  std::array<Staging, kStagings> staging_;
   size_t next_ = 0;
 };
 

@@ -45,6 +45,8 @@ class Handle {
 using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
 using Event = Handle<cudaEvent_t, cudaEventDestroy>;
 using PinnedMemory = Handle<void*, cudaFreeHost>;
+using Graph = Handle<cudaGraph_t, cudaGraphDestroy>;
+using GraphExecutable = Handle<cudaGraphExec_t, cudaGraphExecDestroy>;
 
 inline Stream make_stream() {
   cudaStream_t stream = nullptr;

@@ -4,8 +4,11 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/base/error.h"
 #include "runtime/device/tensor.h"
@@ -19,10 +22,42 @@ struct MemoryInfo {
   size_t free = 0;
 };
 
+/// What a device's allocator does with the memory it holds.
+struct MemoryUse {
+  size_t in_use = 0;        ///< bytes handed out
+  size_t reserved = 0;      ///< bytes taken from the device, cached ones included
+  size_t largest_free = 0;  ///< the largest piece that could be handed out without asking the device
+  /// Share of the cached bytes that no single allocation could have.
+  double fragmentation() const {
+    const size_t cached = reserved - in_use;
+    return cached == 0 ? 0 : 1 - static_cast<double>(largest_free) / static_cast<double>(cached);
+  }
+};
+
+/// A point in a device's order of work. Must not outlive its Device.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  /// Moves it here: behind everything that was asked of the device so far.
+  virtual void set() = 0;
+  virtual bool reached() const = 0;  ///< true for one that was never set
+  virtual void wait() const = 0;     ///< sleeps until reached
+  /// Time of the device between two marks that were set and reached.
+  virtual double seconds_since(const Mark& earlier) const = 0;
+};
+
+/// Work that can be asked of a device again, whole, for less than its parts cost. Must not outlive the Device
+/// and the memory that the work uses.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+};
+
 /// Memory ran out; less may be asked for.
 class OutOfMemory : public Error {
  public:
-  // Spelled out: nvcc 13.0 aborts at an inherited constructor whose default arguments are built-ins.
+  // Spelled out: nvcc 13 cannot inherit a constructor with such a default.
   explicit OutOfMemory(const std::string& message, Where where = Where::here())
       : Error(message, ExitStatus::runtime_failure, where) {}
 };
@@ -40,11 +75,22 @@ class Device {
   virtual void download(void* host_to, const void* device_from, size_t bytes) = 0;
   virtual void synchronize() = 0;
 
+  virtual std::unique_ptr<Mark> make_mark() = 0;
+  /// Runs `ask`, which asks this device for work, and keeps that work instead of doing it: no upload,
+  /// download, wait or allocation may be among it. Null, with nothing run, from a device that gains nothing
+  /// by it.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& ask) = 0;
+  /// Absent where allocations are left to the system.
+  virtual std::optional<MemoryUse> memory_use() const = 0;
+
   Tensor tensor(DType dtype, Shape shape);
 };
 
 std::unique_ptr<Device> make_cpu_device();
 /// Throws UsageError "built without CUDA" where the toolkit was missing at build time.
 std::unique_ptr<Device> make_cuda_device(int ordinal);
+/// The GPUs that this process may use, by ordinal, each by its UUID as the driver spells it ("GPU-8f6d...").
+/// Throws as make_cuda_device does where there is none.
+std::vector<std::string> cuda_device_ids();
 
 }  // namespace penstock

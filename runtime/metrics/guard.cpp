@@ -14,6 +14,8 @@ namespace {
 
 constexpr size_t kStepsShown = 5;
 constexpr double kKvStep = 0.75;
+// A former setting is tried again after so many times what it takes to call a goal broken.
+constexpr double kTryAfter = 10;
 
 struct GoalKind {
   const char* name;
@@ -118,6 +120,7 @@ std::vector<GuardEvent> Guard::look(const JobSnapshot& snapshot) {
 
   std::vector<GuardEvent> events;
   for (Goal& goal : goals_) look_at(goal, snapshot, events);
+  try_again(now, events);
   return events;
 }
 
@@ -160,12 +163,13 @@ void Guard::look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEv
   const double now = snapshot.figures.seconds;
   f.value = value_of(f.name, snapshot);
   if (!f.value) return;  // nothing new to judge by
-  const auto tell = [&](bool resolved, const std::string& what) {
-    events.push_back({f.name, resolved, *f.value, f.limit, f.broken_seconds,
+  using Kind = GuardEvent::Kind;
+  const auto tell = [&](Kind kind, const std::string& what) {
+    events.push_back({kind, f.name, *f.value, f.limit, f.broken_seconds,
                       f.name + " is " + printed(*f.value) + ", goal " + printed(f.limit) + what});
   };
   if (!is_over(f.name, *f.value, f.limit)) {
-    if (f.broken) tell(true, ": holds again after " + printed(f.broken_seconds) + " s");
+    if (f.broken) tell(Kind::holds, ": holds again after " + printed(f.broken_seconds) + " s");
     f.broken = false;
     f.broken_seconds = 0;
     goal = {f, std::nullopt, std::nullopt, false};
@@ -183,22 +187,26 @@ void Guard::look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEv
           ? Lever::batch
           : Lever::none;
   const std::string for_long = counts_failures(f.name) ? "" : ", for " + printed(f.broken_seconds) + " s";
-  const GuardSettings before = settings_;
-  if (step_back(lever)) {
+  if (const std::string step = step_back(lever, f.name != "oom"); !step.empty()) {
     ++f.steps;
-    tell(false, for_long + ": stepping back from " + before.text() + " to " + settings_.text());
-    steps_.insert(steps_.begin(), events.back().text);
-    if (steps_.size() > kStepsShown) steps_.pop_back();
+    tell(Kind::broken, for_long + ": " + step);
+    remember(events.back().text);
     goal.told = true;
+    changed_at_ = now;
     begin_anew();
   } else if (!goal.told) {
     goal.told = true;
-    tell(false, for_long + (lever == Lever::none ? "" : "; nothing is left to step back to"));
+    tell(Kind::broken, for_long + (lever == Lever::none ? "" : "; nothing is left to step back to"));
   }
 }
 
-bool Guard::step_back(Lever lever) {
+std::string Guard::step_back(Lever lever, bool trouble_may_pass) {
   const GuardSettings before = settings_;
+  if (lever == Lever::batch && held_) {
+    settings_ = *std::exchange(held_, std::nullopt);
+    may_try_ = false;
+    return "stepping back from " + before.text() + " to the last setting that held, " + settings_.text();
+  }
   if (lever == Lever::batch) {
     settings_.max_num_seqs =
         std::max(std::min(least_.max_num_seqs, before.max_num_seqs), before.max_num_seqs / 2);
@@ -209,7 +217,34 @@ bool Guard::step_back(Lever lever) {
     const auto smaller = static_cast<int64_t>(kKvStep * static_cast<double>(before.kv_blocks));
     settings_.kv_blocks = std::max(std::min(least_.kv_blocks, before.kv_blocks), smaller);
   }
-  return settings_ != before;
+  if (settings_ == before) return {};
+  if (lever == Lever::batch && trouble_may_pass)
+    stepped_from_.push_back(before);
+  else
+    may_try_ = false;
+  return "stepping back from " + before.text() + " to " + settings_.text();
+}
+
+void Guard::try_again(double now, std::vector<GuardEvent>& events) {
+  if (!may_try_ || stepped_from_.empty() || now - changed_at_ < kTryAfter * options_.hold_seconds) return;
+  for (const Goal& goal : goals_)
+    if (goal.figures.broken || goal.over_since) return;
+  held_ = settings_;
+  settings_ = stepped_from_.back();
+  stepped_from_.pop_back();
+  GuardEvent event;
+  event.kind = GuardEvent::Kind::trying;
+  event.text = "every goal has held for " + printed(now - changed_at_) + " s under " + held_->text() +
+               ": trying " + settings_.text() + " again";
+  remember(event.text);
+  events.push_back(std::move(event));
+  changed_at_ = now;
+  begin_anew();
+}
+
+void Guard::remember(const std::string& step) {
+  steps_.insert(steps_.begin(), step);
+  if (steps_.size() > kStepsShown) steps_.pop_back();
 }
 
 // What was measured before a step says nothing about the settings after it.

@@ -1,6 +1,8 @@
 // Watches the goals of a job. When one is broken for long, says what to step back to: smaller micro-batches,
-// or a smaller share of the KV cache. Neither changes an answer. Plain judgement: no thread, no clock; it is
-// shown one snapshot after another and goes by the time in them.
+// or a smaller share of the KV cache. Neither changes an answer. When every goal has then held for ten times
+// as long, larger micro-batches are tried once more; if they break a goal again, the job goes back to the
+// last setting that held and stays there. Plain judgement: no thread, no clock; it is shown one snapshot
+// after another and goes by the time in them.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +56,13 @@ struct GuardFigures {
 
 /// Something to tell people.
 struct GuardEvent {
+  enum class Kind {
+    broken,  ///< the goal, for long
+    holds,   ///< the goal, again
+    trying,  ///< no goal is broken, and a former setting is tried again
+  };
+  Kind kind = Kind::broken;
   std::string goal;
-  bool resolved = false;  ///< the goal holds again
   double value = 0;
   double limit = 0;
   double seconds = 0;  ///< how long it was broken
@@ -90,7 +97,10 @@ class Guard {
 
   std::optional<double> value_of(const std::string& name, const JobSnapshot& snapshot) const;
   void look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEvent>& events);
-  bool step_back(Lever lever);
+  /// What was done, or nothing when nothing is left.
+  std::string step_back(Lever lever, bool trouble_may_pass);
+  void try_again(double now, std::vector<GuardEvent>& events);
+  void remember(const std::string& step);
   void begin_anew();
 
   const GuardOptions options_;
@@ -103,6 +113,10 @@ class Guard {
   int64_t generated_ = 0;
   double progress_at_ = 0;  // when the last token came
   std::vector<std::string> steps_;
+  double changed_at_ = 0;                    // when the settings were last changed
+  bool may_try_ = true;                      // no trial has failed, and no step was for memory
+  std::vector<GuardSettings> stepped_from_;  // newest last
+  std::optional<GuardSettings> held_;        // while a former setting is tried: the last one that held
 };
 
 }  // namespace penstock

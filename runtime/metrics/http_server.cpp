@@ -35,8 +35,22 @@ using Sessions = std::list<std::shared_ptr<Session>>;
 struct Shared {
   HttpServer::Handler handler;
   HttpLimits limits;
-  Sessions open;  // the one that has been idle for longest first
+  bool only_here = false;  // listens on a loopback address
+  Sessions open;           // the one that has been idle for longest first
 };
+
+/// Whether a Host header names this host's loopback, so that a page of somewhere else whose name a browser
+/// was led to resolve to 127.0.0.1 reads nothing.
+bool names_loopback(std::string_view host) {
+  const size_t end = host.rfind(':');
+  if (end != std::string_view::npos && host.find(']', end) == std::string_view::npos)
+    host = host.substr(0, end);
+  if (host.empty() || host == "localhost") return true;
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  error_code error;
+  const asio::ip::address address = asio::ip::make_address(std::string(host), error);
+  return !error && address.is_loopback();
+}
 
 class Session : public std::enable_shared_from_this<Session> {
  public:
@@ -81,6 +95,9 @@ class Session : public std::enable_shared_from_this<Session> {
     const bool head = request.method() == http::verb::head;
     if (!head && request.method() != http::verb::get)
       return refuse(http::status::method_not_allowed, "only GET and HEAD\n");
+    const auto host = request[http::field::host];
+    if (shared_.only_here && !names_loopback({host.data(), host.size()}))
+      return refuse(http::status::misdirected_request, "this server is for this host alone\n");
     const auto target = request.target();
     std::string_view path(target.data(), target.size());
     path = path.substr(0, path.find('?'));
@@ -167,7 +184,7 @@ class Session : public std::enable_shared_from_this<Session> {
 class HttpServer::Loop {
  public:
   Loop(const std::string& host, uint16_t port, Handler handler, const HttpLimits& limits)
-      : shared_{std::move(handler), limits, {}}, acceptor_(io_), pause_(io_) {
+      : shared_{std::move(handler), limits, false, {}}, acceptor_(io_), pause_(io_) {
     listen(host, port);
     accept();
     thread_ = std::thread([this] {
@@ -193,6 +210,7 @@ class HttpServer::Loop {
       acceptor_.set_option(tcp::acceptor::reuse_address(true));
       acceptor_.bind(endpoint);
       acceptor_.listen();
+      shared_.only_here = endpoint.address().is_loopback();
     } catch (const boost::system::system_error& e) {
       throw UsageError("--metrics-host " + host + " --port " + std::to_string(port) +
                        ": expected an address of this host with a free port, found: " + e.code().message());

@@ -101,6 +101,8 @@ void TraceWriter::add(const proto::StageReport& report, uint64_t received_ns) {
                   event.tokens());
     write(line);
   }
+  if (std::fflush(file_.get()) != 0)  // a killed job leaves all but its last second
+    throw Error("--trace " + path_ + ": cannot be written: " + std::strerror(errno));
 }
 
 void TraceWriter::finish() {

@@ -19,6 +19,7 @@ std::pair<proto::Plan, proto::Plan> cut(const proto::Plan& plan, int64_t tokens)
   std::pair<proto::Plan, proto::Plan> parts;
   parts.first.set_step(plan.step());
   parts.second.set_step(plan.step());
+  *parts.first.mutable_forgotten() = plan.forgotten();
   for (const auto& row : plan.rows()) {
     const int64_t here = std::min<int64_t>(tokens, row.tokens_size());
     tokens -= here;
@@ -29,11 +30,16 @@ std::pair<proto::Plan, proto::Plan> cut(const proto::Plan& plan, int64_t tokens)
     auto* rest = parts.second.add_rows();
     *rest = row;
     if (here == 0) continue;
+    const int64_t from = row.score_from();
+    const auto scored = static_cast<int>(std::clamp<int64_t>(here - from, 0, row.targets_size()));
+    rest->set_score_from(static_cast<uint32_t>(std::max<int64_t>(0, from - here)));
+    rest->mutable_targets()->erase(rest->targets().begin(), rest->targets().begin() + scored);
     rest->set_start(row.start() + static_cast<uint32_t>(here));
     rest->mutable_tokens()->erase(rest->tokens().begin(), rest->tokens().begin() + here);
     auto* begun = parts.first.add_rows();
     *begun = row;
     begun->mutable_tokens()->Truncate(static_cast<int>(here));
+    begun->mutable_targets()->Truncate(scored);
     begun->clear_sampling();
   }
   return parts;

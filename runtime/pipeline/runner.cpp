@@ -11,8 +11,19 @@ int64_t tokens_of(const proto::Plan& plan) {
   return tokens;
 }
 
-Bytes host_bytes(const TensorView& view) {
+Bytes bytes_in(const TensorView& view) {
   return {view.as<std::byte>(), view.bytes()};
+}
+
+void put(const Sampled& sampled, uint64_t sequence, proto::SampledToken& token) {
+  token.set_sequence(sequence);
+  token.set_token(static_cast<uint32_t>(sampled.token));
+  token.set_logprob(sampled.logprob);
+  token.set_rank(static_cast<uint32_t>(sampled.rank));
+  for (const TokenLogprob& t : sampled.top) {
+    token.add_top_tokens(static_cast<uint32_t>(t.token));
+    token.add_top_logprobs(t.logprob);
+  }
 }
 
 proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>& sampled) {
@@ -20,16 +31,8 @@ proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>&
   result.set_step(plan.step());
   size_t i = 0;
   for (const auto& row : plan.rows()) {
-    if (!row.has_sampling()) continue;
-    const Sampled& s = sampled.at(i++);
-    auto* token = result.add_tokens();
-    token->set_sequence(row.sequence());
-    token->set_token(static_cast<uint32_t>(s.token));
-    token->set_logprob(s.logprob);
-    for (const TokenLogprob& t : s.top) {
-      token->add_top_tokens(static_cast<uint32_t>(t.token));
-      token->add_top_logprobs(t.logprob);
-    }
+    for (int t = 0; t < row.targets_size(); ++t) put(sampled.at(i++), row.sequence(), *result.add_scored());
+    if (row.has_sampling()) put(sampled.at(i++), row.sequence(), *result.add_tokens());
   }
   ensure(i == sampled.size(), "one sampled token for each row that asked for one");
   return result;
@@ -37,7 +40,7 @@ proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>&
 
 }  // namespace
 
-Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& schedule,
+Runner::Runner(Stage& stage, Device& device, World& world, RunnerEdges edges, const Schedule& schedule,
                const RunnerOptions& options, PlanSource* source)
     : stage_(stage),
       device_(device),
@@ -45,18 +48,24 @@ Runner::Runner(Stage& stage, Device& device, World& world, const Schedule& sched
       schedule_(schedule),
       options_(options),
       source_(source),
+      edges_(std::move(edges)),
       slots_(static_cast<size_t>(schedule.micro_batches)),
       step_of_kind_(256, 0),
       meter_(options.stage, options.trace) {
   ensure(stage.is_first() == (source != nullptr), "the first stage, and only it, plans");
-  const int rank = options.first_rank + options.stage;
-  if (!stage.is_first()) receiver_ = world.receiver(rank - 1);
-  if (!stage.is_last()) sender_ = world.sender(rank + 1);
+  ensure(stage.is_first() == (edges_.in == nullptr) && stage.is_last() == (edges_.out == nullptr),
+         "a stage has an edge to each neighbour");
   for (Slot& slot : slots_) {
     const Shape shape{options.max_tokens, stage.hidden_size()};
     if (!stage.is_first()) slot.in_TD = device.tensor(DType::f32, shape);
     if (!stage.is_last()) slot.out_TD = device.tensor(DType::f32, shape);
   }
+}
+
+size_t Runner::buffer_bytes(const Stage& stage, const Schedule& schedule, const RunnerOptions& options) {
+  const size_t each = static_cast<size_t>(options.max_tokens * stage.hidden_size()) * bytes_of(DType::f32);
+  const size_t ends = (stage.is_first() ? 0 : 1) + (stage.is_last() ? 0 : 1);
+  return static_cast<size_t>(schedule.micro_batches) * ends * each;
 }
 
 std::string Runner::current_action() const {
@@ -107,7 +116,7 @@ bool Runner::idle() const {
 
 void Runner::start_receive(Slot& slot, const proto::Plan& plan) {
   const TensorView in_TD = slot.in_TD.view.first(tokens_of(plan));
-  slot.receiving = receiver_->receive(host_bytes(in_TD));
+  slot.receiving = edges_.in->receive(bytes_in(in_TD));
 }
 
 // A receive is as long as its plan says. With look-ahead the plan may not be known yet (rank 0 had nothing to
@@ -176,7 +185,7 @@ void Runner::send(Slot& slot, uint64_t step) {
   if (!slot.plan || slot.plan->step() != step) return;
   const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
   const TensorView out_TD = slot.out_TD.view.first(tokens_of(*slot.plan));
-  slot.sending = sender_->send(host_bytes(out_TD));
+  slot.sending = edges_.out->send(bytes_in(out_TD));
   meter_.sent(out_TD.bytes());
   if (!stage_.is_first()) slot.plan.reset();
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,12 +35,20 @@ struct RunnerOptions {
   bool trace = false;      ///< the meter keeps every stretch of time
 };
 
+/// Where hidden states come from and go to: null on the first and on the last stage.
+struct RunnerEdges {
+  std::unique_ptr<Receiver> in;
+  std::unique_ptr<Sender> out;
+};
+
 class Runner {
  public:
-  /// `source` is for the first stage, null elsewhere. All references must outlive the runner. `schedule` must
-  /// be the same on every stage.
-  Runner(Stage& stage, Device& device, World& world, const Schedule& schedule, const RunnerOptions& options,
-         PlanSource* source);
+  /// `source` is for the first stage, null elsewhere; messages of `edges` are memory of `device`. All
+  /// references must outlive the runner. `schedule` must be the same on every stage.
+  Runner(Stage& stage, Device& device, World& world, RunnerEdges edges, const Schedule& schedule,
+         const RunnerOptions& options, PlanSource* source);
+  /// Device memory that the constructor takes for hidden states on their way.
+  static size_t buffer_bytes(const Stage& stage, const Schedule& schedule, const RunnerOptions& options);
 
   /// Returns when the job is done, with what this stage did with its time. Throws what broke;
   /// current_action() then says where.
@@ -79,8 +88,7 @@ class Runner {
   const Schedule& schedule_;
   RunnerOptions options_;
   PlanSource* source_;
-  std::unique_ptr<Sender> sender_;
-  std::unique_ptr<Receiver> receiver_;
+  RunnerEdges edges_;
   std::vector<Slot> slots_;
   std::vector<uint64_t> step_of_kind_;   // how often each kind of action has been played
   std::deque<proto::Plan> known_plans_;  // received, not begun; oldest first

@@ -20,11 +20,12 @@ class Stage {
 
   virtual size_t weight_bytes() const = 0;
   virtual size_t kv_bytes_per_block() const = 0;  ///< 0 for a stage without layers
-  /// Gives the stage its KV blocks. Called once, before the first forward.
+  /// Gives the stage its KV blocks, instead of those that it had: what was in them is lost.
   virtual void allocate_cache(int64_t blocks) = 0;
 
   /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last().
-  /// Returns one entry per planned row with `sampling`, in the plan's order; empty unless is_last().
+  /// Returns, row by row in the plan's order, one entry for each of its targets and one if it has `sampling`;
+  /// empty unless is_last().
   virtual std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) = 0;
 };
 

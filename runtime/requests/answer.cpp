@@ -1,26 +1,15 @@
 #include "runtime/requests/answer.h"
 
-#include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "runtime/base/rng.h"
+#include "runtime/requests/answer_logprobs.h"
 
 namespace penstock {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// The shortest decimal that reads back as the same float; JSON has no NaN or infinity, which become null.
-Json exact(float value) {
-  if (!std::isfinite(value)) return nullptr;
-  char digits[32];
-  const auto end = std::to_chars(std::begin(digits), std::end(digits), value).ptr;
-  double decimal = 0;
-  std::from_chars(std::begin(digits), end, decimal);
-  return decimal;
-}
 
 /// An id that is the same in every run: made from the row's own.
 std::string id_of(const char* prefix, const std::string& custom_id) {
@@ -29,51 +18,56 @@ std::string id_of(const char* prefix, const std::string& custom_id) {
   return std::string(prefix) + hex;
 }
 
-/// Characters, as Python counts them, of a piece of UTF-8.
-size_t characters_of(const std::string& text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+Json stop_reason_of(const Choice& choice) {
+  if (choice.stop_string) return *choice.stop_string;
+  return choice.stop_reason ? Json(*choice.stop_reason) : Json(nullptr);
 }
 
-Json logprobs_of(const Choice& choice) {
-  Json tokens = Json::array();
-  Json token_logprobs = Json::array();
-  Json top_logprobs = Json::array();
-  Json text_offset = Json::array();
-  size_t offset = 0;
-  for (size_t i = 0; i < choice.sequence.tokens.size(); ++i) {
-    const GeneratedToken& t = choice.sequence.tokens[i];
-    tokens.push_back(choice.token_texts[i]);
-    token_logprobs.push_back(exact(t.logprob));
-    // As vLLM: the drawn token and the alternatives, keyed by their text; where two share a text the likelier
-    // stays.
-    Json top = Json::object();
-    for (size_t k = 0; k < t.top.size(); ++k)
-      if (!top.contains(choice.top_texts[i][k])) top[choice.top_texts[i][k]] = exact(t.top[k].second);
-    if (!top.contains(choice.token_texts[i])) top[choice.token_texts[i]] = exact(t.logprob);
-    top_logprobs.push_back(std::move(top));
-    text_offset.push_back(offset);
-    offset += characters_of(choice.token_texts[i]);
-  }
-  return {{"tokens", std::move(tokens)},
-          {"token_logprobs", std::move(token_logprobs)},
-          {"top_logprobs", std::move(top_logprobs)},
-          {"text_offset", std::move(text_offset)}};
+Json ids_of(const std::vector<GeneratedToken>& tokens) {
+  Json ids = Json::array();
+  for (const GeneratedToken& t : tokens) ids.push_back(t.id);
+  return ids;
 }
 
-Json choice_of(const Answer& answer, size_t index) {
+Json completion_choice(const Answer& answer, size_t index) {
   const Choice& choice = answer.choices[index];
   Json json{{"index", index},
-            {"text", choice.text},
-            {"logprobs", answer.logprobs ? logprobs_of(choice) : Json(nullptr)},
+            {"text", choice.echoed + choice.text},
+            {"logprobs", answer.fields.logprobs ? completion_logprobs(answer, choice) : Json(nullptr)},
             {"finish_reason", name_of(choice.sequence.reason)},
-            {"stop_reason", choice.stop_reason ? Json(*choice.stop_reason) : Json(nullptr)}};
-  if (answer.return_token_ids) {
-    Json ids = Json::array();
-    for (const GeneratedToken& t : choice.sequence.tokens) ids.push_back(t.id);
-    json["token_ids"] = std::move(ids);
+            {"stop_reason", stop_reason_of(choice)}};
+  if (answer.fields.prompt_logprobs) json["prompt_logprobs"] = prompt_logprobs(choice);
+  if (answer.fields.return_token_ids) {
+    json["token_ids"] = ids_of(choice.sequence.tokens);
     json["prompt_token_ids"] = answer.prompt_token_ids[index];
   }
+  return json;
+}
+
+/// As vLLM's DeepSeekR1ReasoningParser (vllm/reasoning/deepseek_r1_reasoning_parser.py): all before </think>
+/// is reasoning, a leading <think> left out; without </think> everything is, and there is no content.
+Json message_of(const ChatAnswer& chat, const std::string& text) {
+  if (!chat.splits_reasoning) return {{"role", chat.role}, {"content", chat.echoed + text}};
+  constexpr std::string_view kBegin = "<think>";
+  constexpr std::string_view kEnd = "</think>";
+  const size_t begin = text.find(kBegin);
+  const std::string thought = begin == std::string::npos ? text : text.substr(begin + kBegin.size());
+  const size_t end = thought.find(kEnd);
+  const std::string content =
+      end == std::string::npos ? std::string() : chat.echoed + thought.substr(end + kEnd.size());
+  return {{"role", chat.role},
+          {"reasoning_content", chat.include_reasoning ? Json(thought.substr(0, end)) : Json(nullptr)},
+          {"content", content.empty() ? Json(nullptr) : Json(content)}};
+}
+
+Json chat_choice(const Answer& answer, size_t index) {
+  const Choice& choice = answer.choices[index];
+  Json json{{"index", index},
+            {"message", message_of(*answer.chat, choice.text)},
+            {"logprobs", answer.fields.logprobs ? chat_logprobs(choice) : Json(nullptr)},
+            {"finish_reason", name_of(choice.sequence.reason)},
+            {"stop_reason", stop_reason_of(choice)}};
+  if (answer.fields.return_token_ids) json["token_ids"] = ids_of(choice.sequence.tokens);
   return json;
 }
 
@@ -88,18 +82,22 @@ std::string format_answer(const Answer& answer) {
   Json choices = Json::array();
   int64_t generated = 0;
   for (size_t i = 0; i < answer.choices.size(); ++i) {
-    choices.push_back(choice_of(answer, i));
+    choices.push_back(answer.chat ? chat_choice(answer, i) : completion_choice(answer, i));
     generated += static_cast<int64_t>(answer.choices[i].sequence.tokens.size());
   }
-  const Json body{{"id", id_of("cmpl-", answer.custom_id)},
-                  {"object", "text_completion"},
-                  {"created", 0},
-                  {"model", answer.model},
-                  {"choices", std::move(choices)},
-                  {"usage",
-                   {{"prompt_tokens", answer.prompt_tokens},
-                    {"completion_tokens", generated},
-                    {"total_tokens", answer.prompt_tokens + generated}}}};
+  Json body{{"id", id_of(answer.chat ? "chatcmpl-" : "cmpl-", answer.custom_id)},
+            {"object", answer.chat ? "chat.completion" : "text_completion"},
+            {"created", 0},
+            {"model", answer.model},
+            {"choices", std::move(choices)},
+            {"usage",
+             {{"prompt_tokens", answer.prompt_tokens},
+              {"completion_tokens", generated},
+              {"total_tokens", answer.prompt_tokens + generated}}}};
+  if (answer.chat && answer.fields.prompt_logprobs)
+    body["prompt_logprobs"] = prompt_logprobs(answer.choices.front());
+  if (answer.chat && answer.fields.return_token_ids)
+    body["prompt_token_ids"] = answer.prompt_token_ids.front();
   const Json line{
       {"id", id_of("batch_req_", answer.custom_id)},
       {"custom_id", answer.custom_id},

@@ -5,6 +5,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/rng.h"
+#include "runtime/requests/answer_text.h"
 #include "runtime/requests/text/tokenizer.h"
 
 namespace penstock {
@@ -28,10 +29,6 @@ proto::Sampling sampling_of(const SamplingFields& fields) {
 /// The RNG key of one answer: by seed, row and choice, never by place in a batch.
 uint64_t key_of(uint64_t seed, const std::string& custom_id, size_t choice) {
   return stable_hash(custom_id + '\0' + std::to_string(choice), seed);
-}
-
-std::string token_name(int32_t id) {
-  return "token_id:" + std::to_string(id);
 }
 
 }  // namespace
@@ -113,10 +110,6 @@ void BatchJob::take_in(int slot, const proto::StepResult& result) {
     ensure(found != live_.end(), "a finished sequence belongs to a row");
     LiveRow& row = *found->second.row;
     Choice& choice = row.answer.choices[found->second.index];
-    const int32_t last = sequence.tokens.back().id;
-    const auto& asked = row.stop_token_ids;
-    if (sequence.reason == FinishReason::stop && std::find(asked.begin(), asked.end(), last) != asked.end())
-      choice.stop_reason = last;
     if (options_.metrics != nullptr)
       options_.metrics->finished(sequence.id, name_of(sequence.reason), RequestMetrics::Clock::now());
     choice.sequence = std::move(sequence);
@@ -162,22 +155,31 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   auto row = std::make_shared<LiveRow>();
   row->number = read.number;
   row->bytes = read.bytes;
-  row->stop_token_ids = fields.stop_token_ids;
   row->answer.custom_id = ready.request.custom_id;
   row->answer.model = ready.request.model.empty() ? options_.model_name : ready.request.model;
-  row->answer.return_token_ids = fields.return_token_ids;
-  row->answer.logprobs = fields.logprobs.has_value();
+  row->answer.fields = fields;
+  row->answer.chat = std::move(ready.chat);
 
-  std::vector<int32_t> stops = fields.stop_token_ids;
-  if (!fields.ignore_eos)
-    stops.insert(stops.end(), options_.eos_token_ids.begin(), options_.eos_token_ids.end());
+  std::vector<int32_t> ends = fields.stop_token_ids;
+  ends.insert(ends.end(), options_.eos_token_ids.begin(), options_.eos_token_ids.end());
+  const auto rules =
+      std::make_shared<const LogitRules>(make_logit_rules(fields, ends, std::move(ready.bad_words)));
+  row->answer.end_tokens = fields.ignore_eos ? fields.stop_token_ids : std::move(ends);
+  const bool keeps_prompt = fields.return_token_ids || fields.echo || fields.prompt_logprobs;
   const uint64_t seed = fields.seed ? static_cast<uint64_t>(*fields.seed) : options_.seed;
   const auto n = static_cast<size_t>(fields.n);
   row->answer.choices.resize(ready.prompt_ids.size() * n);
   row->unfinished = row->answer.choices.size();
   for (size_t i = 0; i < row->answer.choices.size(); ++i) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
-    SequenceSpec spec{next_sequence_++, prompt, fields.max_tokens, stops, sampling_of(fields)};
+    SequenceSpec spec{next_sequence_++, prompt, std::max<int64_t>(1, fields.max_tokens),
+                      row->answer.end_tokens, sampling_of(fields)};
+    spec.rules = rules;
+    if (i % n == 0) spec.prompt_logprobs = fields.prompt_logprobs;
+    if (!fields.stop.empty())
+      spec.ends = [text = std::make_shared<SequenceText>(tokenizer_, fields)](int32_t id) {
+        return text->push(id);
+      };
     spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
     if (options_.metrics != nullptr)
       options_.metrics->arrived(
@@ -187,7 +189,7 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
     live_[spec.id] = {row, i};
     scheduler_.add(std::move(spec));
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
-    if (fields.return_token_ids) row->answer.prompt_token_ids.push_back(prompt);
+    if (keeps_prompt) row->answer.prompt_token_ids.push_back(prompt);
   }
   counters_.prompt_tokens += row->answer.prompt_tokens;
 }
@@ -240,37 +242,18 @@ void BatchJob::show(const DoneRow& row) const {
   } else if (options_.metrics->wants_sample(now)) {
     const auto& answer = std::get<Answer>(row.what);
     const Choice& first = answer.choices.front();
-    options_.metrics->row_finished({answer.custom_id, first.text, name_of(first.sequence.reason)}, now);
+    // Without a tokenizer there are only ids.
+    const std::string text =
+        first.text.empty() ? std::to_string(first.sequence.tokens.size()) + " tokens" : first.text;
+    options_.metrics->row_finished({answer.custom_id, text, name_of(first.sequence.reason)}, now);
   }
 }
 
 std::string BatchJob::format(DoneRow& row) const {
   if (const auto* error = std::get_if<RowError>(&row.what)) return format_error(*error);
   auto& answer = std::get<Answer>(row.what);
-  fill_texts(answer);
+  fill_texts(answer, tokenizer_);
   return format_answer(answer);
-}
-
-void BatchJob::fill_texts(Answer& answer) const {
-  const auto text_of = [this](int32_t id) {
-    return tokenizer_ == nullptr ? token_name(id) : tokenizer_->decode(std::span(&id, 1), false);
-  };
-  for (Choice& choice : answer.choices) {
-    if (tokenizer_ != nullptr) {
-      std::vector<int32_t> ids;
-      for (const GeneratedToken& t : choice.sequence.tokens) ids.push_back(t.id);
-      // The token that ended the answer is not part of its text.
-      if (choice.sequence.reason == FinishReason::stop) ids.pop_back();
-      choice.text = tokenizer_->decode(ids, true);
-    }
-    if (!answer.logprobs) continue;
-    for (const GeneratedToken& t : choice.sequence.tokens) {
-      choice.token_texts.push_back(text_of(t.id));
-      std::vector<std::string> tops;
-      for (const auto& [id, logprob] : t.top) tops.push_back(text_of(id));
-      choice.top_texts.push_back(std::move(tops));
-    }
-  }
 }
 
 void BatchJob::finish() {

@@ -69,9 +69,9 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
-  /// As Scheduler::lower_limits; on the caller's thread of plan().
-  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-    scheduler_.lower_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+  /// As Scheduler::change_limits; on the caller's thread of plan().
+  void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+    scheduler_.change_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
   }
 
   /// After finished_or_wait() said true: writes what is left and gives the output its name.
@@ -89,7 +89,6 @@ class BatchJob {
     uint64_t number = 0;
     int64_t bytes = 0;
     Answer answer;
-    std::vector<int32_t> stop_token_ids;
     size_t unfinished = 0;
   };
   struct ChoiceOf {
@@ -105,7 +104,6 @@ class BatchJob {
   void write_behind();
   std::string format(DoneRow& row) const;
   void show(const DoneRow& row) const;
-  void fill_texts(Answer& answer) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();
 

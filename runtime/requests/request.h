@@ -3,37 +3,36 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
+#include "runtime/requests/sampling_fields.h"
+#include "runtime/requests/text/chat_template.h"
+
 namespace penstock {
 
 /// Text to tokenize, or token ids as they are.
 using Prompt = std::variant<std::string, std::vector<int32_t>>;
 
-/// What the row asks of sampling; names and defaults are vLLM's.
-struct SamplingFields {
-  int64_t n = 1;
-  float temperature = 1;
-  float top_p = 1;
-  int32_t top_k = 0;
-  float min_p = 0;
-  std::optional<int64_t> seed;
-  int64_t max_tokens = 16;
-  bool ignore_eos = false;
-  std::vector<int32_t> stop_token_ids;
-  std::optional<int32_t> logprobs;
-  bool return_token_ids = false;
-  bool add_special_tokens = true;
+/// What /v1/chat/completions brings in place of a prompt.
+struct Conversation {
+  std::shared_ptr<const nlohmann::ordered_json> messages;  ///< a list of objects with a role, at least one
+  std::shared_ptr<const nlohmann::ordered_json> tools;     ///< a list, or null: none
+  std::shared_ptr<const nlohmann::ordered_json> kwargs;    ///< chat_template_kwargs, or null
+  ChatOptions options{true, false};
+  bool include_reasoning = true;
 };
 
 struct Request {
   std::string custom_id;
-  std::string model;  ///< as the row names it; may be empty
-  std::vector<Prompt> prompts;
+  std::string model;                 ///< as the row names it; may be empty
+  std::vector<Prompt> prompts;       ///< empty for a chat until it is rendered
+  std::optional<Conversation> chat;  ///< set for /v1/chat/completions
   SamplingFields sampling;
 };
 
@@ -49,6 +48,7 @@ struct RequestLimits {
   std::string served_model_name;  ///< a row that names another model is an error; empty: any name
   int64_t max_choices = 1024;     ///< prompts x n of one row
   int32_t max_logprobs = 20;
+  GenerationDefaults defaults;  ///< of rows that do not say
 };
 
 /// Never throws for what a line holds. `line` is one JSON object without its newline.

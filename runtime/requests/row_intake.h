@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/requests/answer.h"
 #include "runtime/requests/id_set.h"
 #include "runtime/requests/input_spec.h"
 #include "runtime/requests/request.h"
@@ -24,12 +25,16 @@ struct IntakeRules {
   RequestLimits request;
   int64_t max_model_len = 0;
   int64_t vocab_size = 0;
+  std::shared_ptr<const ChatRenderer> chat;  ///< null: chats are errors
+  bool splits_reasoning = false;             ///< --reasoning-parser
 };
 
 /// A row whose prompts are token ids.
 struct ReadyRow {
-  Request request;  ///< prompts emptied
+  Request request;  ///< prompts and conversation emptied; max_tokens is a number
   std::vector<std::vector<int32_t>> prompt_ids;
+  std::vector<std::vector<int32_t>> bad_words;
+  std::optional<ChatAnswer> chat;
 };
 
 struct ReadRow {
@@ -52,9 +57,15 @@ class RowIntake {
 
  private:
   std::variant<ReadyRow, RowError> prepare(const std::string& line);
-  std::optional<RowError> tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
+  void render(ReadyRow& row) const;
+  void tokenize(ReadyRow& row, std::vector<Prompt> prompts) const;
+  std::vector<int32_t> tokenize(Prompt prompt, bool add_special_tokens) const;
+  void check_length(ReadyRow& row, int64_t prompt) const;
+  void check_vocabulary(const ReadyRow& row) const;
+  void tokenize_bad_words(ReadyRow& row) const;
 
   IntakeRules rules_;
+  bool keeps_parts_;  // the chat template walks a message's parts itself
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<LineSource> lines_;
   IdSet ids_;

@@ -13,6 +13,17 @@ constexpr int64_t kSmallestChunk = 64;
 // Below this share of free blocks no new sequence is admitted while others run, so that those can grow.
 constexpr double kFreeForGrowth = 0.01;
 
+GeneratedToken token_of(const proto::SampledToken& sampled) {
+  GeneratedToken token{
+      static_cast<int32_t>(sampled.token()), sampled.logprob(), {}, static_cast<int32_t>(sampled.rank())};
+  if (sampled.top_tokens_size() != sampled.top_logprobs_size())
+    throw Error("the last stage sent " + std::to_string(sampled.top_tokens_size()) + " alternatives with " +
+                std::to_string(sampled.top_logprobs_size()) + " log-probabilities");
+  for (int i = 0; i < sampled.top_tokens_size(); ++i)
+    token.top.emplace_back(static_cast<int32_t>(sampled.top_tokens(i)), sampled.top_logprobs(i));
+  return token;
+}
+
 }  // namespace
 
 int32_t Scheduler::Sequence::token(int64_t position) const {
@@ -22,7 +33,10 @@ int32_t Scheduler::Sequence::token(int64_t position) const {
 }
 
 Scheduler::Scheduler(const SchedulerLimits& limits)
-    : limits_(limits), pool_(limits.blocks), in_flight_(static_cast<size_t>(limits.micro_batches)) {
+    : most_(limits),
+      limits_(limits),
+      pool_(limits.blocks),
+      in_flight_(static_cast<size_t>(limits.micro_batches)) {
   ensure(limits.max_num_seqs > 0 && limits.max_num_batched_tokens > 0 && limits.block_size > 0,
          "scheduler limits are positive");
 }
@@ -35,10 +49,10 @@ void Scheduler::add(SequenceSpec spec) {
   waiting_.push_back(std::move(sequence));
 }
 
-void Scheduler::lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-  ensure(max_num_seqs > 0 && max_num_seqs <= limits_.max_num_seqs && max_num_batched_tokens > 0 &&
-             max_num_batched_tokens <= limits_.max_num_batched_tokens && usable_blocks <= limits_.blocks,
-         "limits are only lowered, and stay positive");
+void Scheduler::change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
+  ensure(max_num_seqs > 0 && max_num_seqs <= most_.max_num_seqs && max_num_batched_tokens > 0 &&
+             max_num_batched_tokens <= most_.max_num_batched_tokens && usable_blocks <= limits_.blocks,
+         "limits stay positive and within those at first");
   limits_.max_num_seqs = max_num_seqs;
   limits_.max_num_batched_tokens = max_num_batched_tokens;
   pool_.withhold(limits_.blocks - usable_blocks);
@@ -50,6 +64,10 @@ proto::Plan Scheduler::plan(int slot) {
   proto::Plan plan;
   plan_decodes(plan, rows);
   plan_prefills(plan, rows, prefill_budget(plan.rows_size()));
+  if (!rows.empty()) {
+    plan.mutable_forgotten()->Add(forgotten_.begin(), forgotten_.end());
+    forgotten_.clear();
+  }
   return plan;
 }
 
@@ -126,6 +144,7 @@ bool Scheduler::preempt_one_younger_than(const Sequence& sequence) {
     if (victim.in_flight) continue;
     pool_.release(victim.blocks);
     victim.stored = 0;
+    forget_rules(victim);
     ++preemptions_;
     waiting_.push_front(std::move(running_[i]));
     running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
@@ -161,18 +180,60 @@ void Scheduler::schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Se
   for (int64_t i = 0; i < tokens; ++i)
     row->add_tokens(static_cast<uint32_t>(sequence.token(sequence.stored + i)));
   row->mutable_blocks()->Add(sequence.blocks.begin(), sequence.blocks.end());
+  if (sequence.spec.prompt_logprobs) ask_for_scores(*row, sequence);
   sequence.stored += tokens;
-  if (sequence.pending() == 0) {
-    *row->mutable_sampling() = sequence.spec.sampling;
-    row->mutable_sampling()->set_position(static_cast<uint32_t>(sequence.generated.size()));
-  }
+  if (sequence.pending() == 0) put_sampling(*row, sequence);
   sequence.in_flight = true;
   rows.push_back(&sequence);
+}
+
+// The token at position p gives the score of the one at p + 1. What was scored before a preemption is not
+// asked for again.
+void Scheduler::ask_for_scores(proto::PlannedRow& row, const Sequence& sequence) const {
+  const auto prompt = static_cast<int64_t>(sequence.spec.prompt.size());
+  const int64_t begin = std::max(sequence.stored, static_cast<int64_t>(sequence.scored.size()));
+  const int64_t end = std::min(sequence.stored + row.tokens_size(), prompt - 1);
+  if (begin >= end) return;
+  row.set_score_from(static_cast<uint32_t>(begin - sequence.stored));
+  row.set_score_logprobs(static_cast<uint32_t>(*sequence.spec.prompt_logprobs));
+  for (int64_t p = begin; p < end; ++p) row.add_targets(static_cast<uint32_t>(sequence.token(p + 1)));
+}
+
+void Scheduler::put_sampling(proto::PlannedRow& row, Sequence& sequence) {
+  proto::Sampling& sampling = *row.mutable_sampling() = sequence.spec.sampling;
+  sampling.set_position(static_cast<uint32_t>(sequence.generated.size()));
+  if (sequence.spec.rules == nullptr || sequence.spec.rules->empty()) return;
+  std::vector<int32_t> generated;
+  for (const GeneratedToken& t : sequence.generated) generated.push_back(t.id);
+  put_rules(*sequence.spec.rules, sequence.spec.prompt, generated, !sequence.rules_known, sampling);
+  sequence.rules_known = sequence.spec.rules->any_fixed;
+}
+
+void Scheduler::forget_rules(Sequence& sequence) {
+  if (sequence.rules_known) forgotten_.push_back(sequence.spec.id);
+  sequence.rules_known = false;
+}
+
+// Scores come in the order of the plan's rows, as they were asked for.
+void Scheduler::take_scores(const std::vector<Sequence*>& rows, const proto::StepResult& result) {
+  int next = 0;
+  for (Sequence* s : rows)
+    while (next < result.scored_size() && result.scored(next).sequence() == s->spec.id) {
+      const auto place = s->scored.size() + 1;
+      if (!s->spec.prompt_logprobs || place >= s->spec.prompt.size() ||
+          static_cast<int32_t>(result.scored(next).token()) != s->spec.prompt[place])
+        break;
+      s->scored.push_back(token_of(result.scored(next++)));
+    }
+  if (next != result.scored_size())
+    throw Error("the last stage's prompt scores do not match the plan: expected " + std::to_string(next) +
+                ", found " + std::to_string(result.scored_size()));
 }
 
 std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepResult& result) {
   std::vector<Sequence*>& rows = in_flight_[static_cast<size_t>(slot)];
   std::vector<FinishedSequence> finished;
+  take_scores(rows, result);
   int next = 0;
   for (Sequence* s : rows) {
     s->in_flight = false;
@@ -181,20 +242,17 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
       throw Error("the last stage's tokens do not match the plan: expected one for sequence " +
                   std::to_string(s->spec.id));
     const proto::SampledToken& sampled = result.tokens(next++);
-    GeneratedToken token{static_cast<int32_t>(sampled.token()), sampled.logprob(), {}};
-    if (sampled.top_tokens_size() != sampled.top_logprobs_size())
-      throw Error("the last stage sent " + std::to_string(sampled.top_tokens_size()) + " alternatives with " +
-                  std::to_string(sampled.top_logprobs_size()) + " log-probabilities");
-    for (int i = 0; i < sampled.top_tokens_size(); ++i)
-      token.top.emplace_back(static_cast<int32_t>(sampled.top_tokens(i)), sampled.top_logprobs(i));
-    s->generated.push_back(std::move(token));
+    s->generated.push_back(token_of(sampled));
 
     const std::vector<int32_t>& stops = s->spec.stop_tokens;
-    const bool stopped = std::find(stops.begin(), stops.end(), s->generated.back().id) != stops.end();
+    const int32_t last = s->generated.back().id;
+    const bool stopped =
+        std::find(stops.begin(), stops.end(), last) != stops.end() || (s->spec.ends && s->spec.ends(last));
     if (!stopped && static_cast<int64_t>(s->generated.size()) < s->spec.max_tokens) continue;
     pool_.release(s->blocks);
-    finished.push_back(
-        {s->spec.id, std::move(s->generated), stopped ? FinishReason::stop : FinishReason::length});
+    forget_rules(*s);
+    finished.push_back({s->spec.id, std::move(s->generated),
+                        stopped ? FinishReason::stop : FinishReason::length, std::move(s->scored)});
     std::erase_if(running_, [s](const SequencePtr& r) { return r.get() == s; });
   }
   if (next != result.tokens_size())

@@ -9,12 +9,15 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "proto/plan.pb.h"
 #include "runtime/requests/block_pool.h"
+#include "runtime/requests/logit_rules.h"
 
 namespace penstock {
 
@@ -33,6 +36,11 @@ struct SequenceSpec {
   int64_t max_tokens = 16;
   std::vector<int32_t> stop_tokens;  ///< end-of-sequence and stop ids; a generated one ends the sequence
   proto::Sampling sampling;          ///< position is filled in at planning
+  std::shared_ptr<const LogitRules> rules{};  ///< null: none
+  /// Alternatives to each prompt token's log-probability; nothing: no log-probabilities of the prompt.
+  std::optional<int32_t> prompt_logprobs{};
+  /// Told of every generated token once, in order; true ends the sequence with it. May be empty.
+  std::function<bool(int32_t)> ends{};
 };
 
 enum class FinishReason { stop, length };
@@ -44,12 +52,14 @@ struct GeneratedToken {
   int32_t id = 0;
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top;
+  int32_t rank = 0;  ///< of a prompt token: how many tokens are at least as likely
 };
 
 struct FinishedSequence {
   uint64_t id = 0;
   std::vector<GeneratedToken> tokens;  ///< the stopping token included
   FinishReason reason = FinishReason::length;
+  std::vector<GeneratedToken> prompt{};  ///< with prompt_logprobs: the prompt's tokens from the second on
 };
 
 class Scheduler {
@@ -74,9 +84,9 @@ class Scheduler {
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
 
-  /// From the next plan on. Only less than at first: stages have room for no more. What runs goes on until it
-  /// ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
-  void lower_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
+  /// From the next plan on. At most what it began with: stages have room for no more. What runs goes on until
+  /// it ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
+  void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
 
   double kv_used_share() const { return pool_.used_share(); }
   int64_t preemptions() const { return preemptions_; }
@@ -85,7 +95,9 @@ class Scheduler {
   struct Sequence {
     SequenceSpec spec;
     std::vector<GeneratedToken> generated;
+    std::vector<GeneratedToken> scored;  // of the prompt, from its second token on
     std::vector<uint32_t> blocks;
+    bool rules_known = false;  // to the last stage, since it was admitted
     int64_t stored =
         0;  // tokens whose K and V are in the cache, or will be once the micro-batch in flight is done
     int64_t admitted = 0;  // order of admission; the youngest is preempted first
@@ -106,13 +118,19 @@ class Scheduler {
   Sequence* admit_next();
   int64_t prefill_budget(int64_t decodes) const;
   void schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens);
+  void ask_for_scores(proto::PlannedRow& row, const Sequence& sequence) const;
+  void put_sampling(proto::PlannedRow& row, Sequence& sequence);
+  void forget_rules(Sequence& sequence);
+  static void take_scores(const std::vector<Sequence*>& rows, const proto::StepResult& result);
   int64_t blocks_for(int64_t tokens) const { return (tokens + limits_.block_size - 1) / limits_.block_size; }
 
+  const SchedulerLimits most_;
   SchedulerLimits limits_;
   BlockPool pool_;
   std::deque<SequencePtr> waiting_;                // preempted ones in front
   std::vector<SequencePtr> running_;               // in order of admission
   std::vector<std::vector<Sequence*>> in_flight_;  // by slot
+  std::vector<uint64_t> forgotten_;                // whose rules the last stage may drop; for the next plan
   bool input_ended_ = false;
   int64_t admissions_ = 0;
   int64_t preemptions_ = 0;

@@ -45,8 +45,8 @@ class Scraper {
  private:
   void run(uint16_t port) {
     while (!stop_) {
-      get(port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-      get(port, "GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+      get(port, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+      get(port, "GET /state HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
       std::this_thread::sleep_for(std::chrono::duration<double>(kInterval));
     }
   }
@@ -198,7 +198,8 @@ void run(const std::string& model, double seconds) {
   AlternatingPlans plans(ranks, metrics, seconds);
   for (size_t r = 0; r < ranks.size(); ++r)
     ranks[r].runner = std::make_unique<Runner>(
-        *ranks[r].ready.stage, *ranks[r].ready.device, *worlds[r], ranks[r].ready.shape.schedule,
+        *ranks[r].ready.stage, *ranks[r].ready.device, *worlds[r], std::move(ranks[r].ready.edges),
+        ranks[r].ready.shape.schedule,
         RunnerOptions{static_cast<int>(r), 0, ranks[r].ready.shape.max_num_batched_tokens},
         r == 0 ? &plans : nullptr);
   worlds[0]->control().hear_live_reports([&metrics](const ControlMessage& message) {

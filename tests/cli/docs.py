@@ -22,6 +22,7 @@ class Docs(ProgramTest):
                         continue
                     # Results go to this test's folder, and the binary may be that of another preset.
                     command = line.replace("results.jsonl", str(self.output)).replace("build/penstock", str(BINARY))
+                    command = command.replace("--port 9400", "--port 0")  # others may be at it
                     with self.subTest(document=document.name, command=line):
                         run = subprocess.run(["bash", "-c", command], cwd=ROOT, env=ENVIRONMENT, capture_output=True,
                                              text=True, timeout=200)

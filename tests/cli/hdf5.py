@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from harness import ProgramTest, row
+from harness import BINARY, ProgramTest, row
 
 PROMPTS = [[2, 45, 3], [7, 8, 9, 10, 11], [2]]
 BODY = {"max_tokens": 4, "temperature": 0, "return_token_ids": True}
@@ -70,16 +70,18 @@ with h5py.File(sys.argv[1], "w") as f:
         expected = self.answers_to_lines(PROMPTS)
         self.write_ids()
         for name in ("in.jsonl", "in.h5"):
-            together = b""
-            for i in range(2):
-                with self.subTest(input=name, shard=i):
+            with self.subTest(input=name):
+                parts = []
+                for i in range(2):
+                    parts.insert(0, self.folder / f"{name}.shard-{i}-of-2.jsonl")
                     flags = ["--shard", f"{i}/2"] + (["--input-body", json.dumps(BODY)] if name == "in.h5" else [])
-                    command = self.command(0, *flags)
+                    command = self.command(0, *flags, output=parts[0])
                     command[command.index(str(self.folder / "in.jsonl"))] = str(self.folder / name)
                     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
                     self.assertEqual(run.returncode, 0, run.stderr)
-                    together += self.output.read_bytes()
-            self.assertEqual(together, expected)
+                run = subprocess.run([BINARY, "results", "--merge", *parts, "-o", self.output], capture_output=True, text=True)
+                self.assertEqual(run.returncode, 0, run.stderr)
+                self.assertEqual(self.output.read_bytes(), expected)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ class Metrics(ProgramTest):
             if i % 3 == 0:
                 s.sendall(b"GET /metrics HT")       # half a request
             if i % 3 == 1:
-                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")  # an answer that nobody reads
+                s.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")  # an answer that nobody reads
         with socket.create_connection((host, int(port))) as long:
             try:
                 long.sendall(b"GET /" + b"a" * (1 << 20) + b" HTTP/1.1\r\n\r\n")
@@ -179,6 +179,12 @@ class Metrics(ProgramTest):
         for stage, seen in enumerate(state["stages"]):
             self.assertRegex(summary.stdout, rf"(?m)^ +{stage} +{seen['micro_batches']} .* {seen['tokens']}$")
         self.assertEqual(len(re.findall(r"(?m)^stage \d +[.0-9]{44}   [.0-9]{44}$", summary.stdout)), 2, summary.stdout)
+
+    def test_a_trace_that_cannot_be_written_does_not_end_the_job(self):
+        run = self.generate(2, "--trace", "/dev/full", "--metrics-interval", "0.01")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stderr.count("/dev/full: cannot be written"), 1, run.stderr)
+        self.assertEqual(len(self.answers()), 2)
 
     def test_a_trace_that_is_none_is_refused(self):
         run = subprocess.run([str(BINARY), "trace", "summary", str(self.folder / "in.jsonl")], capture_output=True,
@@ -249,6 +255,19 @@ class Metrics(ProgramTest):
             self.assertEqual(list(line), ["time", "level", "rank", "host", "message"])
             self.assertRegex(line["time"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
         self.assertTrue(any("2 rows in" in line["message"] for line in lines))
+
+    def test_one_line_now_and_then_says_how_the_job_stands(self):
+        self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(48)))
+        run = self.generate(2, "--progress-seconds", "0.2")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        lines = [l for l in run.stderr.splitlines() if "throughput" in l]
+        self.assertTrue(lines, run.stderr)
+        for line in lines:
+            self.assertRegex(line, r"^\d\d:\d\d:\d\d rank 0 \S+: rows \d+ of about 48 \(\d+ %\), [\d.]+ rows/s, .*"
+                             r"Avg prompt throughput: [\d.]+ tokens/s, Avg generation throughput: [\d.]+ tokens/s, "
+                             r"Running: \d+ reqs, Waiting: \d+ reqs, KV cache usage: [\d.]+ %$")
+        # 48 rows of 300 tokens in hundreds of micro-batches: nothing is printed for each of them.
+        self.assertLess(len(run.stderr.splitlines()) - len(lines), 25)
 
     def test_the_log_level_drops_what_is_below_it(self):
         run = self.generate(0, "--log-level", "warning")

@@ -56,7 +56,7 @@ TEST(Guard, StepsBackWhenTokensAreSlowForLongAndNotBefore) {
   const std::vector<GuardEvent> events = guard.look(job.at(11));
   ASSERT_EQ(events.size(), 1u);
   EXPECT_EQ(events[0].goal, "p99_tpot_ms");
-  EXPECT_FALSE(events[0].resolved);
+  EXPECT_EQ(events[0].kind, GuardEvent::Kind::broken);
   EXPECT_NE(events[0].text.find("stepping back from max_num_seqs 256"), std::string::npos) << events[0].text;
   EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000}));
   EXPECT_TRUE(guard.figures().goals[0].broken);
@@ -75,7 +75,7 @@ TEST(Guard, JudgesTheNewSettingsByWhatHappenedUnderThem) {
   for (int s = 7; s <= 30; ++s) {
     job.observe(RequestHistogram::inter_token_latency, 0.05);
     for (const GuardEvent& event : guard.look(job.at(s))) {
-      EXPECT_TRUE(event.resolved) << event.text;
+      EXPECT_EQ(event.kind, GuardEvent::Kind::holds) << event.text;
       EXPECT_EQ(s, 7);
     }
   }
@@ -118,7 +118,7 @@ TEST(Guard, CountsFailuresOfMemoryFromStepToStepAndDoesNotWait) {
   EXPECT_EQ(guard.look(job.at(1)).size(), 1u);
   EXPECT_EQ(guard.settings().max_num_batched_tokens, 256);
   job.now().stages[1].report.set_out_of_memory(4);
-  for (const GuardEvent& event : guard.look(job.at(2))) EXPECT_TRUE(event.resolved);
+  for (const GuardEvent& event : guard.look(job.at(2))) EXPECT_EQ(event.kind, GuardEvent::Kind::holds);
   EXPECT_EQ(guard.settings().max_num_batched_tokens, 256) << "two more are not three";
   job.now().stages[0].report.set_out_of_memory(2);
   guard.look(job.at(3));
@@ -143,6 +143,48 @@ TEST(Guard, RunsFewerSequencesWhenManyArePreempted) {
     guard.look(job.at(s));
   }
   EXPECT_LT(guard.settings().max_num_seqs, 256);
+}
+
+/// A second of tokens that are slow when more than `most` sequences run.
+std::vector<GuardEvent> second(Guard& guard, Job& job, int& s, int64_t most) {
+  job.observe(RequestHistogram::inter_token_latency, guard.settings().max_num_seqs > most ? 0.9 : 0.05);
+  return guard.look(job.at(s++));
+}
+
+TEST(Guard, GoesBackToTheLastSettingThatHeldWhenALargerOneFailsAgain) {
+  Guard guard = guard_of("p99_itl_ms=500,for=5");
+  Job job;
+  std::vector<std::string> told;
+  std::vector<int64_t> settings;
+  for (int s = 0; s < 400;) {
+    for (const GuardEvent& event : second(guard, job, s, 100))
+      if (event.kind != GuardEvent::Kind::holds) told.push_back(event.text);
+    if (settings.empty() || settings.back() != guard.settings().max_num_seqs)
+      settings.push_back(guard.settings().max_num_seqs);
+  }
+  EXPECT_EQ(settings, (std::vector<int64_t>{256, 128, 64, 128, 64}));
+  ASSERT_EQ(told.size(), 4u);
+  EXPECT_NE(told[2].find("every goal has held for"), std::string::npos) << told[2];
+  EXPECT_NE(told[3].find("to the last setting that held, max_num_seqs 64"), std::string::npos) << told[3];
+}
+
+TEST(Guard, ReturnsToFullSizeWhenTheTroubleHasPassed) {
+  Guard guard = guard_of("p99_itl_ms=500,for=5");
+  Job job;
+  int s = 0;
+  while (guard.settings().max_num_seqs > 64) second(guard, job, s, 0);
+  for (int i = 0; i < 49; ++i) second(guard, job, s, 256);
+  EXPECT_EQ(guard.settings().max_num_seqs, 64) << "not before ten times the time";
+  for (int i = 0; i < 100; ++i) second(guard, job, s, 256);
+  EXPECT_EQ(guard.settings(), kStart);
+}
+
+TEST(Guard, DoesNotTryMemoryThatRanOutOnce) {
+  Guard guard = guard_of("oom=1,for=1");
+  Job job;
+  job.now().stages[0].report.set_out_of_memory(1);
+  for (int s = 0; s <= 100; ++s) guard.look(job.at(s));
+  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000}));
 }
 
 TEST(Guard, OnlyTellsOfWhatNoStepWouldMend) {

@@ -69,7 +69,7 @@ std::string ask(const HttpServer& server, const std::string& request) {
   return client.hear();
 }
 
-constexpr const char* kGet = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+constexpr const char* kGet = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 TEST(HttpServer, AnswersGetAndHeadOnItsPagesAndNothingElse) {
   const HttpServer server("127.0.0.1", 0, pages);
@@ -78,27 +78,44 @@ TEST(HttpServer, AnswersGetAndHeadOnItsPagesAndNothingElse) {
   EXPECT_NE(got.find("\r\n\r\nhello"), std::string::npos);
   EXPECT_NE(got.find("Content-Security-Policy: default-src 'none'"), std::string::npos);
 
-  const std::string head = ask(server, "HEAD /?a=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  const std::string head = ask(server, "HEAD /?a=b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
   EXPECT_EQ(head.rfind("HTTP/1.1 200 OK\r\n", 0), 0u) << head;
   EXPECT_NE(head.find("Content-Length: 5\r\n"), std::string::npos);
   EXPECT_EQ(head.find("hello"), std::string::npos);
 
   for (const char* method : {"POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"}) {
-    const std::string refused = ask(server, std::string(method) + " / HTTP/1.1\r\nHost: x\r\n\r\n");
+    const std::string refused = ask(server, std::string(method) + " / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     EXPECT_EQ(refused.rfind("HTTP/1.1 405 ", 0), 0u) << refused;
     EXPECT_NE(refused.find("Allow: GET, HEAD\r\n"), std::string::npos);
   }
   for (const char* path : {"/other", "/../etc/passwd", "//", "*"})
-    EXPECT_EQ(ask(server, std::string("GET ") + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                  .rfind("HTTP/1.1 404 ", 0),
-              0u)
+    EXPECT_EQ(
+        ask(server, std::string("GET ") + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .rfind("HTTP/1.1 404 ", 0),
+        0u)
         << path;
-  EXPECT_EQ(ask(server, "GET /broken HTTP/1.1\r\nHost: x\r\n\r\n").rfind("HTTP/1.1 500 ", 0), 0u);
+  EXPECT_EQ(ask(server, "GET /broken HTTP/1.1\r\nHost: localhost\r\n\r\n").rfind("HTTP/1.1 500 ", 0), 0u);
+}
+
+TEST(HttpServer, OnLoopbackAnswersOnlyThoseWhoAskForLoopback) {
+  const HttpServer server("127.0.0.1", 0, pages);
+  const auto status = [&](const std::string& host) {
+    return ask(server, "GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n").substr(9, 3);
+  };
+  for (const char* host :
+       {"localhost", "localhost:9400", "127.0.0.1:9400", "127.8.8.8", "[::1]", "[::1]:9400", ""})
+    EXPECT_EQ(status(host), "200") << host;
+  for (const char* host :
+       {"attacker.example", "attacker.example:9400", "10.0.0.1", "localhost.attacker.example", "[::2]:9400"})
+    EXPECT_EQ(status(host), "421") << host;
+  const HttpServer everywhere("0.0.0.0", 0, pages);
+  EXPECT_EQ(ask(everywhere, "GET / HTTP/1.1\r\nHost: node7\r\nConnection: close\r\n\r\n").substr(9, 3),
+            "200");
 }
 
 TEST(HttpServer, AnswersSeveralRequestsOnOneConnection) {
   const HttpServer server("127.0.0.1", 0, pages);
-  const std::string both = ask(server, std::string("GET / HTTP/1.1\r\nHost: x\r\n\r\n") + kGet);
+  const std::string both = ask(server, std::string("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") + kGet);
   const size_t first = both.find("hello");
   EXPECT_NE(both.find("hello", first + 1), std::string::npos);
 }
@@ -111,8 +128,9 @@ TEST(HttpServer, RefusesWhatIsNoRequestOrTooLong) {
   EXPECT_EQ(
       ask(server, "GET / HTTP/1.1\r\nX: " + std::string(1 << 20, 'a') + "\r\n\r\n").rfind("HTTP/1.1 431 ", 0),
       0u);
-  EXPECT_EQ(
-      ask(server, "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").rfind("HTTP/1.1 400 ", 0), 0u);
+  EXPECT_EQ(ask(server, "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc")
+                .rfind("HTTP/1.1 400 ", 0),
+            0u);
   EXPECT_EQ(ask(server, kGet).rfind("HTTP/1.1 200 ", 0), 0u);
 }
 
@@ -140,7 +158,7 @@ TEST(HttpServer, HangsUpOnAClientThatDoesNotGoOn) {
   half_open.say("GET / HT");
   half_open.end_speech();
   Client deaf(server.port());  // asks for more than socket buffers hold, and reads nothing
-  deaf.say("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+  deaf.say("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_TRUE(half_open.closed_within(2s));
   EXPECT_TRUE(silent.closed_within(2s));
   EXPECT_TRUE(drip.closed_within(2s));
@@ -154,7 +172,7 @@ TEST(HttpServer, EndsAtOnceWhateverClientsDo) {
   auto server = std::make_unique<HttpServer>("127.0.0.1", 0, pages);
   Client silent(server->port());
   Client deaf(server->port());
-  deaf.say("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+  deaf.say("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_EQ(ask(*server, kGet).rfind("HTTP/1.1 200 ", 0), 0u);
   const auto begin = std::chrono::steady_clock::now();
   server.reset();

@@ -68,5 +68,13 @@ TEST_F(Pipeline, GivesTheSameBytesInSmallChunksWithFewBlocksAndFewMicroBatches) 
   EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
 }
 
+TEST_F(Pipeline, GivesTheSameBytesWhileWatchedTracedAndGuarded) {
+  const std::string one = answers({"--threads", "1"});
+  EXPECT_TRUE(
+      answers({"--pp", "3", "--threads", "1", "--port", "0", "--trace", folder_ / "trace.json", "--guard",
+               "p99_itl_ms=0.001,memory=0.0001,for=0.01", "--metrics-interval", "0.005"}) == one);
+  EXPECT_GT(fs::file_size(folder_ / "trace.json"), 1000u);
+}
+
 }  // namespace
 }  // namespace penstock

@@ -75,7 +75,8 @@ TEST(Request, ABadFieldNamesItselfWhatWasExpectedAndWhatWasFound) {
       {R"("prompt": "a", "top_p": 0)", "top_p: expected a number above 0 and at most 1, found 0"},
       {R"("prompt": "a", "n": 0)", "n: expected a whole number from 1 to 1024, found 0"},
       {R"("prompt": "a", "n": 1.5)", "n: expected a whole number from 1 to 1024, found 1.5"},
-      {R"("prompt": "a", "max_tokens": 0)", "max_tokens: expected a whole number from 1"},
+      {R"("prompt": "a", "max_tokens": 0)",
+       "max_tokens: expected a whole number from 1 (0 only for a completion with echo), found 0"},
       {R"("prompt": "a", "seed": 99999999999999999999)", "seed: expected a whole number"},
       {R"("prompt": "a", "seed": 18446744073709551615)", "seed: expected a whole number"},
       {R"("prompt": "a", "logprobs": 21)", "logprobs: expected a whole number from 0 to 20, found 21"},
@@ -88,7 +89,7 @@ TEST(Request, ABadFieldNamesItselfWhatWasExpectedAndWhatWasFound) {
       {R"("prompt": {"a": 1})", "prompt: expected a string"},
       {R"("prompt": null)", "prompt: expected a string"},
       {R"("model": "m")", "prompt: expected a prompt, found none"},
-      {R"("prompt": "a", "best_of": 2)", "best_of: this field is not supported"},
+      {R"("prompt": "a", "best_of": 2)", "best_of: expected none"},
       {R"("prompt": "a", "stream": true)", "stream: expected false"},
       {R"("prompt": ["a", "b"], "n": 1000)", "at most 1024 choices a row, found 2 prompts x n = 1000"}};
   for (const auto& [fields, message] : cases)
@@ -121,13 +122,12 @@ TEST(Request, ARowForAnotherModelIsAnErrorOnlyWhenANameIsServed) {
 TEST(Answer, LogprobsReadBackToTheSameFloat) {
   Answer answer;
   answer.custom_id = "x";
-  answer.logprobs = true;
-  answer.return_token_ids = true;
+  answer.fields.logprobs = 1;
+  answer.fields.return_token_ids = true;
   Choice choice;
   const float logprob = -0.1234567F;
   choice.sequence.tokens = {{7, logprob, {{7, logprob}, {9, -3.0000002F}}}};
-  choice.token_texts = {"a"};
-  choice.top_texts = {{"a", "b"}};
+  choice.token_texts = {{"a", {"a", "b"}}};
   answer.choices = {choice};
   answer.prompt_token_ids = {{1, 2}};
   const Json json = Json::parse(format_answer(answer));
@@ -141,11 +141,10 @@ TEST(Answer, LogprobsReadBackToTheSameFloat) {
 
 TEST(Answer, ANumberThatJsonLacksBecomesNull) {
   Answer answer;
-  answer.logprobs = true;
+  answer.fields.logprobs = 1;
   Choice choice;
   choice.sequence.tokens = {{7, std::numeric_limits<float>::quiet_NaN(), {}}};
-  choice.token_texts = {"a"};
-  choice.top_texts = {{}};
+  choice.token_texts = {{"a", {}}};
   answer.choices = {choice};
   const Json json = Json::parse(format_answer(answer));
   EXPECT_TRUE(json["response"]["body"]["choices"][0]["logprobs"]["token_logprobs"][0].is_null());

@@ -93,7 +93,8 @@ Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& spec
         for (FinishedSequence& f : scheduler.complete(m, result))
           for (const GeneratedToken& t : f.tokens) outcome.tokens[f.id].push_back(t.id);
       if (lower_after-- == 0)
-        scheduler.lower_limits(limits.max_num_seqs / 4, limits.max_num_batched_tokens / 4, limits.blocks / 4);
+        scheduler.change_limits(limits.max_num_seqs / 4, limits.max_num_batched_tokens / 4,
+                                limits.blocks / 4);
       const proto::Plan plan = scheduler.plan(m);
       busy = !plan.rows().empty();
       idle = busy ? 0 : idle + 1;
@@ -157,7 +158,7 @@ TEST(Scheduler, NoMicroBatchExceedsALoweredBudget) {
   FakeModel model(16);
   for (uint64_t id = 1; id <= 40; ++id) scheduler.add(sequence(id, 20, 10));
   scheduler.complete(0, model.run(scheduler.plan(0)));
-  scheduler.lower_limits(8, 16, 400);
+  scheduler.change_limits(8, 16, 400);
   while (!scheduler.empty()) {
     const proto::Plan plan = scheduler.plan(0);
     int64_t tokens = 0;
@@ -165,7 +166,8 @@ TEST(Scheduler, NoMicroBatchExceedsALoweredBudget) {
     EXPECT_LE(tokens, 16);
     scheduler.complete(0, model.run(plan));
   }
-  EXPECT_THROW(scheduler.lower_limits(9, 16, 400), Error);
+  scheduler.change_limits(64, 64, 400);
+  EXPECT_THROW(scheduler.change_limits(65, 64, 400), Error);
 }
 
 TEST(Scheduler, OneSequenceMayTakeTheWholeCache) {

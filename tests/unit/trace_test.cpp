@@ -123,6 +123,22 @@ TEST_F(TraceFile, LetsNoStretchOverlapWhenTheOtherClockIsKnownBetter) {
   EXPECT_GE(trace.stages[1].events[1].begin, trace.stages[1].events[0].end);
 }
 
+TEST_F(TraceFile, IsOnTheDiskAsFarAsStagesHaveReported) {
+  TraceWriter writer(file_, job_, 0);
+  proto::StageReport r;
+  add(r, proto::ACTIVITY_BUSY, 0, 10, 11, 1);
+  writer.add(r, 0);
+  EXPECT_EQ(read_trace(file_).stages[0].events.size(), 1u);
+}
+
+TEST_F(TraceFile, SaysWhenTheDiskIsFull) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  TraceWriter writer("/dev/full", job_, 0);
+  proto::StageReport r;
+  add(r, proto::ACTIVITY_BUSY, 0, 10, 11, 1);
+  EXPECT_THROW(writer.add(r, 0), Error);
+}
+
 TEST_F(TraceFile, RefusesWhatIsNoTrace) {
   for (const char* bad : {"", "{}", "[\n{\"name\":1}\n]\n", "[\n]\n", "[\nnonsense\n]\n",
                           "[\n{\"name\":\"x\",\"ph\":\"X\",\"pid\":5,\"ts\":1,\"dur\":1}\n]\n"}) {

@@ -46,18 +46,28 @@ StopMatcher::Step StopMatcher::push(std::string_view text) {
       return step;
     }
   }
-  size_t keep = 0;
-  for (const Stop& stop : stops_) keep = std::max(keep, stop.matched);
-  held_ += text;
-  step.text = held_.substr(0, held_.size() - keep);
-  held_.erase(0, held_.size() - keep);
+  step.text = release(text);
   return step;
 }
 
 std::string StopMatcher::pass(std::string_view text) {
   if (found_) return {};
-  for (Stop& stop : stops_) stop.matched = 0;
-  return flush() + std::string(text);
+  for (const char c : text)
+    for (Stop& stop : stops_) {
+      advance(stop, c);
+      // One that is complete here does not count, but another may begin within it.
+      if (!stop.text.empty() && stop.matched == stop.text.size()) stop.matched = stop.fallback.back();
+    }
+  return release(text);
+}
+
+std::string StopMatcher::release(std::string_view text) {
+  size_t keep = 0;
+  for (const Stop& stop : stops_) keep = std::max(keep, stop.matched);
+  held_ += text;
+  std::string out = held_.substr(0, held_.size() - keep);
+  held_.erase(0, held_.size() - keep);
+  return out;
 }
 
 std::string StopMatcher::flush() {

@@ -24,8 +24,7 @@ class StopMatcher {
 
   /// Takes the next text; after a match all further text is ignored.
   Step push(std::string_view text);
-  /// Takes text that is not searched (of the first min_tokens tokens): all of it is given out, with what was
-  /// held.
+  /// Takes text in which no match may end (of the first min_tokens tokens); one may begin in it.
   std::string pass(std::string_view text);
   /// What was held back at the end of a sequence that no stop string ended.
   std::string flush();
@@ -37,6 +36,7 @@ class StopMatcher {
     size_t matched = 0;            // bytes of it that end the text so far
   };
   static void advance(Stop& stop, char c);
+  std::string release(std::string_view text);
 
   std::vector<Stop> stops_;
   bool include_in_output_;

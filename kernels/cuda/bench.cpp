@@ -1,12 +1,13 @@
-// Times of the CUDA kernels by shape, beside the bounds of the device measured in the same run: reading
-// memory for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
-//   cuda_kernels_bench [PART...]     parts: products attention rows sampling; all of them without one
+// Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
+// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
+#include "kernels/bench.h"
+
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -17,8 +18,8 @@
 namespace penstock {
 namespace {
 
-/// Normal random numbers, a product of which with others takes as long as one with real data: on numbers of few
-/// distinct bits the tensor cores run up to 15 % faster.
+/// Normal random numbers, a product of which with others takes as long as one with real data: on numbers of
+/// few distinct bits the tensor cores run up to 15 % faster.
 struct Noise {
   std::vector<float> f32;
   std::vector<uint16_t> bf16;
@@ -35,30 +36,27 @@ struct Noise {
   }
 };
 
+constexpr int kRuns = 15;
+
 class Bench {
  public:
-  Bench() : device_(0), ops_(make_cuda_ops(device_)) {}
+  Bench(CudaDevice& device, Ops& ops, const std::function<void(const KernelTiming&)>& each)
+      : device_(device), ops_(ops), each_(each) {}
 
-  void run(const std::vector<std::string>& parts) {
-    const auto wanted = [&](const char* part) {
-      return parts.empty() || std::find(parts.begin(), parts.end(), part) != parts.end();
-    };
-    std::printf("%s, %s\n", device_.name().c_str(), ops_->numerics().c_str());
+  MachineBounds bounds() {
     measure_bounds();
-    std::printf("copy %.2f TB/s (bytes read and written); bf16 product %.0f TFLOP/s\n\n", copy_ * 1e-12,
-                peak_ * 1e-12);
-    std::printf("%-44s %10s %8s %8s %10s\n", "", "us", "TB/s", "TFLOP/s", "of bound");
-    if (wanted("products")) products();
-    if (wanted("attention")) {
-      attention_decode();
-      attention_prefill();
-    }
-    if (wanted("rows")) rows();
-    if (wanted("sampling")) sampling();
+    return {peak_, 0, copy_};
+  }
+
+  void run() {
+    products();
+    attention_decode();
+    attention_prefill();
+    rows();
+    sampling();
   }
 
  private:
-  static constexpr int kRuns = 15;
   static constexpr int64_t kHeads = 32, kKvHeads = 8, kDim = 128, kBlock = 16;
 
   /// The median of `kRuns` runs, in seconds. What `work` is given counts the runs, so that it can change its
@@ -79,10 +77,7 @@ class Bench {
   }
 
   void print(const std::string& what, double time, double bytes, double flops) const {
-    const double bound = std::max(bytes / copy_, flops / peak_);
-    std::printf("%-44s %10.1f %8.2f %8.1f %9.0f%%\n", what.c_str(), time * 1e6, bytes / time * 1e-12,
-                flops / time * 1e-12, 100 * bound / time);
-    std::fflush(stdout);
+    each_({what, time, flops, bytes, peak_, copy_});
   }
 
   Tensor random(DType dtype, const Shape& shape) {
@@ -112,14 +107,14 @@ class Bench {
     constexpr int64_t n = 8192;
     const auto w = matrix(n, n);
     const Tensor x = random(DType::bf16, {n, n}), y = device_.tensor(DType::bf16, {n, n});
-    peak_ = 2.0 * n * n * n / seconds([&](int) { ops_->matmul(y, x, *w, {}, Into::overwrite); });
+    peak_ = 2.0 * n * n * n / seconds([&](int) { ops_.matmul(y, x, *w, {}, Into::overwrite); });
   }
 
   std::unique_ptr<Matrix> matrix(int64_t n, int64_t k) {
-    auto w = ops_->make_matrix(n, k, DType::bf16);
+    auto w = ops_.make_matrix(n, k, DType::bf16);
     const int64_t rows = static_cast<int64_t>(noise_.bf16.size()) / k;  // of noise
     for (int64_t r = 0; r < n; r += rows)
-      ops_->load_rows(*w, r, {noise_.bf16.data(), DType::bf16, {std::min(rows, n - r), k}});
+      ops_.load_rows(*w, r, {noise_.bf16.data(), DType::bf16, {std::min(rows, n - r), k}});
     return w;
   }
 
@@ -140,9 +135,8 @@ class Bench {
       for (const int64_t m : {1, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192}) {
         if (l.n > 100000 && m > 512) continue;
         const Tensor x = random(DType::bf16, {m, l.k}), y = random(l.out, {m, l.n});
-        const double time = seconds([&](int i) {
-          ops_->matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, l.into);
-        });
+        const double time = seconds(
+            [&](int i) { ops_.matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, l.into); });
         const double out = static_cast<double>(y.view.bytes()) * (l.into == Into::add ? 2 : 1);
         print(std::string(l.name) + " " + Shape{l.n, l.k}.text() + " M " + std::to_string(m), time,
               static_cast<double>(l.n * l.k * 2) + static_cast<double>(x.view.bytes()) + out,
@@ -200,7 +194,7 @@ class Bench {
                               kKvHeads,
                               kDim,
                               kBlock};
-      ops_->attention(out, q, cache, b.view, 0.088F);
+      ops_.attention(out, q, cache, b.view, 0.088F);
     });
     const double pairs = static_cast<double>(rows) * static_cast<double>(count) *
                          (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
@@ -230,10 +224,10 @@ class Bench {
     for (const int64_t t : {1, 256, 2048}) {
       const Tensor x = random(DType::f32, {t, 4096}), w = random(DType::f32, {4096}),
                    y = device_.tensor(DType::bf16, {t, 4096});
-      print("rms_norm " + x.view.shape.text(), seconds([&](int) { ops_->rms_norm(y, x, w, 1e-5F); }),
+      print("rms_norm " + x.view.shape.text(), seconds([&](int) { ops_.rms_norm(y, x, w, 1e-5F); }),
             static_cast<double>(x.view.bytes() + y.view.bytes()), 0);
       const Tensor gate_up = random(DType::bf16, {t, 28672}), z = device_.tensor(DType::bf16, {t, 14336});
-      print("swiglu " + z.view.shape.text(), seconds([&](int) { ops_->swiglu(z, gate_up); }),
+      print("swiglu " + z.view.shape.text(), seconds([&](int) { ops_.swiglu(z, gate_up); }),
             static_cast<double>(gate_up.view.bytes() + z.view.bytes()), 0);
       const Batch b = batch(t, 1, 256);
       const Tensor cache = device_.tensor(DType::bf16, {t * 16 * 2 * kKvHeads, kBlock, kDim});
@@ -241,7 +235,7 @@ class Bench {
       const Tensor angles = random(DType::f32, {256, kDim});
       const KvCacheView view{cache.view.data, DType::bf16, t * 16, kKvHeads, kDim, kBlock};
       print("rope_and_store " + qkv.view.shape.text(), seconds([&](int) {
-              ops_->rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
+              ops_.rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
             }),
             2.0 * static_cast<double>(qkv.view.bytes()), 0);
     }
@@ -253,7 +247,7 @@ class Bench {
       const auto time = [&](const char* name, const SampleParams& params) {
         const std::vector<SampleParams> all(static_cast<size_t>(rows), params);
         print(std::string(name) + " " + logits.view.shape.text(),
-              seconds([&](int) { ops_->sample(logits, all); }), static_cast<double>(logits.view.bytes()), 0);
+              seconds([&](int) { ops_.sample(logits, all); }), static_cast<double>(logits.view.bytes()), 0);
       };
       time("sample greedy", {0, 0, 1, 0, 1, 0, -1});
       time("sample temperature", {1, 0, 1, 0, 1, 0, -1});
@@ -262,22 +256,26 @@ class Bench {
     }
   }
 
-  CudaDevice device_;
-  std::unique_ptr<Ops> ops_;
+  CudaDevice& device_;
+  Ops& ops_;
+  const std::function<void(const KernelTiming&)>& each_;
   double copy_ = 1;
   double peak_ = 1;
   Noise noise_;
 };
 
 }  // namespace
-}  // namespace penstock
 
-int main(int argc, char** argv) {
-  try {
-    penstock::Bench().run({argv + 1, argv + argc});
-    return 0;
-  } catch (const penstock::Error& e) {
-    std::fprintf(stderr, "%s\n", e.what());
-    return static_cast<int>(e.status());
-  }
+MachineBounds bench_cuda_bounds(Device& device, Ops& ops) {
+  const std::function<void(const KernelTiming&)> nobody;
+  return Bench(as_cuda(device), ops, nobody).bounds();
 }
+
+MachineBounds bench_cuda(Device& device, Ops& ops, const std::function<void(const KernelTiming&)>& each) {
+  Bench bench(as_cuda(device), ops, each);
+  const MachineBounds bounds = bench.bounds();
+  bench.run();
+  return bounds;
+}
+
+}  // namespace penstock

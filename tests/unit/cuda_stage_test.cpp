@@ -1,0 +1,93 @@
+// Whole stages on a GPU: what recorded decode steps must not change, and what a long job must not use up.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/unit/cuda_fixtures.h"
+#include "tests/unit/stage_fixtures.h"
+
+namespace penstock::test {
+namespace {
+
+class CudaStage : public CudaTest {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (!gpu_) return;
+    config_ = load_model_config(own_models() / "tiny-qwen3");
+    weights_ = make_dummy_weights(3);
+  }
+  Chain chain(const Cuts& cuts, const Limits& limits) {
+    return {config_, *weights_, cuts, limits, *gpu_, *ops_};
+  }
+
+  std::vector<std::vector<int32_t>> prompts(size_t count) {
+    std::vector<std::vector<int32_t>> prompts(count);
+    for (auto& prompt : prompts)
+      for (size_t i = 0, n = 1 + random_() % 60; i < n; ++i)
+        prompt.push_back(static_cast<int32_t>(random_() % static_cast<uint32_t>(config_.vocab_size)));
+    return prompts;
+  }
+
+  ModelConfig config_;
+  std::unique_ptr<WeightSource> weights_;
+};
+
+void expect_same(const std::vector<std::vector<Sampled>>& a, const std::vector<std::vector<Sampled>>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t r = 0; r < a.size(); ++r) {
+    ASSERT_EQ(a[r].size(), b[r].size());
+    for (size_t i = 0; i < a[r].size(); ++i) {
+      ASSERT_EQ(a[r][i].token, b[r][i].token) << "row " << r << ", token " << i;
+      ASSERT_EQ(std::memcmp(&a[r][i].logprob, &b[r][i].logprob, sizeof(float)), 0)
+          << "row " << r << ", token " << i;
+    }
+  }
+}
+
+TEST_F(CudaStage, RecordedStepsGiveARowTheBitsThatItHasAlone) {
+  const Cuts whole{{config_.layer_count(), true, true}};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Limits limits{dtype, 512, 16, 512, 16};
+    const auto asked = prompts(11);
+    Chain together = chain(whole, limits);
+    const auto answers = generate(together, asked, 80, 512);
+    std::vector<std::vector<Sampled>> alone;
+    for (const auto& prompt : asked) {
+      Chain one = chain(whole, limits);
+      // In chunks of one token: prefill steps of a row that is not sampled are asked for, not replayed.
+      alone.push_back(generate(one, {prompt}, 80, 1).front());
+    }
+    expect_same(answers, alone);
+    Chain cut =
+        chain({{0, true, false}, {1, false, false}, {config_.layer_count() - 1, false, true}}, limits);
+    expect_same(answers, generate(cut, asked, 80, 512));
+  }
+}
+
+TEST_F(CudaStage, TenThousandStepsLeaveDeviceMemoryFlat) {
+  Chain chain_ = chain({{config_.layer_count(), true, true}}, {DType::bf16, 1024, 16, 512, 64});
+  const auto step = [&](int i) {  // every size class comes in the first thousand
+    proto::Plan plan;
+    const int rows = 1 + i % 64;
+    for (int r = 0; r < rows; ++r) {
+      const int32_t token = i % 100;
+      want_logits(
+          add_row(plan, chain_, static_cast<uint64_t>(r), (i * 37 + r * 11) % 1000, std::span(&token, 1)),
+          i % 5 == 0 ? 2 : -1);
+    }
+    chain_.forward(plan);
+  };
+  for (int i = 0; i < 1000; ++i) step(i);
+  gpu_->synchronize();
+  const size_t free = gpu_->memory().free;
+  const MemoryUse use = *gpu_->memory_use();
+  for (int i = 1000; i < 10'000; ++i) step(i);
+  gpu_->synchronize();
+  EXPECT_EQ(gpu_->memory().free, free);
+  EXPECT_EQ(gpu_->memory_use()->in_use, use.in_use);
+  EXPECT_EQ(gpu_->memory_use()->reserved, use.reserved);
+}
+
+}  // namespace
+}  // namespace penstock::test
