@@ -26,7 +26,7 @@ __device__ inline uint32_t pack(float low, float high) {
   return reinterpret_cast<const uint32_t&>(both);
 }
 
-/// The fragment of weights of keys 16 k ... 16 k + 15, rounded to bfloat16.
+/// The fragment of weights of keys 16 k ... 16 k + 15.
 __device__ inline void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys / 8][4], int k) {
   p[0] = pack(s[2 * k][0], s[2 * k][1]);
   p[1] = pack(s[2 * k][2], s[2 * k][3]);
@@ -35,11 +35,10 @@ __device__ inline void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys
 }
 
 /// Softmax over some keys, unnormalised, of this lane's two rows: weights and their sum are relative to
-/// exp2(base * scale). The base follows the largest score only when that has left it far behind
-/// (Milakov and Gimelshein 2018, with slack): what was summed must rarely be scaled again, and weights of up
-/// to 2^kSlack lose nothing in float32 sums or bfloat16 factors.
+/// exp2(base * scale), with base the largest score so far (Milakov and Gimelshein 2018). Weights are rounded
+/// to bfloat16, which is what values are multiplied by, before they are summed: what rounding does to a
+/// weight that outweighs the others then cancels.
 struct Softmax {
-  static constexpr float kSlack = 8;
   float base[2];  // in units of raw scores
   float sum[2];   // until close(): of this lane's columns
 
@@ -71,7 +70,7 @@ struct Softmax {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
       shrink[r] = 1;
-      if ((largest - base[r]) * scale_log2 > kSlack) {
+      if (largest > base[r]) {
         shrink[r] = exp2_fast((base[r] - largest) * scale_log2);
         base[r] = largest;
         moved = true;
@@ -79,12 +78,16 @@ struct Softmax {
       const float subtract = base[r] == kNothing ? 0 : base[r] * scale_log2;
       float own = 0;
 #pragma unroll
-      for (int n = 0; n < kTileKeys / 8; ++n)
-#pragma unroll
-        for (int j = 2 * r; j < 2 * r + 2; ++j) {
-          s[n][j] = exp2_fast(fmaf(s[n][j], scale_log2, -subtract));
-          own += s[n][j];
-        }
+      for (int n = 0; n < kTileKeys / 8; ++n) {
+        float& low = s[n][2 * r];
+        float& high = s[n][2 * r + 1];
+        const uint32_t rounded =
+            pack(exp2_fast(fmaf(low, scale_log2, -subtract)), exp2_fast(fmaf(high, scale_log2, -subtract)));
+        low = __uint_as_float(rounded << 16);
+        high = __uint_as_float(rounded & 0xFFFF0000);
+        own += low;
+        own += high;
+      }
       sum[r] = fmaf(sum[r], shrink[r], own);
     }
     return __any_sync(kAllLanes, moved);
