@@ -111,6 +111,7 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
   batch.model_name = model_name(options);
+  batch.keep_numbers = is_hdf5(options.output);
   return batch;
 }
 

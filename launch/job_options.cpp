@@ -131,7 +131,8 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--shard", o.shard, "I/N: answer only part I of N (from 0) of the input's rows")
       ->group(group)
       ->capture_default_str();
-  app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")
+  app.add_option("-o,--output-file", o.output,
+                 "One answer a line, in the input's order; or HDF5 (.h5, .hdf5)")
       ->required()
       ->group(group);
   app.add_option("--served-model-name", o.served_model_name,

@@ -239,7 +239,10 @@ void BatchJob::write_behind() {
     record.set_line(format(*row));
     record.set_failed(failed);
     if (options_.metrics != nullptr) show(*row);
-    const auto grown = static_cast<int64_t>(record.line().size());
+    if (options_.keep_numbers && !failed)
+      for (Choice& choice : std::get<Answer>(row->what).choices)
+        *record.add_choices() = journaled({std::move(choice.sequence.tokens), choice.sequence.reason});
+    const auto grown = static_cast<int64_t>(record.ByteSizeLong());
     window_.grow(grown);
     const RowSink::Left left = sink_->put(std::move(record), row->bytes + grown);
     window_.leave(left.rows, left.bytes);

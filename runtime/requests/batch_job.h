@@ -31,8 +31,10 @@ struct BatchJobOptions {
   IntakeRules intake;
   SchedulerLimits scheduler;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;                  ///< for rows without a seed of their own
-  std::string model_name;             ///< in answers to rows that name no model
+  uint64_t seed = 0;       ///< for rows without a seed of their own
+  std::string model_name;  ///< in answers to rows that name no model
+  bool keep_numbers =
+      false;  ///< the output is made of token ids and log-probabilities too, not of lines alone
   RequestMetrics* metrics = nullptr;  ///< told of every row and sequence, if given; must outlive the job
 };
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "runtime/base/error.h"
+#include "runtime/requests/input_spec.h"
 #include "runtime/requests/output_file.h"
 
 namespace penstock {
@@ -82,6 +84,9 @@ std::unique_ptr<RowSink> make_journal_sink(Journal& journal) {
 }
 
 std::unique_ptr<RowSink> make_direct_sink(const std::filesystem::path& output) {
+  if (is_hdf5(output))
+    throw UsageError("--output-file " + output.string() +
+                     ": expected a regular file for HDF5, which is not written front to back, found none");
   return std::make_unique<DirectSink>(output);
 }
 

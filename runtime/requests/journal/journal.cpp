@@ -7,6 +7,9 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
+#include "runtime/requests/hdf5/journaled_row.h"
+#include "runtime/requests/hdf5/results_writer.h"
+#include "runtime/requests/input_spec.h"
 #include "runtime/requests/journal/file_facts.h"
 #include "runtime/requests/output_file.h"
 
@@ -36,6 +39,31 @@ const std::string* value_of(const proto::JournalManifest& manifest, const std::s
   for (const proto::JobSetting& setting : manifest.settings())
     if (setting.name() == name) return &setting.value();
   return nullptr;
+}
+
+FileFacts write_lines(JournalIndex& index, const fs::path& path) {
+  OutputFile output(path);
+  FileFacts facts;
+  Digest digest;
+  index.for_each_finished([&](const proto::FinishedRow& row) {
+    output.write_line(row.line());
+    digest.add(row.line());
+    digest.add("\n");
+    facts.bytes += row.line().size() + 1;
+  });
+  output.finish();
+  facts.digest = digest.text();
+  return facts;
+}
+
+FileFacts write_hdf5(JournalIndex& index, const proto::JournalManifest& manifest, const fs::path& path) {
+  RunSettings settings;
+  for (const proto::JobSetting& setting : manifest.settings())
+    settings.emplace_back(setting.name(), setting.value());
+  Hdf5Results output(path, settings);
+  index.for_each_finished([&](const proto::FinishedRow& row) { output.add(result_row_of(row)); });
+  output.finish();
+  return facts_of_file(path);
 }
 
 }  // namespace
@@ -148,18 +176,10 @@ void Journal::complete() {
     throw Error(folder_.string() + ": expected " + std::to_string(manifest_.rows()) +
                 " finished rows, found " + std::to_string(index_.finished_rows()) +
                 "; did the input change while the job ran? Start over with --resume=never");
-  OutputFile output(options_.output);
-  Digest digest;
-  uint64_t bytes = 0;
-  index_.for_each_finished([&](const proto::FinishedRow& row) {
-    output.write_line(row.line());
-    digest.add(row.line());
-    digest.add("\n");
-    bytes += row.line().size() + 1;
-  });
-  output.finish();
-  manifest_.mutable_completed()->set_bytes(bytes);
-  manifest_.mutable_completed()->set_digest(digest.text());
+  const FileFacts facts = is_hdf5(options_.output) ? write_hdf5(index_, manifest_, options_.output)
+                                                   : write_lines(index_, options_.output);
+  manifest_.mutable_completed()->set_bytes(facts.bytes);
+  manifest_.mutable_completed()->set_digest(facts.digest);
   write_manifest();
   remove_segments();
 }
@@ -175,6 +195,10 @@ JournalCounts read_results(const fs::path& journal, const std::function<void(std
   counts.rows = manifest.rows();
   if (manifest.has_completed()) {
     const fs::path output = folder.parent_path() / folder.stem();
+    if (is_hdf5(output))
+      throw UsageError(
+          output.string() +
+          ": the job is completed, and its rows are in this HDF5 file, which h5py and h5dump read");
     std::ifstream file(output, std::ios::binary);
     if (!file) throw UsageError(output.string() + ": the job is completed, and its output cannot be opened");
     for (std::string line; std::getline(file, line); ++counts.finished) visit(line);
