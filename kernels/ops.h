@@ -7,7 +7,9 @@
 // extents and combines them in order, the same for prefill and decode.
 //
 // Legend: T tokens of the micro-batch, R sequences in it, D hidden size, F intermediate size, V vocabulary,
-// H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions.
+// H query heads, G KV heads, d head size, N/K rows/columns of a weight, P positions. Latent attention: L
+// width of the latent, r of the rotated part. Experts: E of them, C chosen by a token, S = T C pairs of token
+// and expert.
 #pragma once
 
 #include <cstdint>
@@ -40,6 +42,17 @@ struct KvCacheView {
   int64_t block_size = 0;  // positions a block
 };
 
+/// One layer's share of a paged cache of latents: for each position L values from which the K and V of every
+/// head follow, then the r values of the rotated key that all heads share. The arrangement is the back end's.
+struct LatentCacheView {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t blocks = 0;
+  int64_t latent_dim = 0;  // L
+  int64_t rope_dim = 0;    // r
+  int64_t block_size = 0;  // positions a block
+};
+
 /// Where the tokens of a micro-batch belong. Arrays are device memory. Row r owns tokens
 /// [row_start[r], row_start[r + 1]); its new tokens stand at positions context_R[r] - count ... context_R[r]
 /// - 1.
@@ -63,6 +76,51 @@ struct RotaryView {
   TensorView q_norm_d;     // optional per-head RMS norm weights (Qwen3), applied before rotation; f32
   TensorView k_norm_d;
   float norm_eps = 0;
+};
+
+/// How the latent and the rotated parts are turned into what latent attention sees.
+struct LatentRotaryView {
+  TensorView cos_sin_P2r;   // f32: for each position r / 2 cosines, then r / 2 sines, scaled
+  bool interleave = false;  // pairs (2i, 2i + 1) of the rotated part, not (i, i + r / 2)
+  TensorView norm_L;        // RMS norm weights of the latent; f32
+  float norm_eps = 0;
+};
+
+/// How a token chooses its experts (DeepSeek-V2 and V3, 2024). Scores are the softmax or the sigmoids of the
+/// logits. A group is worth its best score, or its two best together; of the `groups_kept` best groups the C
+/// best experts are chosen, equal ones by lower number. Weights are the scores of the chosen experts, divided
+/// by their sum if `normalise`, times `scale`.
+struct GateView {
+  bool sigmoid = false;
+  int64_t groups = 1;  // divides E
+  int64_t groups_kept = 1;
+  bool two_best = false;
+  TensorView correction_E;  // f32, may be empty: added to the scores for choosing only
+  bool normalise = false;
+  float scale = 1;
+};
+
+/// Which experts the tokens of a micro-batch go to: device memory, written by Ops::route. Pairs of token and
+/// expert stand in the order of experts, those of one expert in the order of tokens.
+struct RoutingView {
+  float* weights_TC = nullptr;         // best expert first: the order in which results are combined
+  int32_t* slot_TC = nullptr;          // where the pair stands among the S
+  int32_t* token_S = nullptr;          // which token it is of
+  int32_t* expert_start_E1 = nullptr;  // E + 1 offsets into S
+  int64_t tokens = 0;                  // T
+  int64_t chosen = 0;                  // C
+  int64_t experts = 0;                 // E
+
+  /// Bytes of all four arrays.
+  static size_t bytes(int64_t tokens, int64_t chosen, int64_t experts) {
+    return 4 * static_cast<size_t>(3 * tokens * chosen + experts + 1);
+  }
+  /// The four arrays one behind the other in `memory`.
+  static RoutingView over(void* memory, int64_t tokens, int64_t chosen, int64_t experts) {
+    const int64_t pairs = tokens * chosen;
+    auto* const at = static_cast<int32_t*>(memory);
+    return {static_cast<float*>(memory), at + pairs, at + 2 * pairs, at + 3 * pairs, tokens, chosen, experts};
+  }
 };
 
 /// Whether matmul overwrites its output or adds to it.
@@ -142,6 +200,31 @@ class Ops {
   /// h / (H / G). Fixed KV extents, online softmax (Milakov and Gimelshein 2018) in f32.
   virtual void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
                          float scale) = 0;
+
+  /// From q_THe (e = n + r: each head's plain part, then the part to be rotated) and latent_TL (L + r wide:
+  /// the latent, then the key to be rotated), both f32: the plain parts go to plain_THn (f32 or bf16), the
+  /// rotated ones to the last r values of each head of q_THd (f32, d = L + r); the normed latent and the
+  /// rotated key go into the cache.
+  virtual void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache,
+                                     TensorView q_THe, TensorView latent_TL, const LatentRotaryView& rotary,
+                                     const BatchView& batch) = 0;
+  /// out_THL = softmax(scale q [latent, key]^T, causal) latent over each row's cached positions: all heads
+  /// read the same ones. q_THd is f32 (d = L + r), out f32 or bf16. Extents and order as in attention().
+  virtual void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache,
+                                const BatchView& batch, float scale) = 0;
+  /// For each head h: y_THy[:, h, :N] = x_THK[:, h, :] w_HNK[h]^T; the rest of y's heads is left as it is. x
+  /// has the weights' dtype, y is f32 or bf16.
+  virtual void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) = 0;
+
+  /// Chooses each token's C experts from logits_TE (f32) and sorts the pairs by expert.
+  virtual void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) = 0;
+  /// For each expert e: y_SN[start[e]:start[e + 1]] = x_SK[the same] w_ENK[e]^T. Only weights of experts that
+  /// have a pair are read; the others' may be null. Dtypes as for matmul.
+  virtual void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                                const RoutingView& routing) = 0;
+  /// x_TD (f32) += the sum over a token's pairs, best expert first, of weight times y_SD[slot] (f32).
+  virtual void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) = 0;
+
   /// y_TF = silu(gate) * up, with gate = gate_up_T2F[:, :F], up = gate_up_T2F[:, F:].
   virtual void swiglu(TensorView y_TF, TensorView gate_up_T2F) = 0;
   /// y_RD = x_TD[rows_R]: only rows whose logits are wanted go on to the head. `rows_R` is device memory.

@@ -178,6 +178,7 @@ void generate(World& world, const JobOptions& options) {
     world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
     return;
   }
+  for (const std::string& note : ready.shape.config.notes) log::info("model: " + note);
   log::info("ready: " + std::to_string(world.size()) + (world.size() == 1 ? " stage, " : " stages, ") +
             ready.shape.config.architecture + " in " + ready.numerics + ", " + std::to_string(ready.blocks) +
             " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +

@@ -159,9 +159,22 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
 }
 
+namespace {
+
+void refuse_what_gpus_lack(const ModelConfig& config) {
+  for (const LayerConfig& layer : config.layers)
+    if (std::holds_alternative<MlaConfig>(layer.attention) || std::holds_alternative<MoeConfig>(layer.mlp))
+      throw UsageError("--device cuda: " + config.architecture +
+                       " runs on CPUs only, as latent attention and experts have no GPU kernels yet; use "
+                       "--device cpu");
+}
+
+}  // namespace
+
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
+  if (options.device == "cuda") refuse_what_gpus_lack(shape.config);
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost = cut_cost(shape.config, shape.dtype);

@@ -13,6 +13,9 @@ struct MakeAttention {
   std::unique_ptr<Attention> operator()(const GqaConfig& gqa) const {
     return make_gqa(context, gqa, prefix, cos_sin_P2r);
   }
+  std::unique_ptr<Attention> operator()(const MlaConfig& mla) const {
+    return make_mla(context, mla, prefix, cos_sin_P2r);
+  }
 };
 
 struct MakeMlp {
@@ -21,6 +24,7 @@ struct MakeMlp {
   std::unique_ptr<Mlp> operator()(const DenseMlpConfig& dense) const {
     return make_dense_mlp(context, dense, prefix);
   }
+  std::unique_ptr<Mlp> operator()(const MoeConfig& moe) const { return make_moe(context, moe, prefix); }
 };
 
 }  // namespace

@@ -41,9 +41,13 @@ class Mlp {
 /// `prefix` is "model.layers.7.self_attn."; `cos_sin_P2r` is shared by all layers of the stage.
 std::unique_ptr<Attention> make_gqa(const BuildContext& context, const GqaConfig& config,
                                     const std::string& prefix, const Tensor& cos_sin_P2r);
+std::unique_ptr<Attention> make_mla(const BuildContext& context, const MlaConfig& config,
+                                    const std::string& prefix, const Tensor& cos_sin_P2r);
 /// `prefix` is "model.layers.7.mlp.".
 std::unique_ptr<Mlp> make_dense_mlp(const BuildContext& context, const DenseMlpConfig& config,
                                     const std::string& prefix);
+std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& config,
+                              const std::string& prefix);
 
 /// x += attention(norm(x)); x += mlp(norm(x)).
 class DecoderLayer {

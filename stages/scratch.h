@@ -25,6 +25,9 @@ class Scratch {
     return view;
   }
   void reset() { used_ = 0; }
+  /// For what lives shorter still: gives back all that was taken since `mark` was asked for.
+  size_t mark() const { return used_; }
+  void reset_to(size_t mark) { used_ = mark; }
 
  private:
   DeviceMemory memory_;

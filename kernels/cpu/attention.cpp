@@ -162,6 +162,7 @@ void Attention::attend_unit(const Call& call, const Unit& unit, const Unit& next
   std::fill_n(scratch.out.begin(), rows * call.padded, 0.0F);
   const Queries queries{rows,
                         call.dim,
+                        call.dim,
                         call.padded,
                         call.scale,
                         scratch.q.data(),

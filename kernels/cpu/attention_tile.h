@@ -157,8 +157,8 @@ struct FloatAttention : Step {
 template <class V, class Step, int M>
 void value_columns(const Queries& queries, const Extent& e, const void* const* ahead_g, int row,
                    int positions) {
-  for (int64_t column = 0; column < queries.dim; column += 64) {
-    const int64_t left = queries.dim - column;
+  for (int64_t column = 0; column < queries.value_dim; column += 64) {
+    const int64_t left = queries.value_dim - column;
     const int lanes = left % 16 == 0 ? 16 : static_cast<int>(left % 16);
     if (left > 48)
       value_tile<V, Step, M, 4>(queries, e, ahead_g, row, column, left >= 64 ? 16 : lanes, positions);

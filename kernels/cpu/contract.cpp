@@ -90,6 +90,107 @@ HeadShape check_attention(const TensorView& out_THd, const TensorView& q_THd, co
   return {h, g, d};
 }
 
+namespace {
+
+void check_latent_cache(const char* operation, const LatentCacheView& cache) {
+  if ((cache.dtype != DType::f32 && cache.dtype != DType::bf16) || cache.latent_dim <= 0 ||
+      cache.rope_dim <= 0 || cache.rope_dim % 2 != 0 || cache.block_size <= 0)
+    breach(operation, "float32 or bfloat16, a latent, an even rotated part, a block size above 0",
+           std::string(name_of(cache.dtype)) + " " +
+               Shape{cache.latent_dim, cache.rope_dim, cache.block_size}.text());
+}
+
+void require_heads(const char* operation, const TensorView& t, int64_t tokens, int64_t heads, int64_t width) {
+  if (t.shape != Shape{tokens, heads, width}) breach(operation, Shape{tokens, heads, width}.text(), text(t));
+}
+
+}  // namespace
+
+LatentShape check_latent_rope(const TensorView& q_THd, const TensorView& plain_THn,
+                              const LatentCacheView& cache, const TensorView& q_THe,
+                              const TensorView& latent_TL, const LatentRotaryView& rotary,
+                              const BatchView& batch) {
+  check_latent_cache("latent rope cache", cache);
+  const int64_t l = cache.latent_dim;
+  const int64_t r = cache.rope_dim;
+  if (plain_THn.shape.rank() != 3) breach("latent rope plain part", "three dimensions", text(plain_THn));
+  const int64_t h = plain_THn.dim(1);
+  const int64_t n = plain_THn.dim(2);
+  require_heads("latent rope plain part", plain_THn, batch.tokens, h, n);
+  require_heads("latent rope output", q_THd, batch.tokens, h, l + r);
+  require_heads("latent rope query", q_THe, batch.tokens, h, n + r);
+  require_rows("latent rope latent", latent_TL, batch.tokens, l + r);
+  require_float_or_bf16("latent rope plain part", plain_THn);
+  for (const TensorView* t : {&q_THd, &q_THe, &latent_TL})
+    if (t->dtype != DType::f32) breach("latent rope", "float32", text(*t));
+  require_f32_vector("latent rope norm", rotary.norm_L, l);
+  const TensorView& table = rotary.cos_sin_P2r;
+  if (table.dtype != DType::f32 || table.shape.rank() != 2 || table.dim(1) != r)
+    breach("latent rope table", "float32, width " + std::to_string(r), text(table));
+  return {h, n, l, r};
+}
+
+LatentShape check_latent_attention(const TensorView& out_THL, const TensorView& q_THd,
+                                   const LatentCacheView& cache, const BatchView& batch) {
+  check_latent_cache("latent attention cache", cache);
+  if (q_THd.shape.rank() != 3 || q_THd.dtype != DType::f32)
+    breach("latent attention query", "float32 in three dimensions", text(q_THd));
+  const int64_t h = q_THd.dim(1);
+  require_heads("latent attention query", q_THd, batch.tokens, h, cache.latent_dim + cache.rope_dim);
+  require_heads("latent attention output", out_THL, batch.tokens, h, cache.latent_dim);
+  require_float_or_bf16("latent attention output", out_THL);
+  return {h, 0, cache.latent_dim, cache.rope_dim};
+}
+
+HeadMatmulShape check_matmul_by_head(const TensorView& y_THy, const TensorView& x_THK,
+                                     std::span<const Matrix* const> w_HNK, DType weight_dtype) {
+  if (w_HNK.empty() || x_THK.shape.rank() != 3 || y_THy.shape.rank() != 3)
+    breach("matmul_by_head", "heads", text(x_THK) + " and " + text(y_THy));
+  const int64_t n = w_HNK[0]->n();
+  const int64_t k = w_HNK[0]->k();
+  for (const Matrix* w : w_HNK)
+    if (w->n() != n || w->k() != k)
+      breach("matmul_by_head weights", Shape{n, k}.text(), Shape{w->n(), w->k()}.text());
+  const auto heads = static_cast<int64_t>(w_HNK.size());
+  require_heads("matmul_by_head input", x_THK, x_THK.dim(0), heads, k);
+  require_heads("matmul_by_head output", y_THy, x_THK.dim(0), heads, std::max(n, y_THy.dim(2)));
+  if (x_THK.dtype != weight_dtype) breach("matmul_by_head input", name_of(weight_dtype), text(x_THK));
+  require_float_or_bf16("matmul_by_head output", y_THy);
+  return {x_THK.dim(0), n, k, y_THy.dim(2)};
+}
+
+void check_route(const RoutingView& routing, const TensorView& logits_TE, const GateView& gate) {
+  require_rows("route logits", logits_TE, routing.tokens, routing.experts);
+  if (logits_TE.dtype != DType::f32) breach("route logits", "float32", text(logits_TE));
+  const int64_t groups = gate.groups;
+  if (groups < 1 || routing.experts % groups != 0 || gate.groups_kept < 1 || gate.groups_kept > groups ||
+      routing.chosen < 1 || routing.chosen > gate.groups_kept * (routing.experts / groups))
+    breach("route", "as many experts in the kept groups as are chosen",
+           Shape{routing.experts, groups, gate.groups_kept, routing.chosen}.text());
+  if (gate.correction_E.data != nullptr)
+    require_f32_vector("route correction", gate.correction_E, routing.experts);
+}
+
+void check_matmul_by_expert(const TensorView& y_SN, const TensorView& x_SK,
+                            std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
+  if (static_cast<int64_t>(w_ENK.size()) != routing.experts)
+    breach("matmul_by_expert", std::to_string(routing.experts) + " weights", std::to_string(w_ENK.size()));
+  if (x_SK.shape.rank() != 2 || x_SK.dim(0) != routing.tokens * routing.chosen)
+    breach("matmul_by_expert input", std::to_string(routing.tokens * routing.chosen) + " rows", text(x_SK));
+  require_rows("matmul_by_expert output", y_SN, x_SK.dim(0), y_SN.dim(1));
+  for (int64_t e = 0; e < routing.experts; ++e)
+    if (routing.expert_start_E1[e + 1] > routing.expert_start_E1[e] &&
+        w_ENK[static_cast<size_t>(e)] == nullptr)
+      breach("matmul_by_expert", "the weight of expert " + std::to_string(e), "none");
+}
+
+void check_combine_experts(const TensorView& x_TD, const TensorView& y_SD, const RoutingView& routing) {
+  if (x_TD.shape.rank() != 2 || x_TD.dtype != DType::f32 || y_SD.dtype != DType::f32)
+    breach("combine_experts", "float32 rows", text(x_TD) + " and " + text(y_SD));
+  require_rows("combine_experts output", x_TD, routing.tokens, x_TD.dim(1));
+  require_rows("combine_experts input", y_SD, routing.tokens * routing.chosen, x_TD.dim(1));
+}
+
 void check_load_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK) {
   if (rows_rK.shape.rank() != 2 || rows_rK.dim(1) != w.k() || rows_rK.dtype == DType::i32 || first_row < 0 ||
       first_row + rows_rK.dim(0) > w.n())

@@ -3,6 +3,8 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/experts.h"
+#include "kernels/cpu/latent_attention.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/sample.h"
@@ -20,6 +22,7 @@ class CpuOps final : public Ops {
         team_(threads),
         multiply_(kernels_, team_),
         attend_(kernels_, team_),
+        attend_latent_(kernels_, team_),
         samplers_(static_cast<size_t>(team_.size()), RowSampler(kernels_)),
         heads_(static_cast<size_t>(team_.size())) {}
 
@@ -55,6 +58,46 @@ class CpuOps final : public Ops {
                  float scale) override {
     attend_(out_THd, q_THd, cache, batch, scale);
   }
+  void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache, TensorView q_THe,
+                             TensorView latent_TL, const LatentRotaryView& rotary,
+                             const BatchView& batch) override {
+    const LatentShape shape = check_latent_rope(q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
+    cpu::latent_rope_and_store(kernels_, team_, heads_, shape, q_THd, plain_THn, cache, q_THe, latent_TL,
+                               rotary, batch);
+  }
+  void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache, const BatchView& batch,
+                        float scale) override {
+    attend_latent_(out_THL, q_THd, cache, batch, scale);
+  }
+  void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
+    const DType dtype = dynamic_cast<const PackedMatrix&>(*w_HNK[0]).dtype();
+    const auto [m, n, k, y_width] = check_matmul_by_head(y_THy, x_THK, w_HNK, dtype);
+    const auto heads = static_cast<int64_t>(w_HNK.size());
+    for (int64_t h = 0; h < heads; ++h) {
+      char* y = y_THy.as<char>() + static_cast<size_t>(h * y_width) * bytes_of(y_THy.dtype);
+      char* x = x_THK.as<char>() + static_cast<size_t>(h * k) * bytes_of(dtype);
+      multiply_.multiply({y, y_THy.dtype, heads * y_width}, {x, dtype, heads * k}, m,
+                         dynamic_cast<const PackedMatrix&>(*w_HNK[static_cast<size_t>(h)]), {},
+                         Into::overwrite);
+    }
+  }
+  void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) override {
+    check_route(routing, logits_TE, gate);
+    cpu::route(kernels_, team_, heads_, routing, logits_TE, gate);
+  }
+  void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                        const RoutingView& routing) override {
+    check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
+    for (size_t e = 0; e < w_ENK.size(); ++e) {
+      const int64_t first = routing.expert_start_E1[e];
+      const int64_t count = routing.expert_start_E1[e + 1] - first;
+      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
+    }
+  }
+  void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
+    check_combine_experts(x_TD, y_SD, routing);
+    cpu::combine_experts(kernels_, team_, heads_, x_TD, y_SD, routing);
+  }
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     check_swiglu(y_TF, gate_up_T2F);
     cpu::swiglu(kernels_, team_, y_TF, gate_up_T2F);
@@ -89,8 +132,9 @@ class CpuOps final : public Ops {
   Team team_;
   Multiplier multiply_;
   Attention attend_;
+  LatentAttention attend_latent_;
   std::vector<RowSampler> samplers_;       // one a thread
-  std::vector<std::vector<float>> heads_;  // rope's scratch, one a thread
+  std::vector<std::vector<float>> heads_;  // scratch of operations on rows, one a thread
 };
 
 }  // namespace

@@ -31,8 +31,8 @@ struct TileTable {
 };
 
 /// One extent of the KV of one KV head, and where the next one begins. A K tile is [d][16 positions] of
-/// float16 or float, a V tile [16 positions' words][d] words; a word is a pair of bf16 (two positions) or a
-/// float.
+/// float16 or float, a V tile [16 positions' words][d] words (of which values are the first value_dim); a
+/// word is a pair of bf16 (two positions) or a float.
 struct Extent {
   const void* k[kGroups];
   const void* v[kGroups];
@@ -43,7 +43,8 @@ struct Extent {
 struct Queries {
   int rows = 0;            // M
   int64_t dim = 0;         // d
-  int64_t padded_dim = 0;  // d rounded up to 16
+  int64_t value_dim = 0;   // d, or fewer: how many values of V are gathered
+  int64_t padded_dim = 0;  // value_dim rounded up to 16
   float scale = 1;
   const float* q = nullptr;          // tiles of rows (tile_start): [d][rows]
   const int32_t* visible = nullptr;  // [M] positions of this extent a row sees, 0 ... 64
@@ -72,6 +73,7 @@ struct KernelTable {
   void (*widen)(float* to, const uint16_t* from, int64_t n);
   void (*narrow)(uint16_t* to, const float* from, int64_t n);
   void (*to_half)(uint16_t* to, const float* from, int64_t n);           ///< float16, saturating
+  void (*from_half)(float* to, const uint16_t* from, int64_t n);         ///< float16
   void (*narrow_alternate)(uint16_t* to, const float* from, int64_t n);  ///< into to[0], to[2], ...
   void (*rms_norm_f32)(float* y, const float* x, const float* weight, int64_t n, float eps);
   void (*rms_norm_bf16)(uint16_t* y, const float* x, const float* weight, int64_t n, float eps);
@@ -81,6 +83,9 @@ struct KernelTable {
   void (*swiglu_f32_bf16)(uint16_t* y, const float* gate, const float* up, int64_t n);
   void (*swiglu_bf16_f32)(float* y, const uint16_t* gate, const uint16_t* up, int64_t n);
   void (*swiglu_bf16_bf16)(uint16_t* y, const uint16_t* gate, const uint16_t* up, int64_t n);
+
+  /// y += w x
+  void (*add_scaled)(float* y, const float* x, float w, int64_t n);
 
   /// largest[b] of each block of 64; true if every value is finite or -inf
   bool (*block_maxima)(float* largest, const float* x, int64_t n);

@@ -57,8 +57,8 @@ void PackedMatrix::load_rows(Team& team, int64_t first_row, const TensorView& ro
 
 struct Multiplier::Rows {
   const PackedMatrix& w;
-  TensorView y_TN;
-  TensorView x_TK;
+  RowsAt y;
+  RowsAt x;
   TensorView bias_N;
   Into into;
   int64_t first;  // rows [first, first + count) of x and y
@@ -77,11 +77,16 @@ Multiplier::Multiplier(const KernelTable& kernels, Team& team)
 void Multiplier::operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
                             const TensorView& bias_N, Into into) {
   const auto [m, n, k] = check_matmul(y_TN, x_TK, w_NK, w_NK.dtype(), bias_N);
+  multiply({y_TN.as<char>(), y_TN.dtype, n}, {x_TK.as<char>(), x_TK.dtype, k}, m, w_NK, bias_N, into);
+}
+
+void Multiplier::multiply(const RowsAt& y, const RowsAt& x, int64_t m, const PackedMatrix& w,
+                          const TensorView& bias_N, Into into) {
   const int64_t passes = tiles_for(m, kRowsAtOnce);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t first = tile_start(m, passes, pass);
     const int64_t count = tile_start(m, passes, pass + 1) - first;
-    multiply_rows({w_NK, y_TN, x_TK, bias_N, into, first, count, tiles_for(count, kernels_.tile_rows)});
+    multiply_rows({w, y, x, bias_N, into, first, count, tiles_for(count, kernels_.tile_rows)});
   }
 }
 
@@ -113,7 +118,7 @@ void Multiplier::pack(const Rows& rows) {
       const int64_t s0 = unit % blocks * kBlockSteps;
       const int64_t s1 = std::min(s0 + kBlockSteps, steps);
       for (int64_t row = 0; row < m; ++row) {
-        const auto* from = rows.x_TK.as<const char>() + (rows.first + first + row) * k * (pairs ? 2 : 4);
+        const auto* from = rows.x.data + (rows.first + first + row) * rows.x.stride * (pairs ? 2 : 4);
         uint32_t* to = packed_.data() + rows.packed_at(first, s0, s1) + row;
         for (int64_t s = s0; s < std::min(s1, whole); ++s, to += m) std::memcpy(to, from + s * 4, 4);
         if (s1 > whole) {
@@ -150,9 +155,9 @@ void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_t
   const int64_t column = panel * kPanel;
   const auto columns = static_cast<int>(std::min<int64_t>(kPanel, n - column));
   const float* bias = rows.bias_N.data == nullptr ? nullptr : rows.bias_N.as<const float>() + column;
-  const size_t element = bytes_of(rows.y_TN.dtype);
-  char* y = rows.y_TN.as<char>() + static_cast<size_t>(rows.first * n + column) * element;
-  const size_t stride = static_cast<size_t>(n) * element;
+  const size_t element = bytes_of(rows.y.dtype);
+  char* y = rows.y.data + static_cast<size_t>(rows.first * rows.y.stride + column) * element;
+  const size_t stride = static_cast<size_t>(rows.y.stride) * element;
   const int64_t end = rows.start(last_tile);
   for (int64_t row = rows.start(first_tile); row < end; ++row) {
     // Neighbouring rows of y lie pages apart: no hardware foresees the next one.
@@ -161,7 +166,7 @@ void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_t
     __builtin_prefetch(ahead + static_cast<size_t>(columns) * element - 1, 1);
     char* to = y + static_cast<size_t>(row) * stride;
     const bool add = rows.into == Into::add;
-    if (rows.y_TN.dtype == DType::bf16)
+    if (rows.y.dtype == DType::bf16)
       kernels_.finish_row_bf16(reinterpret_cast<uint16_t*>(to), sums + row * kPanel, bias, columns, add);
     else
       kernels_.finish_row_f32(reinterpret_cast<float*>(to), sums + row * kPanel, bias, columns, add);

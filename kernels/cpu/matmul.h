@@ -32,12 +32,22 @@ class PackedMatrix final : public Matrix {
   DeviceMemory memory_;
 };
 
+/// Rows of a matrix product that need not follow each other without a gap.
+struct RowsAt {
+  char* data;
+  DType dtype;
+  int64_t stride;  // elements from one row to the next
+};
+
 /// Keeps the scratch memory of matrix products between calls.
 class Multiplier {
  public:
   Multiplier(const KernelTable& kernels, Team& team);
   void operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
                   const TensorView& bias_N, Into into);
+  /// The same for `m` rows of `w.k()` and `w.n()` elements; x has w's dtype.
+  void multiply(const RowsAt& y, const RowsAt& x, int64_t m, const PackedMatrix& w, const TensorView& bias_N,
+                Into into);
 
  private:
   struct Rows;

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/number.h"
+#include "kernels/cpu/reference_latent.h"
 #include "kernels/sampling.h"
 
 namespace penstock {
@@ -172,6 +173,55 @@ class ReferenceOps final : public Ops {
         }
       }
     }
+  }
+
+  void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache, TensorView q_THe,
+                             TensorView latent_TL, const LatentRotaryView& rotary,
+                             const BatchView& batch) override {
+    const LatentShape shape = check_latent_rope(q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
+    reference_latent_rope_and_store(shape, q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
+  }
+
+  void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache, const BatchView& batch,
+                        float scale) override {
+    const LatentShape shape = check_latent_attention(out_THL, q_THd, cache, batch);
+    reference_latent_attention(shape, out_THL, q_THd, cache, batch, scale);
+  }
+
+  void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
+    const DType dtype = dynamic_cast<const RowMatrix&>(*w_HNK[0]).view().dtype;
+    const auto [m, n, k, y_width] = check_matmul_by_head(y_THy, x_THK, w_HNK, dtype);
+    const auto heads = static_cast<int64_t>(w_HNK.size());
+    for (int64_t t = 0; t < m * heads; ++t) {
+      const TensorView& w = dynamic_cast<const RowMatrix&>(*w_HNK[static_cast<size_t>(t % heads)]).view();
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t i = 0; i < k; ++i)
+          sum += static_cast<double>(read(x_THK.data, x_THK.dtype, t * k + i)) *
+                 static_cast<double>(read(w.data, w.dtype, j * k + i));
+        write(y_THy.data, y_THy.dtype, t * y_width + j, static_cast<float>(sum));
+      }
+    }
+  }
+
+  void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) override {
+    check_route(routing, logits_TE, gate);
+    reference_route(routing, logits_TE, gate);
+  }
+
+  void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                        const RoutingView& routing) override {
+    check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
+    for (size_t e = 0; e < w_ENK.size(); ++e) {
+      const int64_t first = routing.expert_start_E1[e];
+      const int64_t count = routing.expert_start_E1[e + 1] - first;
+      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
+    }
+  }
+
+  void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
+    check_combine_experts(x_TD, y_SD, routing);
+    reference_combine(x_TD, y_SD, routing);
   }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {

@@ -31,6 +31,26 @@ void to_half(uint16_t* to, const float* from, int64_t count) {
 }
 
 template <class V>
+void from_half(float* to, const uint16_t* from, int64_t count) {
+  for_lanes(count, [&](int64_t i, int n) {
+    if (n == 16) {
+      V::store(to + i, V::load_half(from + i));
+      return;
+    }
+    uint16_t rest[16] = {};
+    for (int lane = 0; lane < n; ++lane) rest[lane] = from[i + lane];
+    V::store(to + i, V::load_half(rest), n);
+  });
+}
+
+template <class V>
+void add_scaled(float* y, const float* x, float w, int64_t count) {
+  for_lanes(count, [&](int64_t i, int n) {
+    V::store(y + i, V::fma(V::set(w), V::load(x + i, n), V::load(y + i, n)), n);
+  });
+}
+
+template <class V>
 void narrow_alternate(uint16_t* to, const float* from, int64_t count) {
   for_lanes(count, [&](int64_t i, int n) { V::store_alternate(to + 2 * i, V::load(from + i, n), n); });
 }
@@ -115,6 +135,8 @@ constexpr void add_rows(KernelTable& table) {
   table.widen = convert<V, float, uint16_t>;
   table.narrow = convert<V, uint16_t, float>;
   table.to_half = to_half<V>;
+  table.from_half = from_half<V>;
+  table.add_scaled = add_scaled<V>;
   table.narrow_alternate = narrow_alternate<V>;
   table.rms_norm_f32 = rms_norm_row<V, float>;
   table.rms_norm_bf16 = rms_norm_row<V, uint16_t>;

@@ -21,5 +21,10 @@ void gather_rows(Team& team, const TensorView& y_RD, const TensorView& x_TD, con
 void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
                     const HeadShape& shape, const TensorView& q_THd, const KvCacheView& cache,
                     const TensorView& qkv_TN, const RotaryView& rotary, const BatchView& batch);
+/// `scratch` as above; it grows to what is needed.
+void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
+                           const LatentShape& shape, const TensorView& q_THd, const TensorView& plain_THn,
+                           const LatentCacheView& cache, const TensorView& q_THe, const TensorView& latent_TL,
+                           const LatentRotaryView& rotary, const BatchView& batch);
 
 }  // namespace penstock::cpu

@@ -21,6 +21,11 @@ using namespace cuda;
 /// Scratch memory for what one call needs: the parts of split attention, and choosing matrix algorithms.
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
+/// Jobs are refused before they load anything (launch/job_options.cpp).
+[[noreturn]] void refuse_latents_and_experts() {
+  throw UsageError("latent attention and experts do not run on a GPU yet; use --device cpu");
+}
+
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(CudaDevice& device)
@@ -90,6 +95,22 @@ class CudaOps final : public Ops {
     else
       attention_plain(device_.stream(), out_THd, q_THd, cache, batch, shape, scale);
   }
+
+  void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
+                             const LatentRotaryView&, const BatchView&) override {
+    refuse_latents_and_experts();
+  }
+  void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
+    refuse_latents_and_experts();
+  }
+  void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
+    refuse_latents_and_experts();
+  }
+  void route(const RoutingView&, TensorView, const GateView&) override { refuse_latents_and_experts(); }
+  void matmul_by_expert(TensorView, TensorView, std::span<const Matrix* const>, const RoutingView&) override {
+    refuse_latents_and_experts();
+  }
+  void combine_experts(TensorView, TensorView, const RoutingView&) override { refuse_latents_and_experts(); }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     cpu::check_swiglu(y_TF, gate_up_T2F);

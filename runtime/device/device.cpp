@@ -56,6 +56,14 @@ TensorView TensorView::first(int64_t rows) const {
   return v;
 }
 
+TensorView TensorView::rows(int64_t first_row, int64_t count) const {
+  TensorView v = first(first_row + count).first(count);
+  if (shape[0] > 0)
+    v.data =
+        static_cast<char*>(data) + bytes() / static_cast<size_t>(shape[0]) * static_cast<size_t>(first_row);
+  return v;
+}
+
 Tensor Device::tensor(DType dtype, Shape shape) {
   const size_t bytes = static_cast<size_t>(shape.elements()) * bytes_of(dtype);
   DeviceMemory memory = allocate(bytes == 0 ? 1 : bytes);

@@ -51,6 +51,8 @@ struct TensorView {
   }
   /// The first `rows` of dimension 0.
   TensorView first(int64_t rows) const;
+  /// Rows [first_row, first_row + count) of dimension 0.
+  TensorView rows(int64_t first_row, int64_t count) const;
 };
 
 /// Memory of a device, freed by it.

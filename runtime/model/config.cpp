@@ -7,89 +7,14 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/json_file.h"
+#include "runtime/model/config_fields.h"
+#include "runtime/model/deepseek_config.h"
 
 namespace penstock {
 namespace {
 
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
-
-/// An object of a JSON file, whose fields are asked for by name and range. A null counts as absent.
-class Fields {
- public:
-  Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object())
-      throw UsageError(where_ + ": expected a JSON object, found " + object.type_name());
-  }
-
-  bool has(const char* name) const { return find(name) != nullptr; }
-  const Json* find(const char* name) const {
-    const auto it = object_.find(name);
-    return it == object_.end() || it->is_null() ? nullptr : &*it;
-  }
-  const Json& json() const { return object_; }
-  const std::string& where() const { return where_; }
-
-  [[noreturn]] void wrong(const char* name, const std::string& expected) const {
-    const Json* value = find(name);
-    throw UsageError(where_ + ": " + name + ": expected " + expected + ", found " +
-                     (value == nullptr ? "nothing" : value->dump().substr(0, 80)));
-  }
-
-  int64_t integer(const char* name, int64_t low, int64_t high, std::optional<int64_t> otherwise = {}) const {
-    const Json* value = find(name);
-    if (value == nullptr && otherwise) return *otherwise;
-    // A count written as 4.0 is not accepted; a count above int64 fails get<> and is caught by the type
-    // check.
-    if (value == nullptr || !value->is_number_integer() || !fits(*value) || value->get<int64_t>() < low ||
-        value->get<int64_t>() > high)
-      wrong(name, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
-    return value->get<int64_t>();
-  }
-
-  /// A finite number in (above, up_to].
-  double number(const char* name, double above, double up_to, std::optional<double> otherwise = {}) const {
-    const Json* value = find(name);
-    if (value == nullptr && otherwise) return *otherwise;
-    if (value == nullptr || !value->is_number() || !(value->get<double>() > above) ||
-        !(value->get<double>() <= up_to))
-      wrong(name, "a number above " + Json(above).dump() + ", at most " + Json(up_to).dump());
-    return value->get<double>();
-  }
-  std::optional<double> optional_number(const char* name, double above, double up_to) const {
-    if (!has(name)) return std::nullopt;
-    return number(name, above, up_to);
-  }
-
-  bool flag(const char* name, bool otherwise) const {
-    const Json* value = find(name);
-    if (value == nullptr) return otherwise;
-    if (!value->is_boolean()) wrong(name, "true or false");
-    return value->get<bool>();
-  }
-
-  std::string text(const char* name, const std::string& otherwise) const {
-    const Json* value = find(name);
-    if (value == nullptr) return otherwise;
-    if (!value->is_string()) wrong(name, "a string");
-    return value->get<std::string>();
-  }
-
- private:
-  static bool fits(const Json& value) {
-    return !value.is_number_unsigned() ||
-           value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-  }
-
-  const Json& object_;
-  std::string where_;
-};
-
-// Far above every published model, far below what overflows an int64_t when multiplied.
-constexpr int64_t kMostLayers = 4096;
-constexpr int64_t kWidest = 1 << 20;
-constexpr int64_t kMostTokens = 1 << 24;
-constexpr double kLargestNumber = 1e12;
 
 /// What differs between the architectures that share the llama shape. Defaults are those of transformers'
 /// configuration classes for a field that config.json leaves out.
@@ -105,6 +30,7 @@ struct Family {
   bool qk_norm;
   /// How a sliding window is switched on: never, by sliding_window alone, or by use_sliding_window as well.
   enum class Window { none, plain, switched } window;
+  bool latent_attention = false;  // and a mixture of experts: deepseek_config.h
 };
 
 constexpr Family kFamilies[] = {
@@ -112,6 +38,10 @@ constexpr Family kFamilies[] = {
     {"MistralForCausalLM", "mistral", 8, 0, 131072, false, false, false, false, Family::Window::plain},
     {"Qwen2ForCausalLM", "qwen2", 32, 0, 32768, false, true, false, false, Family::Window::switched},
     {"Qwen3ForCausalLM", "qwen3", 32, 128, 32768, true, false, false, true, Family::Window::switched},
+    {"DeepseekV2ForCausalLM", "deepseek_v2", 0, 0, 2048, true, false, true, false, Family::Window::none,
+     true},
+    {"DeepseekV3ForCausalLM", "deepseek_v3", 0, 0, 4096, true, false, false, false, Family::Window::none,
+     true},
 };
 
 const Family& family_of(const Fields& config) {
@@ -129,11 +59,8 @@ const Family& family_of(const Fields& config) {
   }
   const std::string found =
       architecture.empty() ? "model_type '" + model_type + "'" : "'" + architecture + "'";
-  const bool deepseek =
-      architecture == "DeepseekV2ForCausalLM" || architecture == "DeepseekV3ForCausalLM" ||
-      (architecture.empty() && (model_type == "deepseek_v2" || model_type == "deepseek_v3"));
-  throw UsageError(config.where() + ": architecture " + found + " is not " + (deepseek ? "yet " : "") +
-                   "supported; supported are " + supported);
+  throw UsageError(config.where() + ": architecture " + found + " is not supported; supported are " +
+                   supported);
 }
 
 DType published_dtype(const Fields& config) {
@@ -243,6 +170,37 @@ void read_special_tokens(ModelConfig& out, const Fields& fields) {
   if (!out.bos_token_id && bos != nullptr) out.bos_token_id = token_id(fields, "bos_token_id", *bos);
 }
 
+/// Grouped-query attention and a dense MLP, the same in every layer.
+void read_llama_layers(ModelConfig& out, const Fields& config, const Family& family, int64_t layers) {
+  GqaConfig attention;
+  attention.heads = config.integer("num_attention_heads", 1, kWidest);
+  const int64_t default_kv_heads =
+      family.default_kv_heads == 0 || config.json().contains("num_key_value_heads") ? attention.heads
+                                                                                    : family.default_kv_heads;
+  attention.kv_heads = config.integer("num_key_value_heads", 1, attention.heads, default_kv_heads);
+  if (attention.heads % attention.kv_heads != 0)
+    config.wrong("num_key_value_heads",
+                 "a divisor of num_attention_heads (" + std::to_string(attention.heads) + ")");
+  constexpr int64_t kWidestHead = 4096;
+  attention.head_dim = config.integer(
+      "head_dim", 1, kWidestHead,
+      family.default_head_dim != 0 ? family.default_head_dim : out.hidden_size / attention.heads);
+  if (attention.head_dim < 1 || attention.heads * attention.head_dim > kWidest)
+    throw UsageError(config.where() + ": expected num_attention_heads x head_dim from 1 to " +
+                     std::to_string(kWidest) + ", found " + std::to_string(attention.heads) + " x " +
+                     std::to_string(attention.head_dim));
+  const bool bias = family.reads_attention_bias && config.flag("attention_bias", false);
+  attention.qkv_bias = bias || family.always_qkv_bias;
+  attention.output_bias = bias;
+  attention.qk_norm = family.qk_norm;
+
+  const DenseMlpConfig mlp{config.integer("intermediate_size", 1, kWidest),
+                           family.reads_mlp_bias && config.flag("mlp_bias", false)};
+  out.layers.assign(static_cast<size_t>(layers), LayerConfig{attention, mlp});
+  refuse_sliding_window(config, family.window, layers, out.max_position_embeddings);
+  out.rope = rope_of(config, attention.head_dim, out.max_position_embeddings);
+}
+
 }  // namespace
 
 ModelConfig load_model_config(const fs::path& model_dir) {
@@ -274,33 +232,14 @@ ModelConfig load_model_config(const fs::path& model_dir) {
   if (config.text("hidden_act", "silu") != "silu") config.wrong("hidden_act", "\"silu\"");
 
   const int64_t layers = config.integer("num_hidden_layers", 1, kMostLayers);
-  GqaConfig attention;
-  attention.heads = config.integer("num_attention_heads", 1, kWidest);
-  const int64_t default_kv_heads =
-      family.default_kv_heads == 0 || config.json().contains("num_key_value_heads") ? attention.heads
-                                                                                    : family.default_kv_heads;
-  attention.kv_heads = config.integer("num_key_value_heads", 1, attention.heads, default_kv_heads);
-  if (attention.heads % attention.kv_heads != 0)
-    config.wrong("num_key_value_heads",
-                 "a divisor of num_attention_heads (" + std::to_string(attention.heads) + ")");
-  constexpr int64_t kWidestHead = 4096;
-  attention.head_dim = config.integer(
-      "head_dim", 1, kWidestHead,
-      family.default_head_dim != 0 ? family.default_head_dim : out.hidden_size / attention.heads);
-  if (attention.head_dim < 1 || attention.heads * attention.head_dim > kWidest)
-    throw UsageError(path.string() + ": expected num_attention_heads x head_dim from 1 to " +
-                     std::to_string(kWidest) + ", found " + std::to_string(attention.heads) + " x " +
-                     std::to_string(attention.head_dim));
-  const bool bias = family.reads_attention_bias && config.flag("attention_bias", false);
-  attention.qkv_bias = bias || family.always_qkv_bias;
-  attention.output_bias = bias;
-  attention.qk_norm = family.qk_norm;
-
-  const DenseMlpConfig mlp{config.integer("intermediate_size", 1, kWidest),
-                           family.reads_mlp_bias && config.flag("mlp_bias", false)};
-  out.layers.assign(static_cast<size_t>(layers), LayerConfig{attention, mlp});
-  refuse_sliding_window(config, family.window, layers, out.max_position_embeddings);
-  out.rope = rope_of(config, attention.head_dim, out.max_position_embeddings);
+  if (family.latent_attention) {
+    read_deepseek_layers(out, config, layers, family.reads_mlp_bias);
+    out.rope = rope_of(config, std::get<MlaConfig>(out.layers.front().attention).qk_rope_head_dim,
+                       out.max_position_embeddings);
+    set_latent_scale(out);
+  } else {
+    read_llama_layers(out, config, family, layers);
+  }
 
   const fs::path generation_path = model_dir / "generation_config.json";
   if (fs::exists(generation_path, ignored)) {

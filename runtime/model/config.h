@@ -26,14 +26,50 @@ struct GqaConfig {
   bool output_bias = false;
   bool qk_norm = false;  // RMS norm of each q and k head before rotation (Qwen3)
 };
-using AttentionConfig = std::variant<GqaConfig>;
+/// Multi-head latent attention (DeepSeek-V2, 2024): K and V of all heads come from one latent a token, which
+/// is what the cache holds, beside one rotated key that all heads share.
+struct MlaConfig {
+  int64_t heads = 0;
+  int64_t q_lora_rank = 0;  // 0: q comes from the hidden state directly
+  int64_t kv_lora_rank = 0;
+  int64_t qk_nope_head_dim = 0;
+  int64_t qk_rope_head_dim = 0;
+  int64_t v_head_dim = 0;
+  bool rope_interleave = true;  // pairs (2i, 2i + 1) are rotated, not (i, i + half)
+  bool bias = false;            // of the projections into the latents and of the output
+  float softmax_scale = 0;      // with yarn's mscale
+};
+using AttentionConfig = std::variant<GqaConfig, MlaConfig>;
 
 /// down(silu(gate(x)) * up(x)), Shazeer 2020.
 struct DenseMlpConfig {
   int64_t intermediate_size = 0;
   bool bias = false;
 };
-using MlpConfig = std::variant<DenseMlpConfig>;
+
+/// How a token chooses its experts from the gate's scores.
+struct GateConfig {
+  enum class Score { softmax, sigmoid } score = Score::softmax;
+  int64_t experts = 0;
+  int64_t experts_per_token = 0;
+  int64_t groups = 1;       // divides experts
+  int64_t groups_kept = 1;  // experts of the other groups are not chosen
+  /// What a group is worth: its best expert (group_limited_greedy), or its two best together (noaux_tc).
+  bool two_best = false;
+  bool correction_bias = false;  // added to the scores for choosing, not for weighing (noaux_tc)
+  bool normalise = false;        // the chosen scores are divided by their sum
+  float scale = 1;               // routed_scaling_factor
+};
+
+/// Mixture of experts (DeepSeekMoE, 2024): the chosen experts' MLPs, weighted, plus one that every token
+/// takes.
+struct MoeConfig {
+  GateConfig gate;
+  int64_t intermediate_size = 0;         // of one expert
+  int64_t shared_intermediate_size = 0;  // 0: no shared expert
+  bool shared_bias = false;
+};
+using MlpConfig = std::variant<DenseMlpConfig, MoeConfig>;
 
 struct LayerConfig {
   AttentionConfig attention;
@@ -53,6 +89,8 @@ struct ModelConfig {
 
   std::vector<int32_t> eos_token_ids;  // generation_config.json first, then config.json; may be empty
   std::optional<int32_t> bos_token_id;
+
+  std::vector<std::string> notes;  // what of the checkpoint is left aside: worth one line of the log each
 
   int64_t layer_count() const { return static_cast<int64_t>(layers.size()); }
 };

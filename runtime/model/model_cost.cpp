@@ -4,8 +4,9 @@ namespace penstock {
 namespace {
 
 struct Counts {
-  int64_t multiplied = 0;  // weights of matrix products
+  int64_t multiplied = 0;  // weights of the matrix products of one token
   int64_t vectors = 0;     // norm weights and biases
+  int64_t idle = 0;        // weights of experts that one token does not choose
 };
 
 Counts count(const GqaConfig& a, int64_t hidden) {
@@ -15,14 +16,51 @@ Counts count(const GqaConfig& a, int64_t hidden) {
           (a.qkv_bias ? q + 2 * kv : 0) + (a.output_bias ? hidden : 0) + (a.qk_norm ? 2 * a.head_dim : 0)};
 }
 
+/// The up-projections of K and V are absorbed: each of their weights is multiplied once a token.
+Counts count(const MlaConfig& a, int64_t hidden) {
+  const int64_t q = a.heads * (a.qk_nope_head_dim + a.qk_rope_head_dim);
+  const int64_t latent = a.kv_lora_rank + a.qk_rope_head_dim;
+  const int64_t query = a.q_lora_rank == 0 ? hidden * q : (hidden + q) * a.q_lora_rank;
+  const int64_t up = a.heads * (a.qk_nope_head_dim + a.v_head_dim) * a.kv_lora_rank;
+  return {query + hidden * latent + up + hidden * a.heads * a.v_head_dim,
+          a.q_lora_rank + a.kv_lora_rank + (a.bias ? a.q_lora_rank + latent + hidden : 0)};
+}
+
 Counts count(const DenseMlpConfig& m, int64_t hidden) {
   return {3 * hidden * m.intermediate_size, m.bias ? 2 * m.intermediate_size + hidden : 0};
 }
 
-PartCost cost(int64_t multiplied, int64_t vectors, DType dtype) {
-  return {multiplied * static_cast<int64_t>(bytes_of(dtype)) +
-              vectors * static_cast<int64_t>(bytes_of(DType::f32)),
-          2.0 * static_cast<double>(multiplied)};
+Counts count(const MoeConfig& m, int64_t hidden) {
+  const int64_t expert = 3 * hidden * m.intermediate_size;
+  const GateConfig& gate = m.gate;
+  Counts all{gate.experts * hidden + gate.experts_per_token * expert, gate.correction_bias ? gate.experts : 0,
+             (gate.experts - gate.experts_per_token) * expert};
+  if (m.shared_intermediate_size > 0) {
+    const Counts shared = count(DenseMlpConfig{m.shared_intermediate_size, m.shared_bias}, hidden);
+    all.multiplied += shared.multiplied;
+    all.vectors += shared.vectors;
+  }
+  return all;
+}
+
+PartCost cost(const Counts& counts, DType dtype) {
+  return {(counts.multiplied + counts.idle) * static_cast<int64_t>(bytes_of(dtype)) +
+              counts.vectors * static_cast<int64_t>(bytes_of(DType::f32)),
+          2.0 * static_cast<double>(counts.multiplied)};
+}
+
+double flops_a_position(const GqaConfig& a) {
+  return 4.0 * static_cast<double>(a.heads * a.head_dim);
+}
+double flops_a_position(const MlaConfig& a) {
+  return 2.0 * static_cast<double>(a.heads * (2 * a.kv_lora_rank + a.qk_rope_head_dim));
+}
+
+int64_t values_a_position(const GqaConfig& a) {
+  return 2 * a.kv_heads * a.head_dim;
+}
+int64_t values_a_position(const MlaConfig& a) {
+  return a.kv_lora_rank + a.qk_rope_head_dim;
 }
 
 const LayerConfig& layer_of(const ModelConfig& config, int64_t layer) {
@@ -39,22 +77,23 @@ PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
   const auto counted = [&](const auto& part) { return count(part, config.hidden_size); };
   const Counts attention = std::visit(counted, layer_of(config, layer).attention);
   const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
-  return cost(attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
+  return cost({attention.multiplied + mlp.multiplied,
+               attention.vectors + mlp.vectors + 2 * config.hidden_size, attention.idle + mlp.idle},
               dtype);
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {
-  return cost(config.vocab_size * config.hidden_size, config.hidden_size, dtype);
+  return cost({config.vocab_size * config.hidden_size, config.hidden_size}, dtype);
 }
 
 double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context) {
-  const auto& gqa = std::get<GqaConfig>(layer_of(config, layer).attention);
-  return 4.0 * static_cast<double>(gqa.heads * gqa.head_dim) * static_cast<double>(context);
+  return std::visit([](const auto& a) { return flops_a_position(a); }, layer_of(config, layer).attention) *
+         static_cast<double>(context);
 }
 
 int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType dtype, int64_t block_size) {
-  const auto& gqa = std::get<GqaConfig>(layer_of(config, layer).attention);
-  return 2 * gqa.kv_heads * gqa.head_dim * block_size * static_cast<int64_t>(bytes_of(dtype));
+  return std::visit([](const auto& a) { return values_a_position(a); }, layer_of(config, layer).attention) *
+         block_size * static_cast<int64_t>(bytes_of(dtype));
 }
 
 }  // namespace penstock

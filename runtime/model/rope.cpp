@@ -101,6 +101,13 @@ float rope_attention_factor(const RopeConfig& rope) {
   return static_cast<float>(yarn_mscale(yarn->factor, 1));
 }
 
+double yarn_softmax_factor(const RopeYarn& yarn) {
+  const double all_dim = yarn.mscale_all_dim.value_or(0);
+  if (all_dim == 0) return 1;
+  const double mscale = yarn_mscale(yarn.factor, all_dim);
+  return mscale * mscale;
+}
+
 std::vector<float> rope_inverse_frequencies(const RopeConfig& rope) {
   return std::visit([&](const auto& scaling) { return scaled(rope, scaling); }, rope.scaling);
 }

@@ -43,6 +43,9 @@ struct RopeConfig {
 /// What cos and sin are multiplied by: 1 except under yarn.
 float rope_attention_factor(const RopeConfig& rope);
 
+/// What DeepSeek multiplies the scores by: the square of the mscale that mscale_all_dim gives, 1 without it.
+double yarn_softmax_factor(const RopeYarn& yarn);
+
 /// rotary_dim / 2 angles per unit of position.
 std::vector<float> rope_inverse_frequencies(const RopeConfig& rope);
 

@@ -88,7 +88,9 @@ TEST_P(OwnGolden, IsReachedByEveryCutWithTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Stage, OwnGolden,
                          testing::Values("tiny-qwen3", "tiny-qwen3-bias", "tiny-llama-bias",
-                                         "tiny-llama-yarn", "tiny-qwen2-yarn", "tiny-mistral"));
+                                         "tiny-llama-yarn", "tiny-qwen2-yarn", "tiny-mistral",
+                                         "tiny-deepseek-v2-groups", "tiny-deepseek-v2-greedy",
+                                         "tiny-deepseek-v3-halves", "tiny-deepseek-v3-plain"));
 
 TEST_P(SharedGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto dir = test::shared_models() / GetParam();
@@ -141,7 +143,8 @@ TEST_P(SharedGolden, LogitsOfEveryPromptTokenAreThoseOfTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stage, SharedGolden,
-                         testing::Values("gsm-llama-18", "qwen2-18", "llama3-18", "llama-linear-18"));
+                         testing::Values("gsm-llama-18", "qwen2-18", "llama3-18", "llama-linear-18",
+                                         "deepseek-v2-18", "deepseek-v3-18"));
 
 TEST(Stage, Bfloat16StaysNearTheFloat32Reference) {
   Model model(test::own_models() / "tiny-qwen3");

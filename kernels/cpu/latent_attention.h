@@ -1,0 +1,46 @@
+// Attention over cached latents, one code path for prefill, chunks and decode: the inner loops of
+// attention_tile.h on one KV head whose V is the leading part of its K. Driven by the thread that owns the
+// Ops.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/latent_layout.h"
+#include "kernels/cpu/team.h"
+#include "kernels/ops.h"
+
+namespace penstock::cpu {
+
+class LatentAttention {
+ public:
+  LatentAttention(const KernelTable& kernels, Team& team);
+  void operator()(const TensorView& out_THL, const TensorView& q_THd, const LatentCacheView& cache,
+                  const BatchView& batch, float scale);
+
+ private:
+  struct Call;
+  /// What one thread does at a time: neighbouring tokens of one row, some of their heads.
+  struct Unit {
+    int64_t row;
+    int64_t first_token;
+    int64_t tokens;
+    int64_t first_head;
+    int64_t heads;
+  };
+  /// Memory of one thread for one unit; an extent's positions as floats, once in rows and once in K tiles.
+  struct Scratch {
+    std::vector<float> q, scores, factors, largest, sum, out, positions, keys;
+    std::vector<int32_t> visible;
+  };
+  void plan_units(const Call& call);
+  void load_extent(const Call& call, int64_t row, int64_t first, int64_t end, Scratch& scratch) const;
+  void attend_unit(const Call& call, const Unit& unit, Scratch& scratch) const;
+
+  const KernelTable& kernels_;
+  Team& team_;
+  std::vector<Unit> units_;
+  std::vector<Scratch> scratch_;  // one a thread
+};
+
+}  // namespace penstock::cpu
