@@ -65,6 +65,7 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   job.blocks = ready.blocks;
   job.max_model_len = ready.shape.max_model_len;
   job.micro_batches = ready.shape.schedule.micro_batches;
+  job.processors = ready.processors;
   for (const StageFacts& facts : ready.facts)
     job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
   return job;
@@ -202,7 +203,7 @@ void generate(World& world, const JobOptions& options) {
   const std::vector<proto::StageReport> reports = gather_reports(world, complete_report(report, ready));
   const JobProgress end = job->progress();
   watch->finish(end, reports);
-  log::info(closing_summary(end, reports, ready.facts, ready.shape.schedule, options.output.string()));
+  log::info(closing_summary(end, reports, ready, options.output.string()));
   watch->linger();
 }
 

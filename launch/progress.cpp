@@ -42,8 +42,9 @@ double share(double part, double whole) {
 
 /// The bubble that the schedule itself has with these stages' mean forward times, and the one that was
 /// measured: idle time of the busiest stage between its first forward and its last.
-std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const Schedule& schedule) {
+std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const ReadyRank& ready) {
   TimingModel timing;
+  timing.processors = ready.processors;
   double measured = 0;
   double most_busy = -1;
   for (const proto::StageReport& r : reports) {
@@ -54,7 +55,7 @@ std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports
       measured = r.span_seconds() > 0 ? std::max(0.0, 1 - r.busy_seconds() / r.span_seconds()) : 0;
     }
   }
-  return {measured, predicted_bubble(schedule, timing)};
+  return {measured, predicted_bubble(ready.shape.schedule, timing)};
 }
 
 size_t terminal_columns() {
@@ -105,8 +106,7 @@ std::string progress_line(const JobFigures& now, const JobFigures& before) {
 }
 
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
-                            const std::vector<StageFacts>& facts, const Schedule& schedule,
-                            const std::string& results) {
+                            const ReadyRank& ready, const std::string& results) {
   std::string text =
       printed("%lld rows in %s", static_cast<long long>(end.rows_done), duration(end.seconds).c_str());
   text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
@@ -126,9 +126,10 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
     const double whole = r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds();
     text += printed(
         "%5zu  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n", s,
-        fitted(facts[s].part, 20).c_str(), fitted(facts[s].host, 12).c_str(), share(r.busy_seconds(), whole),
-        share(r.wait_input_seconds(), whole), share(r.wait_plan_seconds(), whole),
-        share(r.send_seconds(), whole), static_cast<unsigned long long>(r.micro_batches()),
+        fitted(ready.facts[s].part, 20).c_str(), fitted(ready.facts[s].host, 12).c_str(),
+        share(r.busy_seconds(), whole), share(r.wait_input_seconds(), whole),
+        share(r.wait_plan_seconds(), whole), share(r.send_seconds(), whole),
+        static_cast<unsigned long long>(r.micro_batches()),
         static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
         bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
         bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
@@ -136,10 +137,10 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
   }
   for (size_t s = 0; s < reports.size(); ++s) {
     const proto::StageReport& r = reports[s];
-    if (facts[s].device.rfind("cuda", 0) != 0) continue;
+    if (ready.facts[s].device.rfind("cuda", 0) != 0) continue;
     text += printed(
         "stage %zu on %s: %s of %s reserved (%.1f %%), %s in use, %s in pieces (%.1f %% of what is free)\n",
-        s, facts[s].device.c_str(), bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
+        s, ready.facts[s].device.c_str(), bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
         bytes_text(static_cast<double>(r.memory_total_bytes())).c_str(),
         share(static_cast<double>(r.memory_reserved_bytes()), static_cast<double>(r.memory_total_bytes())),
         bytes_text(static_cast<double>(r.memory_used_bytes())).c_str(),
@@ -148,11 +149,11 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
               static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
   }
   if (reports.size() > 1) {
-    const auto [measured, predicted] = bubbles(reports, schedule);
+    const auto [measured, predicted] = bubbles(reports, ready);
     text += printed(
         "bubble of the busiest stage: %.1f %% measured, %.1f %% in the schedule (%d micro-batches in "
         "flight)\n",
-        100 * measured, 100 * predicted, schedule.micro_batches);
+        100 * measured, 100 * predicted, ready.shape.schedule.micro_batches);
   }
   return text + "results: " + results;
 }

@@ -25,8 +25,7 @@ std::string progress_line(const JobFigures& now, const JobFigures& before);
 
 /// The closing table. `reports` by stage. `results` names the output file.
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
-                            const std::vector<StageFacts>& facts, const Schedule& schedule,
-                            const std::string& results);
+                            const ReadyRank& ready, const std::string& results);
 
 /// Prints progress lines until destroyed: over one another on a terminal, else one a minute, one below the
 /// other.

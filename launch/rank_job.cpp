@@ -193,6 +193,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   });
   ready.numerics = agreed_numerics(world, shape, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
+  if (oversubscribed && sharers == world.size()) ready.processors = std::max(1, usable_cores() / threads);
   return ready;
 }
 

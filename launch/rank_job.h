@@ -33,6 +33,7 @@ struct ReadyRank {
   int64_t blocks = 0;
   std::string numerics;
   std::vector<StageFacts> facts;  ///< by stage
+  int processors = 0;             ///< stages that can compute at once where they share cores; 0: all of them
 };
 
 /// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or

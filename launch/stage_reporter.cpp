@@ -30,6 +30,19 @@ proto::StageReport complete_report(proto::StageReport report, const ReadyRank& r
   return report;
 }
 
+namespace {
+
+/// The device as its other users leave it.
+void add_what_all_processes_do(proto::StageReport& report, const Nvml& nvml) {
+  if (const std::optional<double> busy = nvml.utilization()) report.set_device_utilization(*busy);
+  if (const std::optional<MemoryInfo> memory = nvml.memory()) {
+    report.set_memory_total_bytes(memory->total);
+    report.set_memory_free_bytes(memory->free);
+  }
+}
+
+}  // namespace
+
 StageReporter::StageReporter(World& world, StageMeter& meter, const ReadyRank& ready, double seconds,
                              Local local)
     : world_(world), meter_(meter), ready_(ready), local_(std::move(local)) {
@@ -51,8 +64,7 @@ void StageReporter::report_until_stopped(double seconds) {
   while (!stop_changed_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return stop_; })) {
     try {
       proto::StageReport report = complete_report(meter_.report(StageMeter::Clock::now()), ready_);
-      const std::optional<double> busy = nvml ? nvml->utilization() : std::nullopt;
-      if (busy) report.set_device_utilization(*busy);
+      if (nvml) add_what_all_processes_do(report, *nvml);
       if (world_.rank() == 0)
         local_(std::move(report));
       else

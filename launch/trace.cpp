@@ -14,6 +14,7 @@ namespace penstock {
 namespace {
 
 constexpr int kColumns = 44;
+constexpr int kWarmUpRounds = 32;  // until a schedule is surely in its steady state
 
 char digit(uint64_t slot) {
   constexpr const char* kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
@@ -54,9 +55,9 @@ void print_grids(const Trace& trace, const std::vector<TimeByCause>& times, size
                  const Schedule& schedule, const TimingModel& timing) {
   const double unit = times[busiest].mean_forward;
   const double from = middle_of(trace.stages[busiest]);
-  const std::vector<Span> spans = simulate(schedule, timing, 64);
+  const std::vector<Span> spans = simulate(schedule, timing, kWarmUpRounds + kColumns);
   const auto middle = std::find_if(spans.begin(), spans.end(), [&](const Span& span) {
-    return span.stage == static_cast<int>(busiest) && span.step >= 32 * schedule.micro_batches;
+    return span.stage == static_cast<int>(busiest) && span.step >= kWarmUpRounds * schedule.micro_batches;
   });
   const double own_from = middle == spans.end() ? 0 : middle->begin;
   std::printf("\nforwards, one column %.2f ms, the digit is the slot (step modulo %d):\n%-10s%-*s   %s\n",
@@ -84,6 +85,7 @@ int print_summary(const std::string& file) {
     if (times[s].busy > times[busiest].busy) busiest = s;
     timing.forward.push_back(times[s].mean_forward);
   }
+  timing.processors = trace.processors;
   if (times[busiest].forwards == 0)
     throw UsageError(file + ": expected forwards, found none: nothing ran in this job");
 

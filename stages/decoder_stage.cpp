@@ -127,9 +127,11 @@ class DecoderStage final : public Stage {
       graphs_.run(*size, ask);
     else
       ask();
-    if (head_)
-      return in_order(plan, head_->sample(params_R),
-                      head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
+    if (head_) {
+      std::vector<Sampled> drawn =
+          head_->sample(params_R);  // before score, which makes logits in the same place
+      return in_order(plan, std::move(drawn), head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
+    }
     if (own) copy(out_TD, x_TD.first(tokens));
     return {};
   }

@@ -53,6 +53,14 @@ RuleBook::Rules RuleBook::learn(const proto::PlannedRow& row) const {
   rules.frequency_penalty = told.frequency_penalty();
   rules.presence_penalty = told.presence_penalty();
   rules.allowed.assign(told.allowed().begin(), told.allowed().end());
+  // All places at once: putting tokens in one by one would move the others each time.
+  std::vector<uint32_t> ids;
+  for (const auto* some : {&told.prompt(), &told.generated(), &told.biased()})
+    ids.insert(ids.end(), some->begin(), some->end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  for (const uint32_t id : ids) rules.edits.push_back({static_cast<int32_t>(id), 0, 1, 0});
+  rules.counts.resize(ids.size());
   for (int i = 0; i < told.bias_size(); ++i) rules.edits[edit_of(rules, told.biased(i))].add = told.bias(i);
   for (const uint32_t id : told.prompt()) rules.edits[edit_of(rules, id)].repeat = rules.repetition_penalty;
   for (const uint32_t id : told.generated()) count(rules, id);

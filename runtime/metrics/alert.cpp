@@ -18,14 +18,17 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using boost::system::error_code;
 
-constexpr std::chrono::seconds kPatience{5};
 constexpr size_t kMostWaiting = 64;
 
 /// One POST as a chain of steps, each of which begins when the one before has succeeded.
 class Post {
  public:
-  Post(asio::io_context& io, const AlertUrl& url, const std::string& json)
-      : resolver_(io), stream_(io), url_(url), request_(http::verb::post, url.target, 11) {
+  Post(asio::io_context& io, const AlertUrl& url, const std::string& json, std::chrono::milliseconds patience)
+      : resolver_(io),
+        stream_(io),
+        url_(url),
+        patience_(patience),
+        request_(http::verb::post, url.target, 11) {
     request_.set(http::field::host, url.host);
     request_.set(http::field::user_agent, "penstock");
     request_.set(http::field::content_type, "application/json");
@@ -35,7 +38,7 @@ class Post {
   }
 
   void start() {
-    stream_.expires_after(kPatience);
+    stream_.expires_after(patience_);
     resolver_.async_resolve(url_.host, url_.port, [this](error_code error, const auto& found) {
       if (failed(error)) return;
       stream_.async_connect(found, [this](error_code refused, const auto&) {
@@ -66,6 +69,7 @@ class Post {
   asio::ip::tcp::resolver resolver_;
   beast::tcp_stream stream_;
   const AlertUrl& url_;
+  const std::chrono::milliseconds patience_;
   http::request<http::string_body> request_;
   http::response_parser<http::string_body> response_;
   beast::flat_buffer buffer_{size_t{128} << 10};
@@ -102,13 +106,14 @@ AlertUrl parse_alert_url(const std::string& url) {
   return parsed;
 }
 
-AlertSender::AlertSender(AlertUrl url) : url_(std::move(url)), thread_([this] { send_until_stopped(); }) {}
+AlertSender::AlertSender(AlertUrl url, std::chrono::milliseconds patience)
+    : url_(std::move(url)), patience_(patience), thread_([this] { send_until_stopped(); }) {}
 
 AlertSender::~AlertSender() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
-    // Each takes up to kPatience: only the newest can be waited for.
+    // Each may take all its time: only the newest can be waited for.
     while (waiting_.size() > 1) waiting_.pop_front();
   }
   changed_.notify_all();
@@ -141,9 +146,9 @@ void AlertSender::post(const std::string& json) const {
   std::string trouble;
   try {
     asio::io_context io{1};
-    Post one(io, url_, json);
+    Post one(io, url_, json, patience_);
     one.start();
-    io.run_for(kPatience + std::chrono::seconds(1));  // looking up a name has no deadline of its own
+    io.run_for(2 * patience_);  // looking up a name has no deadline of its own
     trouble = one.trouble();
   } catch (const std::exception& e) {
     trouble = e.what();

@@ -2,6 +2,7 @@
 // is slow or gone holds nobody up, and what does not get through within its time is dropped with a warning.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -21,8 +22,9 @@ AlertUrl parse_alert_url(const std::string& url);
 
 class AlertSender {
  public:
-  explicit AlertSender(AlertUrl url);
-  /// Gives what waits a last few seconds.
+  /// `patience`: for one receiver to take one alert.
+  explicit AlertSender(AlertUrl url, std::chrono::milliseconds patience = std::chrono::seconds(5));
+  /// What is under way and the newest that waits get their time.
   ~AlertSender();
   AlertSender(const AlertSender&) = delete;
   AlertSender& operator=(const AlertSender&) = delete;
@@ -35,6 +37,7 @@ class AlertSender {
   void post(const std::string& json) const;
 
   const AlertUrl url_;
+  const std::chrono::milliseconds patience_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::string> waiting_;

@@ -33,6 +33,7 @@ struct JobDescription {
   int64_t blocks = 0;
   int64_t max_model_len = 0;
   int micro_batches = 0;
+  int processors = 0;  ///< stages that can compute at once where they share cores; 0: all of them
   std::vector<StageLabels> stages;
 };
 

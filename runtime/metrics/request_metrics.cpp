@@ -122,6 +122,13 @@ void RequestMetrics::planned(const proto::Plan& plan, Clock::time_point now) {
 
 void RequestMetrics::sampled(const proto::StepResult& result, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
+  // Sequences of one micro-batch mostly had their last tokens together too: their latencies are one.
+  Clock::time_point last{};
+  uint64_t together = 0;
+  const auto observe = [&] {
+    if (together > 0) of(RequestHistogram::inter_token_latency).observe(between(last, now), together);
+    together = 0;
+  };
   for (const auto& token : result.tokens()) {
     const auto found = live_.find(token.sequence());
     if (found == live_.end()) continue;
@@ -131,10 +138,13 @@ void RequestMetrics::sampled(const proto::StepResult& result, Clock::time_point 
       if (live.arrival.choice == 0) prompt_tokens_ += live.arrival.prompt_tokens;
       of(RequestHistogram::time_to_first_token).observe(between(live.arrived, now));
     } else {
-      of(RequestHistogram::inter_token_latency).observe(between(live.last, now));
+      if (live.last != last) observe();
+      last = live.last;
+      ++together;
     }
     live.last = now;
   }
+  observe();
 }
 
 void RequestMetrics::finished(uint64_t sequence, std::string_view reason, Clock::time_point now) {

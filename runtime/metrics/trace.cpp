@@ -49,12 +49,14 @@ TraceWriter::TraceWriter(const std::filesystem::path& file, const JobDescription
     throw UsageError("--trace " + path_ +
                      ": expected a file that can be written, found: " + std::strerror(errno));
   write("[");
-  write(text_of(
-      {{"name", "penstock"},
-       {"ph", "M"},
-       {"pid", 0},
-       {"args",
-        {{"model", job.model_name}, {"stages", job.stages.size()}, {"micro_batches", micro_batches_}}}}));
+  write(text_of({{"name", "penstock"},
+                 {"ph", "M"},
+                 {"pid", 0},
+                 {"args",
+                  {{"model", job.model_name},
+                   {"stages", job.stages.size()},
+                   {"micro_batches", micro_batches_},
+                   {"processors", job.processors}}}}));
   for (size_t s = 0; s < job.stages.size(); ++s) {
     const StageLabels& labels = job.stages[s];
     stages_[s].here = labels.host == job.stages.front().host;
@@ -126,6 +128,7 @@ void take(const Json& event, Trace& trace) {
     const Json& args = event.at("args");
     trace.model = args.at("model");
     trace.micro_batches = std::clamp<int>(args.at("micro_batches"), 1, kMostStages);
+    trace.processors = std::clamp<int>(args.at("processors"), 0, kMostStages);
     trace.stages.resize(static_cast<size_t>(std::clamp<int>(args.at("stages"), 1, kMostStages)));
     return;
   }

@@ -65,6 +65,7 @@ struct StageTrace {
 struct Trace {
   std::string model;
   int micro_batches = 1;
+  int processors = 0;  ///< stages that could compute at once; 0: all of them
   std::vector<StageTrace> stages;
 };
 

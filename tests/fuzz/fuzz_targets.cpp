@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/answer.h"
+#include "runtime/requests/chat_messages.h"
 #include "runtime/requests/text/chat_template.h"
 #include "runtime/requests/text/tokenizer.h"
 #include "runtime/requests/text/utf8.h"
@@ -56,6 +58,33 @@ void chat_template(const std::string& input) {
     require(!utf8::first_invalid(rendered));
   } catch (const Error&) {
     return;
+  }
+}
+
+void batch_line(const std::string& input) {
+  static const auto chat = ChatTemplate::parse(
+      "{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}"
+      "{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}{{ tools | tojson }}");
+  auto parsed = parse_batch_line(input, {});
+  if (const auto* error = std::get_if<RowError>(&parsed)) {
+    require(!error->message.empty());
+    require(nlohmann::json::accept(format_error(*error)));
+    return;
+  }
+  const auto& request = std::get<Request>(parsed);
+  require(request.chat.has_value() == request.prompts.empty());
+  const SamplingFields& s = request.sampling;
+  require(s.n >= 1 && s.temperature >= 0 && s.top_p > 0 && s.top_p <= 1 && s.repetition_penalty > 0 &&
+          (s.max_tokens < 0 || s.min_tokens <= s.max_tokens || s.max_tokens == 0));
+  if (!request.chat) return;
+  for (const bool keep_parts : {false, true}) {
+    try {
+      const auto messages = prepared_messages(*request.chat->messages, keep_parts);
+      chat->render({{"messages", messages},
+                    {"tools", request.chat->tools ? *request.chat->tools : nlohmann::ordered_json()}});
+    } catch (const Error&) {
+      continue;
+    }
   }
 }
 

@@ -15,4 +15,8 @@ void tokenizer_json(const std::string& input);
 /// `input` is a chat template, rendered over a conversation with tools. It may fail, not crash or hang.
 void chat_template(const std::string& input);
 
+/// `input` is one line of a batch file. It is read, its conversation rendered over a small template, and what
+/// it says when it is refused must be a row's error that can be printed.
+void batch_line(const std::string& input);
+
 }  // namespace penstock::fuzz

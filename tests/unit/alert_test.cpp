@@ -78,7 +78,7 @@ TEST(Alert, HoldsNobodyUpWhenTheReceiverIsGoneOrSilent) {
   const Receiver silent;  // never accepts
   const auto begin = std::chrono::steady_clock::now();
   {
-    AlertSender sender(parse_alert_url("http://127.0.0.1:" + silent.port()));
+    AlertSender sender(parse_alert_url("http://127.0.0.1:" + silent.port()), std::chrono::milliseconds(200));
     AlertSender refused(parse_alert_url("http://127.0.0.1:1"));
     for (int i = 0; i < 1000; ++i) {
       sender.send("{}");
@@ -86,7 +86,7 @@ TEST(Alert, HoldsNobodyUpWhenTheReceiverIsGoneOrSilent) {
     }
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(15));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(3));
 }
 
 TEST(Alert, UrlsAreHostPortAndPath) {

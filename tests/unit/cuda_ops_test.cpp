@@ -199,5 +199,77 @@ TEST_F(CudaSampling, NoNumberIsNoToken) {
       std::isnan(ops_->sample(logits.gpu, std::vector<SampleParams>(4, {0, 0, 1, 0, 5, 0, 0}))[1].logprob));
 }
 
+TEST_F(CudaSampling, RulesLeaveWhatTheReferenceLeaves) {
+  for (const int64_t v : {200, 5000, 128256}) {
+    std::vector<std::vector<int32_t>> allowed(150), banned(150);
+    std::vector<std::vector<LogitEdit>> edits(150);
+    std::vector<SampleParams> params;
+    for (size_t r = 0; r < 150; ++r) {  // more rows with rules than are worked on at once
+      const auto some = [&](size_t most) {
+        std::vector<int32_t> ids;
+        for (int32_t id = static_cast<int32_t>(random_() % 20); id < v && ids.size() < most;
+             id += 1 + static_cast<int32_t>(random_() % 40))
+          ids.push_back(id);
+        return ids;
+      };
+      if (r % 3 == 0) allowed[r] = some(60);
+      if (r % 4 == 0) banned[r] = some(5);
+      if (r % 5 != 0)
+        for (const int32_t id : some(100))
+          edits[r].push_back({id, static_cast<float>(id % 5) - 2, id % 2 == 0 ? 1.0F : 1.7F, 0.1F});
+      SampleParams p{r % 2 == 0 ? 0.0F : 1.0F, r % 7 == 0 ? 40 : 0, r % 3 == 1 ? 0.9F : 1.0F, 0, random_(),
+                     static_cast<uint32_t>(r)};
+      p.logprobs = static_cast<int32_t>(r % 5) - 1;
+      p.allowed = allowed[r];
+      p.banned = banned[r];
+      p.edits = edits[r];
+      params.push_back(p);
+    }
+    SCOPED_TRACE("vocabulary " + std::to_string(v));
+    expect_as_reference(random(DType::f32, {150, v}, 2), params);
+  }
+}
+
+TEST_F(CudaSampling, ARowsResultDoesNotDependOnRulesOfOthers) {
+  const Twin logits = random(DType::f32, {3, 5000}, 2);
+  std::vector<SampleParams> params(3, {1, 0, 1, 0, 5, 0, 2});
+  const std::vector<Sampled> plain = ops_->sample(logits.gpu, params);
+  const std::vector<int32_t> banned{plain[1].token};
+  params[1].banned = banned;
+  const std::vector<Sampled> mixed = ops_->sample(logits.gpu, params);
+  EXPECT_NE(mixed[1].token, plain[1].token);
+  for (const size_t r : {0, 2}) {
+    EXPECT_EQ(mixed[r].token, plain[r].token);
+    EXPECT_EQ(mixed[r].logprob, plain[r].logprob);
+  }
+}
+
+TEST_F(CudaSampling, ScoresAreTheReferencesAndThoseOfDrawnTokens) {
+  for (const int64_t v : {5, 3000, 128256}) {
+    const Twin logits = random(DType::f32, {70, v}, 3);
+    std::vector<ScoreParams> params;
+    for (int r = 0; r < 70; ++r)
+      params.push_back({static_cast<int32_t>(random_() % static_cast<uint32_t>(v)), r % 21});
+    const std::vector<Sampled> found = ops_->score(logits.gpu, params);
+    const std::vector<Sampled> expected = reference_->score(logits.host, params);
+    for (size_t r = 0; r < 70; ++r) {
+      SCOPED_TRACE("row " + std::to_string(r));
+      ASSERT_EQ(found[r].token, params[r].token);
+      ASSERT_EQ(found[r].rank, expected[r].rank);
+      ASSERT_NEAR(found[r].logprob, expected[r].logprob, 1e-5);
+      ASSERT_EQ(found[r].top.size(), expected[r].top.size());
+      for (size_t i = 0; i < found[r].top.size(); ++i) {
+        ASSERT_EQ(found[r].top[i].token, expected[r].top[i].token);
+        ASSERT_NEAR(found[r].top[i].logprob, expected[r].top[i].logprob, 1e-5);
+      }
+    }
+    const std::vector<SampleParams> draw(70, {1, 0, 1, 0, 9, 0, 2});
+    const std::vector<Sampled> drawn = ops_->sample(logits.gpu, draw);
+    for (size_t r = 0; r < 70; ++r) params[r] = {drawn[r].token, 2};
+    const std::vector<Sampled> again = ops_->score(logits.gpu, params);
+    for (size_t r = 0; r < 70; ++r) ASSERT_EQ(again[r].logprob, drawn[r].logprob) << "row " << r;
+  }
+}
+
 }  // namespace
 }  // namespace penstock::test

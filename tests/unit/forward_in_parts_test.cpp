@@ -4,7 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <thread>
+#include <utility>
 
+#include "runtime/metrics/guard.h"
+#include "runtime/metrics/job_metrics.h"
+#include "runtime/pipeline/runner.h"
 #include "tests/unit/stage_fixtures.h"
 
 namespace penstock {
@@ -91,6 +96,57 @@ TEST_F(ForwardInParts, GivesUpWhenOneTokenHasNoRoom) {
   ScarceStage first(chain_->stage(0), 0);
   const Tensor out = device_->tensor(DType::f32, {12, config_.hidden_size});
   EXPECT_THROW(forward_in_parts(first, *device_, plan_, {}, out, [] {}), OutOfMemory);
+}
+
+/// Plans one micro-batch and keeps what comes back.
+class OnePlan final : public PlanSource {
+ public:
+  explicit OnePlan(proto::Plan plan) : plan_(std::move(plan)) {}
+  proto::Plan plan(int) override { return std::exchange(plan_, {}); }
+  void take_in(int, const proto::StepResult& result) override { result_ = result; }
+  bool finished_or_wait() override { return true; }
+  const proto::StepResult& result() const { return result_; }
+
+ private:
+  proto::Plan plan_;
+  proto::StepResult result_;
+};
+
+TEST_F(ForwardInParts, ThePipelineGoesOnAndTheGuardHearsOfIt) {
+  const Tensor hidden = device_->tensor(DType::f32, {12, config_.hidden_size});
+  chain_->stage(0).forward(plan_, {}, hidden);
+  const std::vector<Sampled> expected = chain_->stage(1).forward(plan_, hidden, {});
+
+  const auto worlds = make_loopback_world(2);
+  const Schedule schedule = make_generation_schedule(2, 2);
+  ScarceStage scarce(chain_->stage(1), 5);
+  OnePlan source(plan_);
+  Runner first(chain_->stage(0), *device_, *worlds[0], {nullptr, worlds[0]->sender(1)}, schedule, {0, 0, 20},
+               &source);
+  Runner second(scarce, *device_, *worlds[1], {worlds[1]->receiver(0), nullptr}, schedule, {1, 0, 20},
+                nullptr);
+  proto::StageReport report;
+  std::thread other([&] { report = second.run(); });
+  first.run();
+  other.join();
+  std::thread farewell([&] { worlds[1]->finish(); });
+  worlds[0]->finish();
+  farewell.join();
+
+  ASSERT_EQ(source.result().tokens_size(), 2);
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(source.result().tokens(i).logprob(), expected[static_cast<size_t>(i)].logprob);
+  EXPECT_EQ(report.out_of_memory(), 3u);  // 12 tokens, 6 and 6
+  EXPECT_EQ(report.micro_batches(), 1u);
+
+  JobDescription job;
+  job.max_model_len = 64;
+  job.stages.resize(2);
+  JobMetrics metrics(job);
+  metrics.stage_reported(report, JobMetrics::Clock::now());
+  Guard guard(parse_guard("oom=3"), {64, 512, 100}, {2, 16, 10});
+  EXPECT_EQ(guard.look(metrics.snapshot(JobMetrics::Clock::now())).size(), 1u);
+  EXPECT_EQ(guard.settings(), (GuardSettings{32, 256, 100}));
 }
 
 }  // namespace

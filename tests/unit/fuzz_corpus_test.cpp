@@ -58,6 +58,9 @@ TEST(FuzzCorpus, NoTokenizerFileCrashesTheTokenizer) {
 TEST(FuzzCorpus, NoTemplateCrashesTheRenderer) {
   survives("chat_template", fuzz::chat_template);
 }
+TEST(FuzzCorpus, NoBatchLineCrashesTheIntake) {
+  survives("batch_line", fuzz::batch_line);
+}
 
 }  // namespace
 }  // namespace penstock

@@ -154,6 +154,21 @@ TEST(RequestMetrics, TimesARequestFromArrivalToItsLastToken) {
   EXPECT_EQ(f.finished.at("length"), 1u);
 }
 
+TEST(RequestMetrics, TimesEveryRequestOfAMicroBatchByItsOwnLastToken) {
+  RequestMetrics requests(1024);
+  proto::StepResult all;
+  for (uint64_t id = 1; id <= 5; ++id) {
+    requests.arrived(id, {3, 16, 1, 0}, at(0));
+    requests.sampled(token_of(id), at(id <= 2 ? 1 : 2));  // two at once, then three
+    all.add_tokens()->set_sequence(id);
+  }
+  requests.sampled(all, at(4));
+  const Histogram itl = requests.figures().of(RequestHistogram::inter_token_latency);
+  EXPECT_EQ(itl.count(), 5u);
+  EXPECT_DOUBLE_EQ(itl.sum(), 2 * 3 + 3 * 2);
+  EXPECT_EQ(requests.prompt_tokens(), 15);
+}
+
 TEST(RequestMetrics, CountsTheQueueOnlyUntilTheFirstPlanning) {
   RequestMetrics requests(1024);
   requests.arrived(5, {30, 16, 1, 0}, at(0));

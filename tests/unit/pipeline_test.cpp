@@ -68,6 +68,34 @@ TEST_F(Pipeline, GivesTheSameBytesInSmallChunksWithFewBlocksAndFewMicroBatches) 
   EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
 }
 
+/// Rows that ask for everything that changes logits, ends a text or looks at the prompt.
+TEST_F(Pipeline, RowsWithRulesGiveTheSameBytesHoweverTheWorkIsCut) {
+  std::ifstream plain(folder_ / "in.jsonl");
+  std::string rows;
+  const char* const asks[] = {R"("repetition_penalty": 1.4, "prompt_logprobs": 1,)",
+                              R"("frequency_penalty": 1.5, "presence_penalty": 0.5,)",
+                              R"("logit_bias": {"17": 3, "18": -100}, "min_tokens": 9,)",
+                              R"("bad_words": ["the", "he is"], "n": 2,)",
+                              R"("stop": ["0", "ab"], "include_stop_str_in_output": true,)",
+                              R"("echo": true, "allowed_token_ids": [16, 17, 18, 19, 20, 21, 22, 23],)"};
+  std::string line;
+  for (size_t i = 0; std::getline(plain, line); ++i)
+    rows += line.insert(line.find("\"max_tokens\""), asks[i % 6]) + "\n";
+  plain.close();
+  rows +=
+      R"({"custom_id": "chat", "url": "/v1/chat/completions", "body": {"messages": [{"role": "user", "content":)"
+      R"( "How many?"}], "max_tokens": 12, "seed": 3, "logprobs": true, "top_logprobs": 2, "prompt_logprobs": 2}})"
+      "\n";
+  std::ofstream(folder_ / "in.jsonl") << rows;
+  const std::string one = answers({"--threads", "1"});
+  EXPECT_EQ(one.find("\"error\":{"), std::string::npos) << one;
+  EXPECT_NE(one.find("\"prompt_logprobs\":[null,{"), std::string::npos);
+  EXPECT_NE(one.find("chat.completion"), std::string::npos);
+  EXPECT_TRUE(answers({"--pp", "3", "--threads", "1"}) == one);
+  EXPECT_TRUE(answers({"--pp", "2", "--max-num-seqs", "3", "--max-num-batched-tokens", "7"}) == one);
+  EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
+}
+
 TEST_F(Pipeline, GivesTheSameBytesWhileWatchedTracedAndGuarded) {
   const std::string one = answers({"--threads", "1"});
   EXPECT_TRUE(

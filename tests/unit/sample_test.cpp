@@ -8,23 +8,45 @@
 namespace penstock::testing {
 namespace {
 
+/// The logits as vLLM's rules leave them, from the definitions and in float64.
+std::vector<double> ruled(const TensorView& logits_1V, const SampleParams& params) {
+  std::vector<double> x_V;
+  for (int64_t id = 0; id < logits_1V.dim(1); ++id) {
+    const auto is_in = [id](std::span<const int32_t> ids) {
+      return std::find(ids.begin(), ids.end(), static_cast<int32_t>(id)) != ids.end();
+    };
+    const bool out = (!params.allowed.empty() && !is_in(params.allowed)) || is_in(params.banned);
+    double x = out ? -std::numeric_limits<double>::infinity() : static_cast<double>(at(logits_1V, id));
+    for (const LogitEdit& edit : params.edits) {
+      if (edit.token != id) continue;
+      x += static_cast<double>(edit.add);
+      x = x > 0 ? x / static_cast<double>(edit.repeat) : x * static_cast<double>(edit.repeat);
+      x -= static_cast<double>(edit.less);
+    }
+    x_V.push_back(x);
+  }
+  return x_V;
+}
+
 /// The exact distribution, from the definitions and in float64: probability_V[id], 0 for what a filter
 /// removes.
 std::vector<double> exact_distribution(const TensorView& logits_1V, const SampleParams& params) {
   const int64_t v = logits_1V.dim(1);
+  const std::vector<double> logits = ruled(logits_1V, params);
   std::vector<int> ranked(static_cast<size_t>(v));
   std::iota(ranked.begin(), ranked.end(), 0);
-  std::stable_sort(ranked.begin(), ranked.end(),
-                   [&](int a, int b) { return at(logits_1V, a) > at(logits_1V, b); });
-  const double largest = static_cast<double>(at(logits_1V, ranked[0]));
+  std::stable_sort(ranked.begin(), ranked.end(), [&](int a, int b) {
+    return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+  });
+  const double largest = logits[static_cast<size_t>(ranked[0])];
   std::vector<double> p(static_cast<size_t>(v));
   const auto normalise = [&] {
     const double whole = std::accumulate(p.begin(), p.end(), 0.0);
     for (double& x : p) x /= whole;
   };
   for (int64_t id = 0; id < v; ++id)
-    p[static_cast<size_t>(id)] = std::exp((static_cast<double>(at(logits_1V, id)) - largest) /
-                                          static_cast<double>(params.temperature));
+    p[static_cast<size_t>(id)] =
+        std::exp((logits[static_cast<size_t>(id)] - largest) / static_cast<double>(params.temperature));
   normalise();
   const double most = p[static_cast<size_t>(ranked[0])];
   for (double& x : p)
@@ -98,6 +120,82 @@ TEST_P(Sampling, FollowsMinP) {
 }
 TEST_P(Sampling, FollowsAllFiltersAtOnce) {
   expect_exact_distribution({.temperature = 1.5F, .top_k = 20, .top_p = 0.8F, .min_p = 0.05F, .key = 16});
+}
+
+TEST_P(Sampling, FollowsARepetitionPenalty) {
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 0; id < 150; id += 3) edits.push_back({id, 0, 1.8F, 0});
+  expect_exact_distribution({.temperature = 0.9F, .key = 21, .edits = edits});
+}
+TEST_P(Sampling, FollowsPresenceAndFrequencyPenalties) {
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 1; id < 150; id += 2)
+    edits.push_back({id, 0, 1, 0.5F + 0.1F * static_cast<float>(id % 7)});
+  expect_exact_distribution({.key = 22, .edits = edits});
+}
+TEST_P(Sampling, FollowsABias) {
+  const std::vector<LogitEdit> edits{{3, 4, 1, 0}, {20, -100, 1, 0}, {149, 2, 1, 0}};
+  expect_exact_distribution({.temperature = 1.5F, .key = 23, .edits = edits});
+}
+TEST_P(Sampling, FollowsAllowedAndBannedTokens) {
+  const std::vector<int32_t> allowed{0, 7, 8, 9, 64, 65, 149};
+  const std::vector<int32_t> banned{8, 64};
+  expect_exact_distribution({.temperature = 2, .key = 24, .allowed = allowed});
+  expect_exact_distribution({.temperature = 2, .key = 25, .allowed = allowed, .banned = banned});
+  expect_exact_distribution({.temperature = 2, .key = 26, .banned = banned});
+}
+TEST_P(Sampling, FollowsRulesAndFiltersAtOnce) {
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 0; id < 150; id += 2) edits.push_back({id, 0.5F, 1.3F, 0.4F});
+  const std::vector<int32_t> banned{1, 3, 5};
+  expect_exact_distribution({.temperature = 1.5F,
+                             .top_k = 30,
+                             .top_p = 0.9F,
+                             .min_p = 0.02F,
+                             .key = 27,
+                             .banned = banned,
+                             .edits = edits});
+}
+
+TEST_P(Sampling, LogprobsAreOfTheRawLogitsWhateverTheRules) {
+  const auto fast = ops(1);
+  const auto reference = make_reference_ops(*device_);
+  const Tensor logits = values_.random(DType::f32, {3, 4000}, 5);
+  const std::vector<int32_t> allowed{5, 700, 3999};
+  const std::vector<LogitEdit> edits{{700, 9, 2, 0.5F}};
+  const std::vector<SampleParams> params{
+      {.temperature = 0, .logprobs = 3, .allowed = allowed},
+      {.key = 4, .logprobs = 0, .edits = edits},
+      {.temperature = 0, .logprobs = 2, .allowed = allowed, .edits = edits}};
+  const auto found = fast->sample(logits, params);
+  const auto expected = reference->sample(logits, params);
+  for (size_t r = 0; r < params.size(); ++r) {
+    EXPECT_EQ(found[r].token, expected[r].token);
+    const ScoreParams score{found[r].token, params[r].logprobs};
+    const TensorView row{logits.view.as<float>() + r * 4000, DType::f32, {1, 4000}};
+    const Sampled raw = fast->score(row, std::span(&score, 1))[0];
+    EXPECT_EQ(found[r].logprob, raw.logprob) << "to the bit: a token is worth the same drawn or given";
+    ASSERT_EQ(found[r].top.size(), raw.top.size());
+    for (size_t i = 0; i < raw.top.size(); ++i) EXPECT_EQ(found[r].top[i].token, raw.top[i].token);
+  }
+}
+
+TEST_P(Sampling, AScoreIsTheReferencesWithItsRank) {
+  const auto fast = ops(2);
+  const auto reference = make_reference_ops(*device_);
+  const Tensor logits = values_.random(DType::f32, {4, 3000}, 4);
+  logits.view.as<float>()[17] = logits.view.as<float>()[18];
+  const std::vector<ScoreParams> params{{17, 0}, {2999, 20}, {0, 1}, {5, 3}};
+  const auto found = fast->score(logits, params);
+  const auto expected = reference->score(logits, params);
+  for (size_t r = 0; r < params.size(); ++r) {
+    EXPECT_EQ(found[r].token, params[r].token);
+    EXPECT_EQ(found[r].rank, expected[r].rank);
+    EXPECT_NEAR(found[r].logprob, expected[r].logprob, 1e-5);
+    ASSERT_EQ(found[r].top.size(), static_cast<size_t>(params[r].logprobs));
+    for (size_t i = 0; i < found[r].top.size(); ++i)
+      EXPECT_EQ(found[r].top[i].token, expected[r].top[i].token);
+  }
 }
 
 TEST_P(Sampling, AgreesWithTheReferenceOnLongRows) {

@@ -33,6 +33,13 @@ class FakeModel {
     for (const auto& row : plan.rows()) {
       for (int i = 0; i < row.tokens_size(); ++i)
         store(row, static_cast<int64_t>(row.start()) + i, row.tokens(i));
+      for (int i = 0; i < row.targets_size(); ++i) {
+        auto* scored = result.add_scored();
+        scored->set_sequence(row.sequence());
+        scored->set_token(row.targets(i));
+        // Its position, so that a score at the wrong place shows.
+        scored->set_rank(row.start() + row.score_from() + static_cast<uint32_t>(i) + 1);
+      }
       if (!row.has_sampling()) continue;
       uint64_t hash = 17;
       const int64_t length = static_cast<int64_t>(row.start()) + row.tokens_size();
@@ -45,6 +52,8 @@ class FakeModel {
       auto* token = result.add_tokens();
       token->set_sequence(row.sequence());
       token->set_token(static_cast<uint32_t>(hash % 997));
+      for (const uint32_t id : row.sampling().banned())
+        if (id == token->token()) token->set_token(id + 1);
     }
     return result;
   }
@@ -72,6 +81,7 @@ class FakeModel {
 
 struct Outcome {
   std::map<uint64_t, std::vector<int32_t>> tokens;
+  std::map<uint64_t, std::vector<GeneratedToken>> prompts;
   int64_t preemptions = 0;
   int most_rows = 0;
   int64_t most_tokens = 0;
@@ -90,8 +100,10 @@ Outcome run(const SchedulerLimits& limits, const std::vector<SequenceSpec>& spec
     for (int m = 0; m < limits.micro_batches; ++m) {
       auto& [busy, result] = slots[static_cast<size_t>(m)];
       if (busy)
-        for (FinishedSequence& f : scheduler.complete(m, result))
+        for (FinishedSequence& f : scheduler.complete(m, result)) {
           for (const GeneratedToken& t : f.tokens) outcome.tokens[f.id].push_back(t.id);
+          outcome.prompts[f.id] = std::move(f.prompt);
+        }
       if (lower_after-- == 0)
         scheduler.change_limits(limits.max_num_seqs / 4, limits.max_num_batched_tokens / 4,
                                 limits.blocks / 4);
@@ -206,6 +218,102 @@ TEST(Scheduler, AStopTokenEndsASequenceAndIsPartOfIt) {
   const auto first = std::find(all.begin(), all.end(), all[10]) - all.begin();
   const std::vector<int32_t> cut = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
   EXPECT_EQ(cut, std::vector<int32_t>(all.begin(), all.begin() + first + 1));
+}
+
+TEST(Scheduler, ASequenceEndsWhereItsWatchSays) {
+  SequenceSpec spec = sequence(1, 5, 50);
+  const std::vector<int32_t> all = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  std::vector<int32_t> told;
+  spec.ends = [&told](int32_t id) {
+    told.push_back(id);
+    return told.size() == 7;
+  };
+  const std::vector<int32_t> cut = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  EXPECT_EQ(cut, std::vector<int32_t>(all.begin(), all.begin() + 7));
+  EXPECT_EQ(told, cut) << "each token once, in order";
+}
+
+TEST(Scheduler, PromptTokensAreScoredOnceEachHoweverThePromptIsCut) {
+  for (const SchedulerLimits limits :
+       {SchedulerLimits{64, 512, 4, 4000, 1}, SchedulerLimits{64, 7, 4, 4000, 3},
+        SchedulerLimits{64, 64, 4, 30, 3}}) {
+    std::vector<SequenceSpec> specs = mixed(40, 6);
+    for (SequenceSpec& s : specs) s.prompt_logprobs = 2;
+    const Outcome outcome = run(limits, specs);
+    for (const SequenceSpec& s : specs) {
+      const std::vector<GeneratedToken>& scored = outcome.prompts.at(s.id);
+      ASSERT_EQ(scored.size(), s.prompt.size() - 1);
+      for (size_t i = 0; i < scored.size(); ++i) {
+        EXPECT_EQ(scored[i].id, s.prompt[i + 1]);
+        EXPECT_EQ(scored[i].rank, static_cast<int32_t>(i) + 1);
+      }
+    }
+  }
+}
+
+TEST(Scheduler, EndTokensAreWithheldUntilMinTokens) {
+  SequenceSpec spec = sequence(1, 5, 50);
+  const std::vector<int32_t> all = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  SamplingFields fields;
+  fields.min_tokens = 3;
+  spec.stop_tokens = {all[1]};
+  spec.rules = std::make_shared<LogitRules>(make_logit_rules(fields, {all[1]}, {}));
+  const std::vector<int32_t> kept = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  EXPECT_EQ(kept[1], all[1] + 1) << "the model was told not to";
+  EXPECT_GE(kept.size(), 3U);
+}
+
+TEST(Scheduler, ABadWordsLastTokenIsBannedAfterTheOthers) {
+  SequenceSpec spec = sequence(1, 5, 6);
+  const std::vector<int32_t> all = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  spec.rules = std::make_shared<LogitRules>(
+      make_logit_rules({}, {}, {{all[2], all[3]}, {all[0], all[3]}, {all[5] + 1}}));
+  const std::vector<int32_t> kept = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
+  EXPECT_EQ(std::vector<int32_t>(kept.begin(), kept.begin() + 3),
+            std::vector<int32_t>(all.begin(), all.begin() + 3));
+  EXPECT_EQ(kept[3], all[3] + 1);
+}
+
+/// Plays the last stage's part: counts tokens by what plans tell, and checks that it always knows all of
+/// them.
+TEST(Scheduler, TheLastStageAlwaysKnowsTheTokensOfASequenceWithRules) {
+  SamplingFields fields;
+  fields.repetition_penalty = 1.2F;
+  const auto rules = std::make_shared<LogitRules>(make_logit_rules(fields, {}, {}));
+  Scheduler scheduler({64, 64, 4, 30, 3});
+  FakeModel model(4);
+  std::vector<SequenceSpec> specs = mixed(40, 6);
+  for (SequenceSpec& s : specs) {
+    s.rules = rules;
+    scheduler.add(s);
+  }
+  scheduler.input_ended();
+  std::map<uint64_t, std::vector<uint32_t>> known, generated;
+  std::vector<std::pair<bool, proto::StepResult>> slots(3);
+  uint64_t forgotten = 0;
+  while (!scheduler.empty())
+    for (int m = 0; m < 3; ++m) {
+      auto& [busy, result] = slots[static_cast<size_t>(m)];
+      if (busy) scheduler.complete(m, result);
+      const proto::Plan plan = scheduler.plan(m);
+      busy = !plan.rows().empty();
+      if (!busy) continue;
+      for (const uint64_t id : plan.forgotten()) forgotten += known.erase(id);
+      for (const auto& row : plan.rows()) {
+        if (!row.has_sampling()) continue;
+        ASSERT_TRUE(row.sampling().ruled());
+        std::vector<uint32_t>& tokens = known[row.sequence()];
+        if (row.sampling().has_rules())
+          tokens.assign(row.sampling().rules().generated().begin(), row.sampling().rules().generated().end());
+        else
+          tokens.insert(tokens.end(), row.tokens().begin(), row.tokens().end());
+        ASSERT_EQ(tokens, generated[row.sequence()]);
+      }
+      result = model.run(plan);
+      for (const auto& token : result.tokens()) generated[token.sequence()].push_back(token.token());
+    }
+  EXPECT_GT(scheduler.preemptions(), 0);
+  EXPECT_GT(forgotten, 30U);
 }
 
 TEST(Scheduler, NearTheEndLongRowsComeFirst) {

@@ -59,6 +59,14 @@ TEST(StopMatcher, LetsTextPassThatIsNotSearched) {
   EXPECT_EQ(matcher.push("op").text, "op");
 }
 
+TEST(StopMatcher, AMatchMayBeginInTextThatIsNotSearched) {
+  StopMatcher matcher({"stop"}, false);
+  EXPECT_EQ(matcher.pass("a stopst"), "a stop");
+  const StopMatcher::Step step = matcher.push("op");
+  EXPECT_EQ(step.text, "");
+  EXPECT_EQ(step.stop, 0U);
+}
+
 TEST(StopMatcher, AnswersTheSameHoweverTheTextIsCut) {
   std::mt19937 random(7);
   for (int i = 0; i < 3000; ++i) {
