@@ -26,9 +26,10 @@ MlaConfig attention_of(const Fields& config) {
   return a;
 }
 
-void read_groups(GateConfig& gate, const Fields& config) {
-  gate.groups = config.integer("n_group", 1, gate.experts, 1);
-  gate.groups_kept = config.integer("topk_group", 1, gate.groups, 1);
+/// Absent fields have transformers' defaults, which differ between the families.
+void read_groups(GateConfig& gate, const Fields& config, bool v3) {
+  gate.groups = config.integer("n_group", 1, gate.experts, v3 ? 8 : 1);
+  gate.groups_kept = config.integer("topk_group", 1, gate.groups, v3 ? 4 : 1);
   if (gate.experts % gate.groups != 0)
     config.wrong("n_group", "a divisor of n_routed_experts (" + std::to_string(gate.experts) + ")");
   const int64_t a_group = gate.experts / gate.groups;
@@ -53,12 +54,12 @@ GateConfig gate_of(ModelConfig& out, const Fields& config, bool v3) {
     gate.score = GateConfig::Score::sigmoid;
     gate.two_best = gate.correction_bias = true;
     gate.normalise = config.flag("norm_topk_prob", true);
-    read_groups(gate, config);
+    read_groups(gate, config, v3);
     return gate;
   }
   if (score != "softmax") config.wrong("scoring_func", "\"softmax\"");
   if (method == "group_limited_greedy")
-    read_groups(gate, config);
+    read_groups(gate, config, v3);
   else if (method != "greedy")
     config.wrong("topk_method", "\"greedy\" or \"group_limited_greedy\"");
   if (config.flag("norm_topk_prob", false))

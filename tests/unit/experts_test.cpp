@@ -92,6 +92,15 @@ TEST_P(ExpertsTest, ExpertsOutsideTheBestGroupsAreNotChosen) {
   EXPECT_EQ(by_best.experts_of(0), (std::vector<int64_t>{0, 1}));
 }
 
+TEST_P(ExpertsTest, AnExpertOutsideTheBestGroupsStillBeatsANegativeOne) {
+  Tensor correction = device_->tensor(DType::f32, {4});
+  const float values[] = {2, -2, -1, -1};
+  std::copy_n(values, 4, correction.view.as<float>());
+  Routed routed(1, 2, 4);
+  ops(1)->route(routed.view, logits({0, 0, 0, 0}), {true, 2, 1, true, correction, false, 1});
+  EXPECT_EQ(routed.experts_of(0), (std::vector<int64_t>{0, 2})) << "0.5 - 2 is less than 0";
+}
+
 /// x + what the experts give, for tokens [first, first + count) of h.
 Tensor run_experts(Ops& ops, Device& device, const TensorView& h_TD, const TensorView& logits_TE,
                    const std::vector<const Matrix*>& experts) {
