@@ -8,7 +8,7 @@
 //     kernel folds the extents in order.
 #include <type_traits>
 
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_problem.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 
 namespace penstock::cuda {
@@ -18,73 +18,17 @@ constexpr int kLongWarps = 4;
 constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
 constexpr float kLog2E = 1.4426950408889634F;
 
-struct Problem {
-  __nv_bfloat16* out_THd;
-  const void* q_THd;
-  bool q_is_f32;  // rounded to bfloat16 as it is read
-  const __nv_bfloat16* cache;
-  BatchView batch;
-  int heads;
-  int kv_heads;
-  int group;  // H / G
-  int block_size;
-  float scale_log2;
-  float* partial_acc;       // [token][head][extent][d]
-  float2* partial_max_sum;  // [token][head][extent]
-  int extents;              // stride of the two
-};
-
-/// The query rows of one block: rows i of [0, items) are query i / group of the sequence, head i % group of
-/// the group.
-struct QueryTile {
-  int row = 0;
-  int first_token = 0;
-  int count = 0;
-  int first_item = 0;
-  bool mine = false;
-
-  __device__ QueryTile(const Problem& p, int block, int warps) {
-    row = warps == 1 ? block : row_of(p, block);
-    first_token = p.batch.row_start_R1[row];
-    count = p.batch.row_start_R1[row + 1] - first_token;
-    const bool is_short = items(p) <= kWarpRows;
-    const int tile = warps == 1 ? 0 : block - first_block(p, row);
-    const int tiles = (items(p) + warps * kWarpRows - 1) / (warps * kWarpRows);
-    mine = is_short == (warps == 1) && tile < tiles;
-    first_item = (tiles - 1 - tile) * warps * kWarpRows;  // the last tile sees most keys: begin with it
-  }
-  __device__ int items(const Problem& p) const { return count * p.group; }
-  __device__ int token_of(const Problem& p, int item) const { return first_token + item / p.group; }
-
-  /// Tiles of long rows are numbered with gaps, so that a row's first one follows from where its tokens
-  /// begin: up to row r there are at most (tokens before r) group / kLongRows + r of them.
-  __host__ __device__ static int64_t blocks_before(int64_t tokens, int64_t rows, int group) {
-    return tokens * group / kLongRows + rows;
-  }
-  __device__ static int first_block(const Problem& p, int row) {
-    return static_cast<int>(blocks_before(p.batch.row_start_R1[row], row, p.group));
-  }
-  __device__ static int row_of(const Problem& p, int block) {
-    int low = 0;
-    for (int high = static_cast<int>(p.batch.rows); high - low > 1;) {
-      const int middle = (low + high) / 2;
-      (first_block(p, middle) <= block ? low : high) = middle;
-    }
-    return low;
-  }
-};
-
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
 template <int kDim, int kThreads>
-__device__ void start_tile(__nv_bfloat16* shared, const __nv_bfloat16* cache,
-                           const int64_t (&offsets)[kTileKeys], int64_t value_offset) {
+__device__ void start_tile(uint16_t* shared, const uint16_t* cache, const int64_t (&offsets)[kTileKeys],
+                           int64_t value_offset) {
   constexpr int kChunks = kDim / 8;
 #pragma unroll 4
   for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
     const int chunk = i * kThreads + static_cast<int>(threadIdx.x);
     const int key = chunk / kChunks;
     const int64_t offset = offsets[key];
-    const __nv_bfloat16* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
+    const uint16_t* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
     start_copy(shared + key * kTileStride<kDim> + chunk % kChunks * 8, from, offset < 0);
   }
   close_copies();
@@ -105,13 +49,6 @@ __device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int r
   }
 }
 
-/// Elements i and i + 1 of q; i is even.
-__device__ inline uint32_t query_pair(const Problem& p, int64_t i) {
-  if (!p.q_is_f32) return *reinterpret_cast<const uint32_t*>(static_cast<const __nv_bfloat16*>(p.q_THd) + i);
-  const auto pair = *reinterpret_cast<const float2*>(static_cast<const float*>(p.q_THd) + i);
-  return pack(pair.x, pair.y);
-}
-
 template <int kDim, int kThreads>
 __device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r,
                           int lane) {
@@ -127,7 +64,7 @@ template <int kDim>
 __device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part,
                               int r, int lane) {
   const int64_t at = (static_cast<int64_t>(token) * p.heads + head) * p.extents + extent;
-  if (lane % 4 == 0) p.partial_max_sum[at] = {part.max[r], part.sum[r]};
+  if (lane % 4 == 0) p.partial_base_sum[at] = {part.softmax.base[r], part.softmax.sum[r]};
   float* acc_d = p.partial_acc + at * kDim + lane % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kDim / 8; ++n)
@@ -152,10 +89,12 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   constexpr int kBuffers = buffers_for(kWarps);
   constexpr int kTile = kTileKeys * kTileStride<kDim>;
   extern __shared__ __align__(128) unsigned char raw[];
-  auto* tiles = reinterpret_cast<__nv_bfloat16*>(raw);  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[3][kTileKeys];             // of the tile in use and of the two that follow
+  auto* tiles = reinterpret_cast<uint16_t*>(raw);  // K and V of a tile, kBuffers times
+  __shared__ int64_t offsets[3][kTileKeys];        // of the tile in use and of the two that follow
 
-  const QueryTile queries(p, static_cast<int>(blockIdx.x), kWarps);
+  const auto block = static_cast<int>(blockIdx.x);
+  const QueryTile queries =
+      kWarps == 1 ? QueryTile::of_short_row(p, block) : QueryTile::of_long_rows(p, block, kLongRows);
   if (!queries.mine) return;
   const int kv_head = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -170,6 +109,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   // This lane's two query rows; rows past the end see nothing and are not written.
   int token[2], head[2], seen[2];
   bool real[2];
+  int64_t first[2];
   uint32_t q[kDim / 16][4];
   for (int r = 0; r < 2; ++r) {
     const int item =
@@ -178,13 +118,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
     token[r] = real[r] ? queries.token_of(p, item) : queries.first_token;
     head[r] = kv_head * p.group + (real[r] ? item % p.group : 0);
     seen[r] = real[r] ? p.batch.positions_T[token[r]] + 1 : 0;
-    const int64_t at = (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim + lane % 4 * 2;
-#pragma unroll
-    for (int k = 0; k < kDim / 16; ++k) {
-      q[k][r] = query_pair(p, at + k * 16);
-      q[k][r + 2] = query_pair(p, at + k * 16 + 8);
-    }
+    first[r] = (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim;
   }
+  load_queries<kDim>(q, p, first, lane);
 
   const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
   const auto find =
@@ -195,9 +131,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   find(first_tile);
   find(first_tile + 1);
   __syncthreads();
-  __nv_bfloat16* first = tiles + first_tile % kBuffers * 2 * kTile;
-  start_tile<kDim, kThreads>(first, p.cache, offsets[first_tile % 3], 0);
-  start_tile<kDim, kThreads>(first + kTile, p.cache, offsets[first_tile % 3], value_offset);
+  uint16_t* const k_first = tiles + first_tile % kBuffers * 2 * kTile;
+  start_tile<kDim, kThreads>(k_first, p.cache, offsets[first_tile % 3], 0);
+  start_tile<kDim, kThreads>(k_first + kTile, p.cache, offsets[first_tile % 3], value_offset);
 
   // A split row's only extent needs no total.
   std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
@@ -206,39 +142,39 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   part.clear();
   for (int tile = first_tile; tile < end_tile; ++tile) {
     const int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 3];
-    const __nv_bfloat16* k_shared = tiles + tile % kBuffers * 2 * kTile;
-    const __nv_bfloat16* v_shared = k_shared + kTile;
-    __nv_bfloat16* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
+    const uint16_t* k_shared = tiles + tile % kBuffers * 2 * kTile;
+    const uint16_t* v_shared = k_shared + kTile;
+    uint16_t* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
-    float s[kTileKeys / 8][4];
+    float s[kTileKeys / 8][4], shrink[2];
     if constexpr (kBuffers == 2) {
       wait_for_copies<0>();
       __syncthreads();  // the tile is there, and nobody reads the one before it any more
       start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
       start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
       find(tile + 2);
-      score_tile<kDim>(s, q, k_shared, lane);
-      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
-      add_values<kDim>(part, s, v_shared, lane);
+      score_tile<kDim>(s, q, reinterpret_cast<const __half*>(k_shared), lane);
+      if (part.softmax.weigh(s, visible, p.scale_log2, lane, shrink)) multiply_rows<kDim>(part.acc, shrink);
+      add_values<kDim>(part.acc, s, reinterpret_cast<const __nv_bfloat16*>(v_shared), lane);
     } else {  // K of the next tile is copied while V of this one is used, and the other way round
       wait_for_copies<1>();
       __syncthreads();
-      score_tile<kDim>(s, q, k_shared, lane);
+      score_tile<kDim>(s, q, reinterpret_cast<const __half*>(k_shared), lane);
       __syncthreads();
       start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
       find(tile + 2);
-      weigh_tile<kDim>(s, part, visible, p.scale_log2, lane);
+      if (part.softmax.weigh(s, visible, p.scale_log2, lane, shrink)) multiply_rows<kDim>(part.acc, shrink);
       wait_for_copies<1>();
       __syncthreads();
-      add_values<kDim>(part, s, v_shared, lane);
+      add_values<kDim>(part.acc, s, reinterpret_cast<const __nv_bfloat16*>(v_shared), lane);
       __syncthreads();
       start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
     }
 
     if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {
-      close_extent(part);
+      part.softmax.close();
       if constexpr (!kSplit) {
-        total.add(part);
+        total.add(part, p.scale_log2);
         part.clear();
       }
     }
@@ -256,20 +192,20 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
 /// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
 template <int kDim>
 __global__ void fold_split_rows(const __grid_constant__ Problem p) {
-  const QueryTile queries(p, p.batch.row_of_T[blockIdx.x], 1);
+  const QueryTile queries = QueryTile::of_short_row(p, p.batch.row_of_T[blockIdx.x]);
   if (!queries.mine) return;
   const int token = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
   const int keys = p.batch.positions_T[token] + 1;
   const int i = static_cast<int>(threadIdx.x);
   const int64_t first = (static_cast<int64_t>(token) * p.heads + head) * p.extents;
-  float max = kNothing, sum = 0, acc = 0;
+  float base = kNothing, sum = 0, acc = 0;
   for (int extent = 0; extent * kExtentKeys < keys; ++extent) {
-    const float2 max_sum = p.partial_max_sum[first + extent];
-    if (max_sum.x == kNothing) continue;
-    const Fold fold(max, max_sum.x);
-    max = fold.max;
-    sum = fold(sum, max_sum.y);
+    const float2 base_sum = p.partial_base_sum[first + extent];
+    if (base_sum.x == kNothing) continue;
+    const Fold fold(base, base_sum.x, p.scale_log2);
+    base = fold.base;
+    sum = fold(sum, base_sum.y);
     acc = fold(acc, p.partial_acc[(first + extent) * kDim + i]);
   }
   const float inverse = 1.0F / sum;
@@ -288,7 +224,7 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
                              cudaSharedmemCarveoutMaxShared),
         "attention: prefer shared memory");
   const int64_t blocks =
-      kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group);
+      kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group, kLongRows);
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads),
                   kSplit ? static_cast<unsigned>(p.extents) : 1);
   kernel<<<grid, kWarps * kWarp, kBytes, stream>>>(p);
@@ -296,24 +232,29 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
 }
 
 template <int kDim>
-void launch(cudaStream_t stream, Problem p, Workspace workspace, int multiprocessors) {
+void launch(cudaStream_t stream, Problem p, Workspace workspace, const Gpu& gpu) {
   // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very
   // many.
-  const bool some_short = p.group <= kWarpRows;
+  const bool some_short = p.group <= kShortItems;
   const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
-  if (some_long) launch_attend<kDim, kLongWarps, false>(stream, p);
+  if (some_long) {
+    if (gpu.is_hopper && hopper_serves(kDim))
+      attend_long_rows_on_hopper(stream, p, kDim);
+    else
+      launch_attend<kDim, kLongWarps, false>(stream, p);
+  }
   if (!some_short) return;
   const int64_t parts = p.batch.tokens * p.heads * p.extents;
   const size_t needed = static_cast<size_t>(parts) * (kDim * sizeof(float) + sizeof(float2));
   constexpr int kEnoughWarps = 16;  // on a multiprocessor: more hide no more latency
   const bool split = p.extents > 1 && needed <= workspace.bytes &&
-                     p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * multiprocessors;
+                     p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * gpu.multiprocessors;
   if (!split) {
     launch_attend<kDim, 1, false>(stream, p);
     return;
   }
-  p.partial_max_sum = static_cast<float2*>(workspace.data);
-  p.partial_acc = reinterpret_cast<float*>(p.partial_max_sum + parts);
+  p.partial_base_sum = static_cast<float2*>(workspace.data);
+  p.partial_acc = reinterpret_cast<float*>(p.partial_base_sum + parts);
   launch_attend<kDim, 1, true>(stream, p);
   fold_split_rows<kDim>
       <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
@@ -329,13 +270,13 @@ bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DTy
 
 void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd,
                             const KvCacheView& cache, const BatchView& batch, const AttentionShape& shape,
-                            float scale, Workspace workspace, int multiprocessors) {
+                            float scale, Workspace workspace, const Gpu& gpu) {
   if (batch.tokens == 0) return;
   Problem p{};
   p.out_THd = out_THd.as<__nv_bfloat16>();
   p.q_THd = q_THd.data;
   p.q_is_f32 = q_THd.dtype == DType::f32;
-  p.cache = static_cast<const __nv_bfloat16*>(cache.data);
+  p.cache = static_cast<const uint16_t*>(cache.data);
   p.batch = batch;
   p.heads = static_cast<int>(shape.heads);
   p.kv_heads = static_cast<int>(shape.kv_heads);
@@ -345,13 +286,13 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
   switch (shape.dim) {
     case 16:
-      return launch<16>(stream, p, workspace, multiprocessors);
+      return launch<16>(stream, p, workspace, gpu);
     case 32:
-      return launch<32>(stream, p, workspace, multiprocessors);
+      return launch<32>(stream, p, workspace, gpu);
     case 64:
-      return launch<64>(stream, p, workspace, multiprocessors);
+      return launch<64>(stream, p, workspace, gpu);
     default:
-      return launch<128>(stream, p, workspace, multiprocessors);
+      return launch<128>(stream, p, workspace, gpu);
   }
 }
 

@@ -21,10 +21,16 @@ struct Workspace {
   size_t bytes = 0;
 };
 
+/// What of a device decides which kernels run there.
+struct Gpu {
+  int multiprocessors = 0;
+  bool is_hopper = false;  // compute capability 9.0
+};
+
 bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache);
 void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd,
                             const KvCacheView& cache, const BatchView& batch, const AttentionShape& shape,
-                            float scale, Workspace workspace, int multiprocessors);
+                            float scale, Workspace workspace, const Gpu& gpu);
 void attention_plain(cudaStream_t stream, TensorView out_THd, TensorView q_THd, const KvCacheView& cache,
                      const BatchView& batch, const AttentionShape& shape, float scale);
 

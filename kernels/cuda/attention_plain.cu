@@ -10,10 +10,12 @@ constexpr int kWarps = 4;
 constexpr int kChunk = 32;  // keys whose scores are found before the softmax moves on
 
 /// Scores of a chunk of keys go through shared memory: every lane then weighs the values of its own columns.
-template <class Q, class Out, class Kv>
-__global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, BatchView batch, int heads,
+template <class Q, class Out, class Cache>
+__global__ void attend_plain(Out* out_THd, const Q* q_THd, const void* cache, BatchView batch, int heads,
                              int kv_heads, int dim, int block_size, float scale) {
   extern __shared__ float shared[];
+  const auto* keys_cache = static_cast<const typename Cache::Key*>(cache);
+  const auto* values_cache = static_cast<const typename Cache::Value*>(cache);
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
   if (head >= heads) return;
   const int lane = static_cast<int>(threadIdx.x);
@@ -35,7 +37,7 @@ __global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, Batc
     const int count = min(kChunk, keys - first);
     float own = -INFINITY;  // lane i keeps the score of key first + i
     for (int i = 0; i < count; ++i) {
-      const Kv* k_d = cache + key_offset(first + i);
+      const auto* k_d = keys_cache + key_offset(first + i);
       float dot = 0;
       for (int j = lane; j < dim; j += kWarp) dot = fmaf(widen(q_d[j]), widen(k_d[j]), dot);
       dot = warp_sum(dot);
@@ -51,7 +53,7 @@ __global__ void attend_plain(Out* out_THd, const Q* q_THd, const Kv* cache, Batc
     sum = fmaf(sum, shrink, warp_sum(weight));
     for (int j = lane; j < dim; j += kWarp) acc_d[j] *= shrink;
     for (int i = 0; i < count; ++i) {
-      const Kv* v_d = cache + key_offset(first + i) + value_offset;
+      const auto* v_d = values_cache + key_offset(first + i) + value_offset;
       const float w = __shfl_sync(kAllLanes, weight, i);
       for (int j = lane; j < dim; j += kWarp) acc_d[j] = fmaf(w, widen(v_d[j]), acc_d[j]);
     }
@@ -70,12 +72,11 @@ void attention_plain(cudaStream_t stream, TensorView out_THd, TensorView q_THd, 
   const size_t shared = kWarps * static_cast<size_t>(shape.dim) * sizeof(float);
   with_type(out_THd.dtype, [&](auto out) {
     with_type(q_THd.dtype, [&](auto q) {
-      with_type(cache.dtype, [&](auto kv) {
-        attend_plain<<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(),
-            static_cast<const decltype(kv)*>(cache.data), batch, static_cast<int>(shape.heads),
-            static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim), static_cast<int>(cache.block_size),
-            scale);
+      with_cache_type(cache.dtype, [&](auto kv) {
+        attend_plain<decltype(q), decltype(out), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
+            out_THd.as<decltype(out)>(), q_THd.as<const decltype(q)>(), cache.data, batch,
+            static_cast<int>(shape.heads), static_cast<int>(shape.kv_heads), static_cast<int>(shape.dim),
+            static_cast<int>(cache.block_size), scale);
       });
     });
   });

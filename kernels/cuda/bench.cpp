@@ -5,9 +5,11 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -15,6 +17,24 @@
 
 namespace penstock {
 namespace {
+
+/// Normal random numbers, a product of which with others takes as long as one with real data: on numbers of
+/// few distinct bits the tensor cores run up to 15 % faster.
+struct Noise {
+  std::vector<float> f32;
+  std::vector<uint16_t> bf16;
+
+  Noise() : f32((1 << 22) + 7) {
+    std::mt19937 engine(1);
+    std::normal_distribution<float> normal(0, 1);
+    for (float& x : f32) {
+      x = normal(engine);
+      uint32_t bits = 0;
+      std::memcpy(&bits, &x, sizeof bits);
+      bf16.push_back(static_cast<uint16_t>(bits >> 16));
+    }
+  }
+};
 
 constexpr int kRuns = 15;
 
@@ -62,27 +82,12 @@ class Bench {
 
   Tensor random(DType dtype, const Shape& shape) {
     Tensor tensor = device_.tensor(dtype, shape);
-    if (noise_.empty()) {
-      std::mt19937 engine(1);
-      std::normal_distribution<float> normal(0, 1);
-      noise_.resize((1 << 22) + 7);
-      for (float& x : noise_) x = normal(engine);
-    }
-    std::vector<uint16_t> bf16;
     for (int64_t at = 0, end = shape.elements(); at < end;) {
-      const int64_t count = std::min(end - at, static_cast<int64_t>(noise_.size()));
-      char* to = tensor.view.as<char>() + static_cast<size_t>(at) * bytes_of(dtype);
-      if (dtype == DType::f32) {
-        device_.upload(to, noise_.data(), static_cast<size_t>(count) * 4);
-      } else {
-        if (bf16.empty())
-          for (const float x : noise_) {
-            uint32_t bits = 0;
-            std::copy_n(reinterpret_cast<const char*>(&x), 4, reinterpret_cast<char*>(&bits));
-            bf16.push_back(static_cast<uint16_t>(bits >> 16));
-          }
-        device_.upload(to, bf16.data(), static_cast<size_t>(count) * 2);
-      }
+      const int64_t count = std::min(end - at, static_cast<int64_t>(noise_.f32.size()));
+      const void* from =
+          dtype == DType::f32 ? static_cast<const void*>(noise_.f32.data()) : noise_.bf16.data();
+      device_.upload(tensor.view.as<char>() + static_cast<size_t>(at) * bytes_of(dtype), from,
+                     static_cast<size_t>(count) * bytes_of(dtype));
       at += count;
     }
     return tensor;
@@ -107,13 +112,9 @@ class Bench {
 
   std::unique_ptr<Matrix> matrix(int64_t n, int64_t k) {
     auto w = ops_.make_matrix(n, k, DType::bf16);
-    std::vector<uint16_t> row(static_cast<size_t>(k));
-    std::mt19937 engine(2);
-    for (int64_t r = 0; r < n; ++r) {
-      if (r % 64 == 0)
-        for (uint16_t& x : row) x = static_cast<uint16_t>(0x3C00 | (engine() & 0x80FF));
-      ops_.load_rows(*w, r, {row.data(), DType::bf16, {1, k}});
-    }
+    const int64_t rows = static_cast<int64_t>(noise_.bf16.size()) / k;  // of noise
+    for (int64_t r = 0; r < n; r += rows)
+      ops_.load_rows(*w, r, {noise_.bf16.data(), DType::bf16, {std::min(rows, n - r), k}});
     return w;
   }
 
@@ -260,7 +261,7 @@ class Bench {
   const std::function<void(const KernelTiming&)>& each_;
   double copy_ = 1;
   double peak_ = 1;
-  std::vector<float> noise_;
+  Noise noise_;
 };
 
 }  // namespace

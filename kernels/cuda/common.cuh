@@ -30,6 +30,11 @@ __device__ inline void put(float& to, float x) {
 __device__ inline void put(__nv_bfloat16& to, float x) {
   to = __float2bfloat16_rn(x);
 }
+/// What float16 cannot hold becomes its largest number; NaN stays NaN.
+__device__ inline void put(__half& to, float x) {
+  constexpr float kLargest = 65504;
+  to = __float2half_rn(fabsf(x) > kLargest ? copysignf(kLargest, x) : x);
+}
 
 /// The same sum in every lane; which lane adds what to what is fixed.
 template <class T>
@@ -59,6 +64,25 @@ void with_type(DType dtype, F f) {
     f(__nv_bfloat16());
   else
     f(float());
+}
+
+/// C++ types of a cache: float32 as it is, and two bytes a value with K as float16, because of all that
+/// is rounded K moves a log-probability most (docs/architecture.md, "Numbers").
+struct WideCache {
+  using Key = float;
+  using Value = float;
+};
+struct NarrowCache {
+  using Key = __half;
+  using Value = __nv_bfloat16;
+};
+/// Calls f(C()) with C the C++ types of a cache of this dtype.
+template <class F>
+void with_cache_type(DType dtype, F f) {
+  if (dtype == DType::bf16)
+    f(NarrowCache());
+  else
+    f(WideCache());
 }
 
 inline void check_launch(const char* kernel, Where where = Where::here()) {

@@ -30,13 +30,14 @@ class CudaOps final : public Ops {
  public:
   explicit CudaOps(CudaDevice& device)
       : device_(device),
+        gpu_{device.multiprocessors(), device.architecture() == "sm_90"},
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
         row_logits_(device) {}
 
   std::string numerics() const override {
-    return "cuda-1 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
+    return "cuda-2 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
   }
   /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
   /// models accuracy (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no
@@ -90,8 +91,7 @@ class CudaOps final : public Ops {
     const cpu::HeadShape checked = cpu::check_attention(out_THd, q_THd, cache, batch);
     const AttentionShape shape{checked.heads, checked.kv_heads, checked.dim};
     if (tensor_cores_serve(shape, q_THd.dtype, out_THd.dtype, cache.dtype))
-      attention_tensor_cores(device_.stream(), out_THd, q_THd, cache, batch, shape, scale, workspace_,
-                             device_.multiprocessors());
+      attention_tensor_cores(device_.stream(), out_THd, q_THd, cache, batch, shape, scale, workspace_, gpu_);
     else
       attention_plain(device_.stream(), out_THd, q_THd, cache, batch, shape, scale);
   }
@@ -212,6 +212,7 @@ class CudaOps final : public Ops {
   }
 
   CudaDevice& device_;
+  Gpu gpu_;
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;

@@ -18,6 +18,11 @@ __device__ inline uint32_t order_of(float x) {
   return bits & 0x80000000 ? ~bits : bits | 0x80000000;
 }
 
+/// The logit of an order.
+__device__ inline float logit_of(uint32_t order) {
+  return __uint_as_float(order & 0x80000000 ? order & 0x7FFFFFFF : ~order);
+}
+
 /// A token's rank key: larger is more likely, the lower id first among equals. Never 0.
 __device__ inline uint64_t rank_key(float logit, int id) {
   return static_cast<uint64_t>(order_of(logit)) << 32 | (0xFFFFFFFF - static_cast<uint32_t>(id));

@@ -16,8 +16,8 @@ struct Rotation {
 
 /// One warp a head: values of the head pass through shared memory, because a lane rotates pairs (i, i + r)
 /// but stores neighbours.
-template <class From, class Q, class Kv>
-__global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
+template <class From, class Q, class Cache>
+__global__ void rope_heads(Q* q_THd, void* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
                            int heads, int kv_heads, int dim, int block_size) {
   extern __shared__ float shared[];
   const int all_heads = heads + 2 * kv_heads;
@@ -64,7 +64,13 @@ __global__ void rope_heads(Q* q_THd, Kv* cache, const From* qkv_TN, Rotation rot
   const int64_t kv_head = (head - heads) % kv_heads;
   const int64_t at =
       ((block * 2 + (is_value ? 1 : 0)) * kv_heads + kv_head) * block_size + position % block_size;
-  for (int i = lane; i < dim; i += kWarp) put(cache[at * dim + i], x_d[i]);
+  if (is_value) {
+    auto* v_d = static_cast<typename Cache::Value*>(cache) + at * dim;
+    for (int i = lane; i < dim; i += kWarp) put(v_d[i], x_d[i]);
+  } else {
+    auto* k_d = static_cast<typename Cache::Key*>(cache) + at * dim;
+    for (int i = lane; i < dim; i += kWarp) put(k_d[i], x_d[i]);
+  }
 }
 
 }  // namespace
@@ -80,11 +86,10 @@ void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& ca
                           rotary.norm_eps};
   with_type(qkv_TN.dtype, [&](auto from) {
     with_type(q_THd.dtype, [&](auto q) {
-      with_type(cache.dtype, [&](auto kv) {
-        rope_heads<<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            q_THd.as<decltype(q)>(), static_cast<decltype(kv)*>(cache.data),
-            qkv_TN.as<const decltype(from)>(), rotation, batch, static_cast<int>(heads),
-            static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+      with_cache_type(cache.dtype, [&](auto kv) {
+        rope_heads<decltype(from), decltype(q), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
+            q_THd.as<decltype(q)>(), cache.data, qkv_TN.as<const decltype(from)>(), rotation, batch,
+            static_cast<int>(heads), static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
             static_cast<int>(cache.block_size));
       });
     });

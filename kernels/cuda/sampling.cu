@@ -1,7 +1,7 @@
-// One block a row. Where the reference (kernels/cpu/reference_sample.cpp) sorts, this searches: the bits of
-// the logit at which a filter cuts are found one by one, each by a count or a sum over the row. Weights are
-// summed as integers in units of 2^-44 of the largest, so that no sum depends on its order; tokens lighter
-// than that are never drawn.
+// One block a row. Where the reference (kernels/cpu/reference_sample.cpp) sorts, this searches: the row is
+// counted or weighed into buckets by likelihood, the bucket in which a filter cuts is cut into buckets again,
+// until one logit is left. Weights are summed as integers in units of 2^-44 of the largest, so that no sum
+// depends on its order; tokens lighter than that are never drawn.
 #include "kernels/cuda/logit_order.cuh"
 #include "kernels/cuda/sampling.h"
 
@@ -31,13 +31,6 @@ struct Row {
     for (int id = static_cast<int>(threadIdx.x); id < size; id += kThreads) f(id, clean(logits_V[id]));
   }
 
-  template <class F>
-  __device__ Weight sum(F weight_of) const {
-    Weight own = 0;
-    for_own([&](int id, float logit) { own += weight_of(id, logit); });
-    return block_sum<kThreads>(own, shared.weights);
-  }
-
   /// The largest key below `limit`; 0 when there is none.
   __device__ uint64_t best_below(uint64_t limit) const {
     uint64_t best = 0;
@@ -45,27 +38,22 @@ struct Row {
       const uint64_t key = rank_key(logit, id);
       if (key < limit && key > best) best = key;
     });
+    return largest_of(best);
+  }
+
+  /// The largest of one key a thread.
+  __device__ uint64_t largest_of(uint64_t key) const {
     for (int step = kWarp / 2; step > 0; step /= 2)
-      best = max(best, static_cast<uint64_t>(__shfl_xor_sync(kAllLanes, static_cast<Weight>(best), step)));
-    if (threadIdx.x % kWarp == 0) shared.keys[threadIdx.x / kWarp] = best;
+      key = max(key, static_cast<uint64_t>(__shfl_xor_sync(kAllLanes, static_cast<Weight>(key), step)));
+    if (threadIdx.x % kWarp == 0) shared.keys[threadIdx.x / kWarp] = key;
     __syncthreads();
-    for (int w = 0; w < kWarps; ++w) best = max(best, shared.keys[w]);
+    for (int w = 0; w < kWarps; ++w) key = max(key, shared.keys[w]);
     __syncthreads();
-    return best;
+    return key;
   }
 
   __device__ float score(float logit) const { return (logit - largest) / params.temperature; }
 };
-
-/// The largest 32-bit key for which `enough(key)` holds, given that it holds for 0 and, if for some key, for
-/// every smaller one.
-template <class F>
-__device__ uint32_t last_key(F enough) {
-  uint32_t key = 0;
-  for (uint32_t bit = 0x80000000; bit != 0; bit >>= 1)
-    if (enough(key | bit)) key |= bit;
-  return key;
-}
 
 /// What the filters leave.
 struct Kept {
@@ -81,50 +69,6 @@ __device__ Weight weight_of(const Row& row, const Kept& kept, float logit) {
   const double weight = exp(static_cast<double>(row.score(logit)));
   return weight < static_cast<double>(kept.min_weight) ? 0 : __double2ull_rn(weight * kWeightUnit);
 }
-
-__device__ Kept filter(const Row& row) {
-  const RowToDraw& params = row.params;
-  Kept kept{0, params.min_p, 0, 0x7FFFFFFF};
-  if (params.top_k > 0 && params.top_k < row.size)
-    kept.kth_order = last_key([&](uint32_t lowest) {
-      const Weight count =
-          row.sum([&](int, float logit) { return order_of(logit) >= lowest ? Weight{1} : Weight{0}; });
-      return count >= static_cast<Weight>(params.top_k);
-    });
-  if (!(params.top_p < 1)) return kept;
-
-  // A token stays while what is more likely weighs less than p of the whole.
-  const Weight whole = row.sum([&](int, float logit) { return weight_of(row, kept, logit); });
-  const double wanted = static_cast<double>(params.top_p) * static_cast<double>(whole);
-  const auto weight_above = [&](uint32_t order) {
-    return row.sum(
-        [&](int, float logit) { return order_of(logit) > order ? weight_of(row, kept, logit) : Weight{0}; });
-  };
-  // The least likely logit that stays: the weight above the next smaller value is already enough.
-  const uint32_t lowest = last_key([&](uint32_t order) {
-    if (order == 0) return true;
-    const Weight from_here = weight_above(order - 1);
-    return from_here > 0 && static_cast<double>(from_here) >= wanted;
-  });
-  kept.lowest_order = lowest;
-  const Weight above = weight_above(lowest);
-  const Weight equal_weight = row.sum(
-      [&](int, float logit) { return order_of(logit) == lowest ? weight_of(row, kept, logit) : Weight{0}; });
-  const Weight equal_count =
-      row.sum([&](int, float logit) { return order_of(logit) == lowest ? Weight{1} : Weight{0}; });
-  if (equal_weight > 0) {
-    const double each = static_cast<double>(equal_weight / equal_count);
-    const double missing = ceil((wanted - static_cast<double>(above)) / each);
-    kept.equals = static_cast<int>(fmin(fmax(missing, 1.0), static_cast<double>(equal_count)));
-  }
-  return kept;
-}
-
-/// What a block-wide scan in the order of ids has passed.
-struct Passed {
-  Weight weight;
-  int equals;
-};
 
 /// Sum over the threads before this one, and over all, in a block of kThreads.
 __device__ Weight scan(Weight own, Weight* shared, Weight& all) {
@@ -147,55 +91,207 @@ __device__ Weight scan(Weight own, Weight* shared, Weight& all) {
   return before + upto - own;
 }
 
-/// The weight of each token after all filters is asked for in the order of ids, kThreads at a time, because
-/// of the tokens that tie at top-p's end, only those with the lowest ids stay.
-template <class F>
-__device__ void for_kept(const Row& row, const Kept& kept, F take) {
-  Weight equals = 0;
-  for (int first = 0; first < row.size; first += kThreads) {
-    const int id = first + static_cast<int>(threadIdx.x);
-    const float logit = id < row.size ? clean(row.logits_V[id]) : kNothing;
-    Weight weight = 0;
-    const uint32_t order = order_of(logit);
-    const bool equal = id < row.size && kept.lowest_order != 0 && order == kept.lowest_order;
-    Weight own_equals = 0;
-    if (kept.lowest_order != 0) {
-      Weight in_tile = 0;
-      own_equals = equals + scan(equal ? 1 : 0, row.shared.weights, in_tile);
-      equals += in_tile;
-    }
-    const bool stays = equal ? own_equals < static_cast<Weight>(kept.equals) : order > kept.lowest_order;
-    if (id < row.size && stays) weight = weight_of(row, kept, logit);
-    if (!take(id, weight)) return;
+/// One sum for every bucket, in four parts of 12 bits, because shared memory adds 32-bit numbers fastest: no
+/// part overflows below 2^20 tokens.
+struct Buckets {
+  static constexpr int kCount = kThreads;
+  static constexpr int kParts = 4;
+  static constexpr int kPartBits = 12;
+  uint32_t parts[kParts][kCount];
+  int cut;
+
+  __device__ void clear() {
+    for (auto& part : parts) part[threadIdx.x] = 0;
+    __syncthreads();
   }
+  __device__ void add(int bucket, Weight weight) {
+    for (int i = 0; i < kParts; ++i)
+      if (const auto part = static_cast<uint32_t>(weight >> (i * kPartBits)) & ((1U << kPartBits) - 1))
+        atomicAdd(&parts[i][bucket], part);
+  }
+};
+static_assert(Buckets::kParts * Buckets::kPartBits > 44, "a weight is at most 2^44");
+
+/// The tokens as likely as a filter's last one, and what lies above them.
+struct Cut {
+  uint32_t order;  // order_of(logit) of the last one
+  Weight above;    // sum over more likely tokens
+  double wanted;
+};
+
+/// The most likely token down to which the sum of sum_of(logit) is enough: at least wanted_of(sum over the
+/// row), and not nothing. The sum over the whole row must be enough. 3 to 6 passes over the row.
+template <class F, class G>
+__device__ Cut find_cut(const Row& row, Buckets& buckets, F sum_of, G wanted_of) {
+  double wanted = -1;  // known after the first pass
+  const auto enough = [&](Weight sum) { return sum > 0 && static_cast<double>(sum) >= wanted; };
+  Weight above = 0;
+  // Sums into buckets, 0 the most likely; -1 is none. Returns that with which the sum is enough.
+  const auto bucket_at = [&](auto bucket_of) {
+    buckets.clear();
+    row.for_own([&](int, float logit) {
+      const int bucket = bucket_of(logit);
+      if (bucket >= 0) buckets.add(bucket, sum_of(logit));
+    });
+    __syncthreads();
+    Weight own = 0;
+    for (int i = 0; i < Buckets::kParts; ++i)
+      own += static_cast<Weight>(buckets.parts[i][threadIdx.x]) << (i * Buckets::kPartBits);
+    Weight all = 0;
+    const Weight before = above + scan(own, row.shared.weights, all);
+    if (wanted < 0) wanted = wanted_of(static_cast<double>(all));
+    if (!enough(before) && enough(before + own)) {
+      buckets.cut = static_cast<int>(threadIdx.x);
+      row.shared.weights[0] = before;
+    }
+    __syncthreads();
+    above = row.shared.weights[0];
+    const int cut = buckets.cut;
+    __syncthreads();
+    return cut;
+  };
+
+  // First by score, evenly: what is too light to be drawn shares the last bucket.
+  constexpr float kBucketsAUnit = 32;
+  const auto by_score = [&](float logit) {
+    return static_cast<int>(fminf(-row.score(logit) * kBucketsAUnit, Buckets::kCount - 1));
+  };
+  const int first = bucket_at(by_score);
+  uint32_t least = 0xFFFFFFFF, most = 0;
+  row.for_own([&](int, float logit) {
+    if (by_score(logit) != first) return;
+    least = min(least, order_of(logit));
+    most = max(most, order_of(logit));
+  });
+  least = ~static_cast<uint32_t>(row.largest_of(~least));
+  most = static_cast<uint32_t>(row.largest_of(most));
+  // Then by logit, until a bucket holds one value only.
+  while (least < most) {
+    int shift = 0;
+    while ((most - least) >> shift >= static_cast<uint32_t>(Buckets::kCount)) ++shift;
+    const auto cut = static_cast<uint32_t>(bucket_at([&](float logit) {
+      const uint32_t order = order_of(logit);
+      return order < least || order > most ? -1 : static_cast<int>((most - order) >> shift);
+    }));
+    most -= cut << shift;
+    least = max(least, most - min(most, (uint32_t{1} << shift) - 1));
+  }
+  return {most, above, wanted};
 }
 
-__device__ int draw(const Row& row, const Kept& kept, int* found) {
-  Weight own = 0;
-  for_kept(row, kept, [&](int, Weight weight) {
-    own += weight;
-    return true;
+__device__ Kept filter(const Row& row, Buckets& buckets) {
+  const RowToDraw& params = row.params;
+  Kept kept{0, params.min_p, 0, 0x7FFFFFFF};
+  if (params.top_k > 0 && params.top_k < row.size)
+    kept.kth_order = find_cut(
+                         row, buckets, [](float) { return Weight{1}; },
+                         [&](double) { return static_cast<double>(params.top_k); })
+                         .order;
+  if (!(params.top_p < 1)) return kept;
+
+  // A token stays while what is more likely weighs less than p of the whole.
+  const auto weight = [&](float logit) { return weight_of(row, kept, logit); };
+  const Cut cut = find_cut(row, buckets, weight, [&](double whole) {
+    return fmax(static_cast<double>(params.top_p) * whole, 0.0);
   });
-  const Weight whole = block_sum<kThreads>(own, row.shared.weights);
+  kept.lowest_order = cut.order;
+  const auto each = static_cast<double>(weight(logit_of(cut.order)));
+  kept.equals = static_cast<int>(fmin(fmax(ceil((cut.wanted - static_cast<double>(cut.above)) / each), 1.0),
+                                      static_cast<double>(row.size)));
+  return kept;
+}
+
+/// Where in the order of ids the draw falls. Each warp sums whole chunks of neighbouring ids, then the block
+/// walks through one chunk. Of the tokens that tie at top-p's end only those with the lowest ids stay, so
+/// they are counted apart.
+constexpr int kChunks = 4 * kWarps;
+struct Chunks {
+  Weight weights[kChunks];  // without the tokens that tie
+  int equals[kChunks];
+  int drawn;  // the chunk
+  Weight passed_weight;
+  int passed_equals;
+  int found;  // the token
+};
+
+__device__ int draw(const Row& row, const Kept& kept, Chunks& chunks, int most_likely) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp;
+  const int chunk_size = (row.size + kChunks - 1) / kChunks;
+  const auto ties = [&](float logit) {
+    return kept.lowest_order != 0 && order_of(logit) == kept.lowest_order;
+  };
+  const auto weight_above = [&](float logit) {
+    return order_of(logit) > kept.lowest_order ? weight_of(row, kept, logit) : Weight{0};
+  };
+  for (int chunk = thread / kWarp; chunk < kChunks; chunk += kWarps) {
+    Weight weight = 0;
+    int equals = 0;
+    const int end = min(row.size, (chunk + 1) * chunk_size);
+    for (int id = chunk * chunk_size + lane; id < end; id += kWarp) {
+      const float logit = clean(row.logits_V[id]);
+      weight += weight_above(logit);
+      equals += ties(logit) ? 1 : 0;
+    }
+    weight = warp_sum(weight);
+    equals = warp_sum(equals);
+    if (lane == 0) {
+      chunks.weights[chunk] = weight;
+      chunks.equals[chunk] = equals;
+    }
+  }
+  if (thread == 0) {
+    chunks.drawn = -1;
+    chunks.found = most_likely;
+  }
+  __syncthreads();
+
+  const Weight each = kept.lowest_order == 0 ? 0 : weight_of(row, kept, logit_of(kept.lowest_order));
+  const auto staying = [&](Weight before, int equals) {  // of `equals` tokens that tie, after `before` others
+    return static_cast<Weight>(min(max(kept.equals - static_cast<int>(before), 0), equals));
+  };
+  const bool mine = thread < kChunks;
+  const int own_equals = mine ? chunks.equals[thread] : 0;
+  Weight all_equals = 0, whole = 0;
+  const Weight equals_before = scan(static_cast<Weight>(own_equals), row.shared.weights, all_equals);
+  const Weight own = mine ? chunks.weights[thread] + staying(equals_before, own_equals) * each : 0;
+  const Weight before = scan(own, row.shared.weights, whole);
   // The first token at which the running sum exceeds u times the whole; u < 1, so there is one.
   const auto target = static_cast<Weight>(row.params.uniform * static_cast<double>(whole));
-  Weight passed = 0;
-  for_kept(row, kept, [&](int id, Weight weight) {
-    Weight in_tile = 0;
-    const Weight before = passed + scan(weight, row.shared.weights, in_tile);
-    if (before <= target && before + weight > target) *found = id;
-    passed += in_tile;
-    return passed <= target;
-  });
+  if (before <= target && before + own > target) {
+    chunks.drawn = thread;
+    chunks.passed_weight = before;
+    chunks.passed_equals = static_cast<int>(equals_before);
+  }
   __syncthreads();
-  return *found;
+  if (chunks.drawn < 0) return most_likely;
+
+  Weight passed = chunks.passed_weight, equals = static_cast<Weight>(chunks.passed_equals);
+  const int end = min(row.size, (chunks.drawn + 1) * chunk_size);
+  for (int first = chunks.drawn * chunk_size; first < end && passed <= target; first += kThreads) {
+    const int id = first + thread;
+    const float logit = id < end ? clean(row.logits_V[id]) : kNothing;
+    const bool tie = id < end && ties(logit);
+    Weight tile_equals = 0, tile_weight = 0;
+    const Weight ties_before = equals + scan(tie ? 1 : 0, row.shared.weights, tile_equals);
+    const Weight weight = id >= end ? 0 : tie ? staying(ties_before, 1) * each : weight_above(logit);
+    const Weight from = passed + scan(weight, row.shared.weights, tile_weight);
+    if (from <= target && from + weight > target) chunks.found = id;
+    passed += tile_weight;
+    equals += tile_equals;
+  }
+  __syncthreads();
+  return chunks.found;
 }
 
 __global__ void __launch_bounds__(kThreads)
     sample_row(const float* logits_RV, int size, const RowToDraw* rows_R, DrawnToken* drawn_R,
                TokenLogprob* top_RL, int64_t most_top) {
   __shared__ Row::Shared shared;
-  __shared__ int found;
+  __shared__ union {  // used one after the other
+    Buckets buckets;
+    Chunks chunks;
+  } search;
   Row row{logits_RV + static_cast<int64_t>(blockIdx.x) * size, size, shared, rows_R[blockIdx.x]};
   const uint64_t first = row.best_below(~uint64_t{0});
   int token = id_of(first);
@@ -203,9 +299,8 @@ __global__ void __launch_bounds__(kThreads)
   if (row.largest == kNothing) {
     token = 0;
   } else if (row.params.temperature > 0) {
-    if (threadIdx.x == 0) found = token;
-    __syncthreads();
-    token = draw(row, filter(row), &found);
+    const Kept kept = filter(row, search.buckets);
+    token = draw(row, kept, search.chunks, token);
   }
   DrawnToken drawn{token, 0};
   if (row.params.logprobs >= 0) {

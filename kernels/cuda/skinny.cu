@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kWarp)
       for (int t = 0; t < kTokens / 8; ++t) {
         uint32_t b[4];
         load_matrices(b, x_shared + (t * 8 + lane % 8) * kStride + i + lane / 8 * 8);
-        multiply_add(acc[t], a[0], b[0], b[1]);
-        multiply_add(acc[t], a[1], b[2], b[3]);
+        multiply_add_bf16(acc[t], a[0], b[0], b[1]);
+        multiply_add_bf16(acc[t], a[1], b[2], b[3]);
       }
     }
   }

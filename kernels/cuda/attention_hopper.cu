@@ -1,0 +1,315 @@
+// Long rows on Hopper (after FlashAttention-3, Shah et al. 2024). A block has 128 query rows: two warpgroups
+// of 64 compute, four warps of a third copy tiles of K and V, two tiles of each under way. A warpgroup's
+// scores of the next tile and values of the present one are multiplied while it weighs.
+//
+// wgmma gives the bits of mma.sync when K is walked 16 at a time in the same order, so these rows have the
+// bits that attention.cu gives them; tests/unit/cuda_attention_test.cpp would show it if a device did not.
+//
+// Floor for head size 128: a tile is 4 x 128 x 64 x 128 = 4.2 M operations, 1024 cycles of a multiprocessor's
+// tensor cores; its exponentials take 512 cycles of the special-function units, its other arithmetic about as
+// many issue slots, and both can hide behind the products of the other warpgroup.
+#include "kernels/cuda/attention_problem.cuh"
+#include "kernels/cuda/attention_softmax.cuh"
+#include "kernels/cuda/hopper.cuh"
+
+namespace penstock::cuda {
+namespace {
+
+constexpr int kGroups = 2;                        // warpgroups that compute
+constexpr int kGroupRows = 64;                    // query rows of each
+constexpr int kBlockRows = kGroups * kGroupRows;  // of a block
+constexpr int kThreads = (kGroups + 1) * kWarpgroup;
+constexpr int kStages = 4;   // tiles of K, and of V, in shared memory
+constexpr int kCopiers = 2;  // warps that copy K; as many copy V
+constexpr int kCopierRegisters = 40, kComputerRegisters = 232;
+
+/// Shared memory of a block; multiples of 1024 bytes.
+template <int kDim>
+struct Layout {
+  static constexpr int kTileBytes = kTileKeys * kDim * 2;
+  static constexpr int kValues = kStages * kTileBytes;  // where those of V begin
+  static constexpr int kBytes = 2 * kValues;
+};
+
+/// Of K or of V: full(tile) when it has been copied, empty when both warpgroups are through with it.
+struct Stages {
+  Barrier full[kStages];
+  Barrier empty[kStages];
+};
+
+/// A row of the cache, in units of kDim values, for every key of a tile; lane l finds those of keys l and
+/// l + 32. -1 past the context.
+__device__ void find_keys(int (&rows)[2], const Problem& p, int sequence, int kv_head, bool values, int tile,
+                          int context) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int position = tile * kTileKeys + i * kWarp + static_cast<int>(threadIdx.x) % kWarp;
+    rows[i] = -1;
+    if (position >= context) continue;
+    const int block = p.batch.block_table_RB[sequence * p.batch.table_stride + position / p.block_size];
+    rows[i] =
+        ((block * 2 + (values ? 1 : 0)) * p.kv_heads + kv_head) * p.block_size + position % p.block_size;
+  }
+}
+
+/// Copies a tile of K or V, one warp. With kWhole every key is there. The copies of a tile take the issue
+/// slots that the products leave, so an address costs a shuffle and a multiply-add.
+template <int kDim, bool kWhole>
+__device__ void start_tile(unsigned to, const uint16_t* cache, const int (&rows)[2]) {
+  constexpr int kChunks = kDim / 8;             // of 16 bytes a key
+  constexpr int kKeysAtOnce = kWarp / kChunks;  // that the warp copies with one instruction
+  constexpr int kPeriod = 8 / kKeysAtOnce;      // of the swizzle
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int own = lane / kChunks;
+  const char* from = reinterpret_cast<const char*>(cache + lane % kChunks * 8);
+  unsigned at[kPeriod];
+#pragma unroll
+  for (int i = 0; i < kPeriod; ++i) at[i] = to + swizzled(kTileKeys, i * kKeysAtOnce + own, lane % kChunks);
+  constexpr int kBatch = 8;  // addresses found before the first is used
+#pragma unroll
+  for (int first = 0; first < kTileKeys / kKeysAtOnce; first += kBatch) {
+    int row[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int key = (first + i) * kKeysAtOnce;
+      row[i] = __shfl_sync(kAllLanes, rows[key / kWarp], key % kWarp + own);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const bool zeros = !kWhole && row[i] < 0;
+      start_copy(at[i % kPeriod] + static_cast<unsigned>((first + i) / kPeriod * 1024),
+                 from + static_cast<int64_t>(zeros ? 0 : row[i]) * (kDim * 2), zeros);
+    }
+  }
+  close_copies();
+}
+
+/// One warp copies every other tile of K or of V.
+template <int kDim>
+__device__ void copy_tiles(const Problem& p, Stages& stages, unsigned shared, int sequence, int kv_head,
+                           bool values, int first_tile, int tiles, int context) {
+  int rows[2];
+  find_keys(rows, p, sequence, kv_head, values, first_tile, context);
+  for (int tile = first_tile; tile < tiles; tile += kCopiers) {
+    const int stage = tile % kStages;
+    if (tile >= kStages) stages.empty[stage].wait_for(tile / kStages - 1);
+    const unsigned to = shared + static_cast<unsigned>(stage * Layout<kDim>::kTileBytes);
+    if ((tile + 1) * kTileKeys <= context)
+      start_tile<kDim, true>(to, p.cache, rows);
+    else
+      start_tile<kDim, false>(to, p.cache, rows);
+    find_keys(rows, p, sequence, kv_head, values, tile + kCopiers, context);
+    wait_for_copies<0>();
+    publish_to_products();
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) stages.full[stage].arrive();
+  }
+}
+
+/// s = q k^T of one tile; the caller closes and waits.
+template <int kDim>
+__device__ void start_scores(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDim / 16][4], unsigned k) {
+#pragma unroll
+  for (int i = 0; i < kDim / 16; ++i) {
+    const int at = i * 16 / kPanelColumns * kTileKeys * 128 + i * 16 % kPanelColumns * 2;
+    multiply_f16(s, q[i], describe(k + static_cast<unsigned>(at), 16), i > 0);
+  }
+}
+
+/// acc = or += weights v of one tile.
+template <int kDim>
+__device__ void start_values(float (&acc)[kDim / 8][4], const uint32_t (&weights)[kTileKeys / 16][4],
+                             unsigned v, bool add) {
+#pragma unroll
+  for (int i = 0; i < kTileKeys / 16; ++i)
+    multiply_bf16(acc, weights[i], describe(v + i * 16 * 128, kTileKeys * 128), add || i > 0);
+}
+
+/// The extents folded so far, as Total of attention_tile.cuh, in registers.
+template <int kDim>
+struct WholeRows {
+  float base[2] = {kNothing, kNothing};
+  float sum[2] = {0, 0};
+  float acc[kDim / 8][4] = {};
+
+  __device__ void add(Softmax extent, const float (&extent_acc)[kDim / 8][4], float scale_log2) {
+    extent.close();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (extent.base[r] == kNothing) continue;
+      const Fold fold(base[r], extent.base[r], scale_log2);
+      base[r] = fold.base;
+      sum[r] = fold(sum[r], extent.sum[r]);
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) acc[n][j] = fold(acc[n][j], extent_acc[n][j]);
+    }
+  }
+};
+
+template <int kDim>
+__device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned shared,
+                        const QueryTile& queries, int last_item, int kv_head, int tiles) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp - kWarpgroup / kWarp;
+
+  // This lane's two query rows; rows past the end repeat the last one, see nothing and are not written.
+  int seen[2];
+  bool real[2];
+  int64_t first[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int item = queries.first_item + warp * 16 + lane / 4 + 8 * r;
+    real[r] = item <= last_item;
+    const int token = queries.token_of(p, min(item, last_item));
+    first[r] =
+        (static_cast<int64_t>(token) * p.heads + kv_head * p.group + min(item, last_item) % p.group) * kDim;
+    seen[r] = real[r] ? p.batch.positions_T[token] + 1 : 0;
+  }
+  uint32_t q[kDim / 16][4];
+  load_queries<kDim>(q, p, first, lane);
+  const auto key_tile = [&](int tile) {
+    return shared + static_cast<unsigned>(tile % kStages * Layout<kDim>::kTileBytes);
+  };
+  const auto value_tile = [&](int tile) {
+    return shared + static_cast<unsigned>(Layout<kDim>::kValues + tile % kStages * Layout<kDim>::kTileBytes);
+  };
+  const auto release = [&](Stages& stages, int tile) {
+    if (lane == 0) stages.empty[tile % kStages].arrive();
+  };
+
+  float s[kTileKeys / 8][4], acc[kDim / 8][4], shrink[2];
+  uint32_t weights[kTileKeys / 16][4];
+  WholeRows<kDim> total;
+  Softmax softmax;
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+    for (int j = 0; j < 4; ++j) acc[n][j] = 0;
+
+  const auto weigh = [&](int tile) {
+    const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
+    return softmax.weigh(s, visible, p.scale_log2, lane, shrink);
+  };
+  const auto pack_all = [&] {
+#pragma unroll
+    for (int k = 0; k < kTileKeys / 16; ++k) pack_weights(weights[k], s, k);
+  };
+
+  softmax.clear();
+  keys.full[0].wait_for(0);
+  begin_products();
+  start_scores<kDim>(s, q, key_tile(0));
+  close_products();
+  wait_for_products<0>(s);
+  release(keys, 0);
+  weigh(0);
+  pack_all();
+  for (int tile = 0; tile < tiles - 1; ++tile) {
+    const int next = tile + 1;
+    keys.full[next % kStages].wait_for(next / kStages);
+    begin_products();
+    start_scores<kDim>(s, q, key_tile(next));
+    close_products();
+    values.full[tile % kStages].wait_for(tile / kStages);
+    start_values<kDim>(acc, weights, value_tile(tile), tile % kTilesPerExtent != 0);
+    close_products();
+    wait_for_products<1>(s);
+    release(keys, next);
+
+    const bool opens = next % kTilesPerExtent == 0;  // another extent
+    const Softmax before = softmax;
+    if (opens) softmax.clear();
+    const bool moved = weigh(next);
+    // One wait in each branch: a single one would be moved up, before the weighing that is to hide it.
+    if (opens) {
+      wait_for_products<0, 1>(acc);
+      total.add(before, acc, p.scale_log2);
+    } else if (moved) {
+      wait_for_products<0, 2>(acc);
+      multiply_rows<kDim>(acc, shrink);
+    } else {
+      wait_for_products<0, 3>(acc);
+    }
+    release(values, tile);
+    pack_all();
+  }
+  const int last = tiles - 1;
+  values.full[last % kStages].wait_for(last / kStages);
+  begin_products();
+  start_values<kDim>(acc, weights, value_tile(last), last % kTilesPerExtent != 0);
+  close_products();
+  wait_for_products<0>(acc);
+  total.add(softmax, acc, p.scale_log2);
+
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (!real[r]) continue;
+    const float inverse = 1.0F / total.sum[r];
+    __nv_bfloat16* out_d = p.out_THd + first[r] + lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n)
+      *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
+          __floats2bfloat162_rn(total.acc[n][2 * r] * inverse, total.acc[n][2 * r + 1] * inverse);
+  }
+}
+
+/// Grid (tiles, G). Warpgroup 0 copies, 1 and 2 compute.
+template <int kDim>
+__global__ void __launch_bounds__(kThreads, 1) attend_long_rows(const __grid_constant__ Problem p) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  __shared__ Stages keys, values;
+  const QueryTile queries = QueryTile::of_long_rows(p, static_cast<int>(blockIdx.x), kBlockRows);
+  if (!queries.mine) return;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kStages; ++i) {
+      for (Stages* stages : {&keys, &values}) {
+        stages->full[i].start(1);
+        stages->empty[i].start(kGroups * kWarpgroup / kWarp);
+      }
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int last_item = min(queries.items(p), queries.first_item + kBlockRows) - 1;
+  const int seen = p.batch.positions_T[queries.token_of(p, last_item)] + 1;  // by any of these queries
+  const int tiles = (seen + kTileKeys - 1) / kTileKeys;
+  if (threadIdx.x < kWarpgroup) {
+    give_up_registers<kCopierRegisters>();
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const bool copies_values = warp >= kCopiers;
+    copy_tiles<kDim>(p, copies_values ? values : keys,
+                     shared_address(shared) + (copies_values ? Layout<kDim>::kValues : 0), queries.row,
+                     kv_head, copies_values, warp % kCopiers, tiles, p.batch.context_R[queries.row]);
+  } else {
+    take_registers<kComputerRegisters>();
+    compute<kDim>(p, keys, values, shared_address(shared), queries, last_item, kv_head, tiles);
+  }
+}
+
+template <int kDim>
+void launch(cudaStream_t stream, const Problem& p) {
+  const auto kernel = attend_long_rows<kDim>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kDim>::kBytes),
+        "attention: shared memory");
+  const int64_t blocks = QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group, kBlockRows);
+  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads)), kThreads,
+           Layout<kDim>::kBytes, stream>>>(p);
+  check_launch("attention of long rows");
+}
+
+}  // namespace
+
+bool hopper_serves(int dim) {
+  return dim == 64 || dim == 128;
+}
+
+void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim) {
+  if (dim == 64)
+    launch<64>(stream, p);
+  else
+    launch<128>(stream, p);
+}
+
+}  // namespace penstock::cuda

@@ -1,0 +1,127 @@
+// Attention's arithmetic that no instruction set changes: the softmax of a tile of 64 keys and the fold of
+// one extent into what came before it. Every query row, prefill or decode, goes through these functions in
+// the same order of tiles and extents; that is why its bits do not depend on the company.
+//
+// Fragments, of mma.sync and wgmma alike: lane l holds rows l / 4 and l / 4 + 8 of 16, and columns 2 (l % 4)
+// and 2 (l % 4) + 1 of every 8.
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+
+namespace penstock::cuda {
+
+constexpr int kTileKeys = 64;
+constexpr int kTilesPerExtent = 4;
+constexpr int kExtentKeys = kTileKeys * kTilesPerExtent;
+constexpr float kNothing = -INFINITY;
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline uint32_t pack(float low, float high) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(both);
+}
+
+/// The fragment of weights of keys 16 k ... 16 k + 15.
+__device__ inline void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys / 8][4], int k) {
+  p[0] = pack(s[2 * k][0], s[2 * k][1]);
+  p[1] = pack(s[2 * k][2], s[2 * k][3]);
+  p[2] = pack(s[2 * k + 1][0], s[2 * k + 1][1]);
+  p[3] = pack(s[2 * k + 1][2], s[2 * k + 1][3]);
+}
+
+/// Softmax over some keys, unnormalised, of this lane's two rows: weights and their sum are relative to
+/// exp2(base * scale), with base the largest score so far (Milakov and Gimelshein 2018). Weights are rounded
+/// to bfloat16, which is what values are multiplied by, before they are summed: what rounding does to a
+/// weight that outweighs the others then cancels.
+struct Softmax {
+  float base[2];  // in units of raw scores
+  float sum[2];   // until close(): of this lane's columns
+
+  __device__ void clear() {
+    for (int r = 0; r < 2; ++r) {
+      base[r] = kNothing;
+      sum[r] = 0;
+    }
+  }
+
+  /// s, raw scores, becomes the weights of this tile. Row r sees the keys of the tile below visible[r]; keys
+  /// that a row does not see change nothing of it, to the last bit. What the rows of this warp have summed up
+  /// so far must be multiplied by shrink if this returns true; if not, shrink is 1.
+  __device__ bool weigh(float (&s)[kTileKeys / 8][4], const int (&visible)[2], float scale_log2, int lane,
+                        float (&shrink)[2]) {
+    if (__any_sync(kAllLanes, min(visible[0], visible[1]) < kTileKeys)) {
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 8; ++n)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (n * 8 + lane % 4 * 2 + j % 2 >= visible[j / 2]) s[n][j] = kNothing;
+    }
+    bool moved = false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float largest = kNothing;
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 8; ++n) largest = fmaxf(largest, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+      shrink[r] = 1;
+      if (largest > base[r]) {
+        shrink[r] = exp2_fast((base[r] - largest) * scale_log2);
+        base[r] = largest;
+        moved = true;
+      }
+      const float subtract = base[r] == kNothing ? 0 : base[r] * scale_log2;
+      float own = 0;
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 8; ++n) {
+        float& low = s[n][2 * r];
+        float& high = s[n][2 * r + 1];
+        const uint32_t rounded =
+            pack(exp2_fast(fmaf(low, scale_log2, -subtract)), exp2_fast(fmaf(high, scale_log2, -subtract)));
+        low = __uint_as_float(rounded << 16);
+        high = __uint_as_float(rounded & 0xFFFF0000);
+        own += low;
+        own += high;
+      }
+      sum[r] = fmaf(sum[r], shrink[r], own);
+    }
+    return __any_sync(kAllLanes, moved);
+  }
+
+  /// Ends an extent: the sums are those of whole rows from here on.
+  __device__ void close() {
+    for (int r = 0; r < 2; ++r) {
+      sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 1);
+      sum[r] += __shfl_xor_sync(kAllLanes, sum[r], 2);
+    }
+  }
+};
+
+template <int kDim>
+__device__ void multiply_rows(float (&acc)[kDim / 8][4], const float (&by)[2]) {
+#pragma unroll
+  for (int n = 0; n < kDim / 8; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) acc[n][j] *= by[j / 2];
+}
+
+/// How an extent is folded into the extents before it: both are scaled to the larger base.
+struct Fold {
+  float keep;  // factor of what was
+  float take;  // factor of the extent
+  float base;
+
+  /// Bases as in Softmax; that of the extent is a number, that of nothing before it is kNothing.
+  __device__ Fold(float before, float extent, float scale_log2) : base(fmaxf(before, extent)) {
+    keep = exp2_fast((before - base) * scale_log2);
+    take = exp2_fast((extent - base) * scale_log2);
+  }
+  __device__ float operator()(float before, float extent) const { return fmaf(extent, take, before * keep); }
+};
+
+}  // namespace penstock::cuda
