@@ -9,20 +9,25 @@ std::string named(const World& world, int rank) {
   return "rank " + std::to_string(rank) + " (" + world.info(rank).host + ")";
 }
 
+/// The exit status as the first byte of a text.
+std::string coded(ExitStatus status) {
+  return std::string(1, static_cast<char>(status));
+}
+
 }  // namespace
 
 std::vector<std::string> agree(World& world, const std::function<std::string()>& work) {
   std::string mine;
   try {
-    mine = "0" + work();
+    mine = coded(ExitStatus::success) + work();
   } catch (const AgreedFailure&) {
     throw;
   } catch (const WorldAborted&) {
     throw;
   } catch (const Error& e) {
-    mine = std::to_string(static_cast<int>(e.status())) + e.what();
+    mine = coded(e.status()) + e.what();
   } catch (const std::exception& e) {
-    mine = std::to_string(static_cast<int>(ExitStatus::runtime_failure)) + e.what();
+    mine = coded(ExitStatus::runtime_failure) + e.what();
   }
   std::vector<std::string> all = world.gather_all(mine);
 
@@ -32,8 +37,8 @@ std::vector<std::string> agree(World& world, const std::function<std::string()>&
   auto status = ExitStatus::success;
   for (size_t r = 0; r < all.size(); ++r) {
     const std::string text = all[r].substr(1);
-    if (all[r].front() == '0') continue;
-    status = std::max(status, static_cast<ExitStatus>(all[r].front() - '0'));
+    if (all[r].front() == 0) continue;
+    status = std::max(status, static_cast<ExitStatus>(all[r].front()));
     if (std::find(told.begin(), told.end(), text) != told.end()) continue;
     told.push_back(text);
     message += (message.empty() ? "" : "\n") +

@@ -261,7 +261,7 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
   sub->callback([flags, &chosen] {
     chosen = [flags] {
       return run_ranks(launched_by_mpi() ? 1 : std::max(1, flags->job.pipeline_parallel),
-                       [flags](World& world) { bench_on_rank(world, *flags); });
+                       [flags](World& world, Stopping&) { bench_on_rank(world, *flags); });
     };
   });
 }

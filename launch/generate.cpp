@@ -3,6 +3,7 @@
 
 #include "launch/agree.h"
 #include "launch/commands.h"
+#include "launch/job_journal.h"
 #include "launch/preflight.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
@@ -99,7 +100,6 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
                               std::shared_ptr<const ChatRenderer> chat) {
   BatchJobOptions batch;
   batch.input = {options.input, parse_shard(options.shard), options.input_dataset, options.input_body};
-  batch.output = options.output;
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
@@ -111,6 +111,7 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
   batch.eos_token_ids = ready.shape.config.eos_token_ids;
   batch.seed = options.seed;
   batch.model_name = model_name(options);
+  batch.keep_numbers = is_hdf5(options.output);
   return batch;
 }
 
@@ -139,16 +140,40 @@ proto::StageReport play(Runner& runner) {
   }
 }
 
-void generate(World& world, const JobOptions& options) {
+/// When the job shall have ended, counted from `begin`.
+StopLimits stop_limits(const JobOptions& options, Stopping::Clock::time_point begin) {
+  StopLimits limits{std::chrono::duration<double>(options.drain_seconds), {}};
+  if (options.max_seconds > 0)
+    limits.end = begin + std::chrono::duration_cast<Stopping::Clock::duration>(
+                             std::chrono::duration<double>(options.max_seconds));
+  return limits;
+}
+
+std::string told_end(const JobProgress& end, const std::string& reason) {
+  return "stopped by " + reason + ": " + std::to_string(end.rows_done) + " rows are finished, " +
+         std::to_string(end.rows_cut) +
+         " more are saved as far as they got; the same command goes on from there";
+}
+
+void generate(World& world, Stopping& stopping, const JobOptions& options,
+              Stopping::Clock::time_point begin) {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatRenderer> chat;
-  agree(world, [&]() -> std::string {  // cheap mistakes first, before weights are read
-    if (world.rank() == 0) {
-      tokenizer = load_tokenizer(options);
-      chat = load_chat(options);
-    }
-    return {};
+  JobJournal journal;
+  const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
+    if (world.rank() > 0) return {};
+    tokenizer = load_tokenizer(options);
+    chat = load_chat(options);
+    journal = open_journal(options);
+    return journal.output_stands ? "stands" : "";
   });
+  if (!early[0].empty()) {
+    if (world.rank() == 0)
+      log::info(options.output.string() +
+                " holds the answers of this very job already: nothing is left to do "
+                "(--resume=never computes them again)");
+    return;
+  }
   ReadyRank ready = make_ready(world, options);
   std::optional<JobMetrics> metrics;
   std::unique_ptr<BatchJob> job;
@@ -163,7 +188,10 @@ void generate(World& world, const JobOptions& options) {
     if (guard) watch->set_guard(*guard);
     BatchJobOptions batch = batch_options(options, ready, chat);
     if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
-    job = std::make_unique<BatchJob>(std::move(batch), tokenizer);
+    begin_journal(journal, ready.shape.max_model_len, ready.numerics);
+    job = std::make_unique<BatchJob>(
+        std::move(batch), tokenizer,
+        journal.journal ? make_journal_sink(*journal.journal) : make_direct_sink(options.output));
     return {};
   });
   const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
@@ -177,6 +205,8 @@ void generate(World& world, const JobOptions& options) {
     reporter.reset();
     const proto::StageReport report = complete_report(played, ready);
     world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
+    const std::string stopped = agree(world, [] { return std::string(); })[0];
+    if (!stopped.empty()) throw JobStopped(stopped);
     return;
   }
   for (const std::string& note : ready.shape.config.notes) log::info("model: " + note);
@@ -192,17 +222,25 @@ void generate(World& world, const JobOptions& options) {
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 runner_options, &plans);
   proto::StageReport report;
+  bool complete = false;
+  if (const JobProgress start = job->progress(); start.rows_resumed > 0)
+    log::info(std::to_string(start.rows_resumed) + " rows were finished before and are not computed again");
   {
+    stopping.attach(*job, stop_limits(options, begin));
     watch->start(*job);
     const Progress progress([&watch] { return watch->figures(); }, options.progress_seconds);
     const StageReporter reporter(world, runner.meter(), ready, options.watch.interval_seconds,
                                  [&watch](proto::StageReport live) { watch->hear(std::move(live)); });
     report = play(runner);
-    job->finish();
+    complete = job->finish();
+    stopping.detach();
   }
   const std::vector<proto::StageReport> reports = gather_reports(world, complete_report(report, ready));
   const JobProgress end = job->progress();
   watch->finish(end, reports);
+  const std::string stopped =
+      agree(world, [&] { return complete ? std::string() : told_end(end, stopping.reason()); })[0];
+  if (!stopped.empty()) throw JobStopped(stopped);
   log::info(closing_summary(end, reports, ready, options.output.string()));
   watch->linger();
 }
@@ -220,12 +258,14 @@ void add_generate(CLI::App& app, Command& chosen) {
     chosen = [options] {
       apply_log_options(options->watch);
       const bool launched = launched_by_mpi();
-      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel), [options](World& world) {
-        if (options->preflight)
-          preflight(world, *options);
-        else
-          generate(world, *options);
-      });
+      const auto begin = Stopping::Clock::now();
+      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
+                       [options, begin](World& world, Stopping& stopping) {
+                         if (options->preflight)
+                           preflight(world, *options);
+                         else
+                           generate(world, stopping, *options, begin);
+                       });
     };
   });
 }

@@ -131,7 +131,8 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--shard", o.shard, "I/N: answer only part I of N (from 0) of the input's rows")
       ->group(group)
       ->capture_default_str();
-  app.add_option("-o,--output-file", o.output, "One answer a line, in the input's order")
+  app.add_option("-o,--output-file", o.output,
+                 "One answer a line, in the input's order; or HDF5 (.h5, .hdf5)")
       ->required()
       ->group(group);
   app.add_option("--served-model-name", o.served_model_name,
@@ -139,6 +140,24 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
+      ->group(group);
+  app.add_option(
+         "--resume", o.resume,
+         "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
+         "same job, force goes on whatever has changed, never starts over [auto]")
+      ->transform(CLI::Transformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
+                                                                 {"force", Resume::force},
+                                                                 {"never", Resume::never}})
+                      .description("auto, force or never"))
+      ->group(group);
+  app.add_option("--drain-seconds", o.drain_seconds,
+                 "After SIGTERM, SIGINT or SIGUSR1: for how long the job may take to save what it has")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-seconds", o.max_seconds,
+                 "Stop in time to have ended after so long, as if signalled [no limit]")
+      ->check(CLI::Range(1.0, 1e9))
       ->group(group);
   app.add_option("--chat-template", o.chat_template,
                  "A Jinja file for /v1/chat/completions rows [the model folder's]")

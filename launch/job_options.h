@@ -11,6 +11,7 @@
 #include "runtime/model/config.h"
 #include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/schedule.h"
+#include "runtime/requests/journal/journal.h"
 
 namespace CLI {
 class App;
@@ -50,6 +51,10 @@ struct JobOptions {
   int64_t block_size = 16;
   int micro_batches = 0;
   bool preflight = false;
+  // stopping and going on
+  Resume resume = Resume::automatic;
+  double drain_seconds = 60;
+  double max_seconds = 0;       // 0: no limit
   double progress_seconds = 0;  // 0: 1 on a terminal, else 60
   WatchOptions watch;
 };

@@ -81,8 +81,9 @@ JobFigures job_figures(const JobProgress& progress) {
     f.rows_expected = read;
   else if (progress.input_share_read > 0)
     f.rows_expected = std::round(read / progress.input_share_read);
-  const auto done = static_cast<double>(progress.rows_done);
-  if (f.rows_expected && done > 0) f.eta_seconds = std::max(0.0, *f.rows_expected - done) * f.seconds / done;
+  const auto left = f.rows_expected ? *f.rows_expected - static_cast<double>(progress.rows_done) : 0;
+  const auto done = static_cast<double>(progress.rows_done - progress.rows_resumed);
+  if (f.rows_expected && done > 0) f.eta_seconds = std::max(0.0, left) * f.seconds / done;
   return f;
 }
 
@@ -107,10 +108,12 @@ std::string progress_line(const JobFigures& now, const JobFigures& before) {
 
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
                             const ReadyRank& ready, const std::string& results) {
-  std::string text =
-      printed("%lld rows in %s", static_cast<long long>(end.rows_done), duration(end.seconds).c_str());
+  std::string text = printed("%lld rows in %s", static_cast<long long>(end.rows_done - end.rows_resumed),
+                             duration(end.seconds).c_str());
+  if (end.rows_resumed > 0) text += printed(", %lld before", static_cast<long long>(end.rows_resumed));
   text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
-                  static_cast<long long>(end.rows_failed), static_cast<double>(end.rows_done) / end.seconds,
+                  static_cast<long long>(end.rows_failed),
+                  static_cast<double>(end.rows_done - end.rows_resumed) / end.seconds,
                   static_cast<double>(end.prompt_tokens) / end.seconds,
                   static_cast<double>(end.generated_tokens) / end.seconds);
   text += printed("\n%lld prompt tokens, %lld output tokens", static_cast<long long>(end.prompt_tokens),

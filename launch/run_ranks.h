@@ -3,12 +3,14 @@
 
 #include <functional>
 
+#include "launch/stopping.h"
 #include "runtime/comm/world.h"
 
 namespace penstock {
 
 /// `local_ranks` > 1, or no launcher: ranks are threads of this process. Under mpirun or srun: this process
-/// is one rank of their world. Returns the process's exit status.
-int run_ranks(int local_ranks, const std::function<void(World&)>& body);
+/// is one rank of their world. `Stopping` hears of requests on rank 0 only. Returns the process's exit
+/// status.
+int run_ranks(int local_ranks, const std::function<void(World&, Stopping&)>& body);
 
 }  // namespace penstock

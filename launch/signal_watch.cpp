@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 
-#include <cstdlib>
 #include <string>
 
 namespace penstock {
@@ -13,7 +12,12 @@ sigset_t watched_signals() {
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGUSR1);
   return set;
+}
+
+const char* name_of_signal(int signal) {
+  return signal == SIGINT ? "SIGINT" : signal == SIGUSR1 ? "SIGUSR1" : "SIGTERM";
 }
 
 }  // namespace
@@ -33,13 +37,13 @@ SignalWatch::~SignalWatch() {
 
 void SignalWatch::wait_for_signal() {
   const sigset_t set = watched_signals();
-  int signal = 0;
-  sigwait(&set, &signal);
-  // mpirun sends SIGTERM to everyone when one rank has died: then the death is the news, not the signal.
-  if (over_ || world_.report_lost_peer()) return;
-  world_.abort(std::string("stopped by ") + (signal == SIGINT ? "SIGINT" : "SIGTERM") +
-               "; the rows finished so far stand in the output's .partial file");
-  std::_Exit(128 + signal);
+  for (;;) {
+    int signal = 0;
+    sigwait(&set, &signal);
+    // mpirun sends SIGTERM to everyone when one rank has died: then the death is the news, not the signal.
+    if (over_ || (signal == SIGTERM && world_.report_lost_peer())) return;
+    world_.request_stop(name_of_signal(signal));
+  }
 }
 
 }  // namespace penstock

@@ -1,5 +1,5 @@
-// What a signal does to a job: SIGTERM and SIGINT end it on every rank with one message. A thread waits for
-// them, so nothing runs inside a signal handler.
+// What a signal does to a job: SIGTERM, SIGINT and SIGUSR1 ask rank 0 to stop it (launch/stopping.h). A
+// thread waits for them, so nothing runs inside a signal handler.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@ namespace penstock {
 
 class SignalWatch {
  public:
-  /// Blocks SIGTERM and SIGINT in the calling thread and all it starts from here on: call it before any other
+  /// Blocks those signals in the calling thread and all it starts from here on: call it before any other
   /// thread exists.
   static void block_signals();
 

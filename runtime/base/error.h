@@ -12,6 +12,8 @@ enum class ExitStatus : int {
   success = 0,
   runtime_failure = 1,  ///< something broke while the job ran (a rank died, a disk filled)
   bad_usage = 2,  ///< the command line, the model, the input or the world cannot work; nothing was computed
+  stopped = 75,   ///< asked to stop before the end, by a signal or --max-seconds: the same command goes on
+                  ///< (EX_TEMPFAIL)
 };
 
 /// Where in the source an error was raised. clang 14 lacks std::source_location.

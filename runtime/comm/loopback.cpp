@@ -93,6 +93,7 @@ class Hub {
 
   int size() const { return size_; }
   const RankInfo& info(int rank) const { return infos_.at(index(rank)); }
+  StopRequests& stop_requests() { return stop_requests_; }
   Inbox& inbox(int rank) { return inboxes_.at(index(rank)); }
   Edge& edge(int from, int to) { return edges_.at(index(from) * static_cast<size_t>(size_) + index(to)); }
 
@@ -137,6 +138,7 @@ class Hub {
   std::vector<RankInfo> infos_;
   std::deque<Edge> edges_;  // from rank 0 to each, from rank 1 to each, ...; a mutex does not move
   std::deque<Inbox> inboxes_;
+  StopRequests stop_requests_;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
@@ -207,6 +209,8 @@ class LoopbackWorld : public World {
   std::vector<std::string> gather_all(const std::string& mine) override {
     return hub_->gather_all(rank_, mine);
   }
+  void request_stop(const std::string& reason) override { hub_->stop_requests().add(rank_, reason); }
+  StopRequests& stop_requests() override { return hub_->stop_requests(); }
   bool report_lost_peer() noexcept override { return false; }  // they are all this process
   void abort(const std::string& reason, ExitStatus status) noexcept override {
     hub_->abort(rank_, reason, status);

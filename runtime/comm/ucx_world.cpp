@@ -33,6 +33,7 @@ enum Internal : uint32_t {
   kReport,        // to rank 0: proto::Failure, for it to judge
   kVerdict,       // to everyone: proto::Failure, the end of the world
   kVerdictHeard,  // back to the judge
+  kStop,          // to rank 0: why this rank asks for the job's end in good order
 };
 
 // How long the others have to confirm that they know of the end, before connections are closed under them.
@@ -55,6 +56,12 @@ std::string encode(const Fault& fault) {
   failure.set_message(fault.message);
   failure.set_exit_status(static_cast<int>(fault.status));
   return failure.SerializeAsString();
+}
+
+ExitStatus status_of(const proto::Failure& failure) {
+  for (const ExitStatus known : {ExitStatus::bad_usage, ExitStatus::stopped})
+    if (failure.exit_status() == static_cast<int>(known)) return known;
+  return ExitStatus::runtime_failure;
 }
 
 class UcxSender : public Sender {
@@ -104,6 +111,8 @@ class UcxWorld : public World, private ControlPlane {
     return std::make_unique<UcxReceiver>(port_, info(from).rank);
   }
   std::vector<std::string> gather_all(const std::string& mine) override;
+  void request_stop(const std::string& reason) override;
+  StopRequests& stop_requests() override { return stop_requests_; }
   bool report_lost_peer() noexcept override;
   void abort(const std::string& reason, ExitStatus status) noexcept override;
   void finish() override;
@@ -139,6 +148,7 @@ class UcxWorld : public World, private ControlPlane {
   Inbox inbox_;
   Gather gather_;
   Gather farewell_;
+  StopRequests stop_requests_;
   std::optional<Liveness> liveness_;  // loop
   std::optional<Fault> verdict_;      // loop: why the world ends
   bool reported_ = false;             // loop: rank 0 has been told why this rank fails
@@ -222,6 +232,14 @@ bool UcxWorld::report_lost_peer() noexcept {
     }
   }
   return false;
+}
+
+void UcxWorld::request_stop(const std::string& reason) {
+  if (is_judge()) {
+    stop_requests_.add(0, reason);
+  } else {
+    port_.send_control(0, kStop, reason);
+  }
 }
 
 void UcxWorld::send(int to, ControlKind kind, std::string payload) {
@@ -327,11 +345,7 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
     case kVerdict: {
       proto::Failure failure;
       if (!failure.ParseFromString(payload)) return lost(from, "it sent a failure that cannot be read");
-      const Fault fault{failure.message(),
-                        failure.exit_status() == static_cast<int>(ExitStatus::bad_usage)
-                            ? ExitStatus::bad_usage
-                            : ExitStatus::runtime_failure,
-                        failure.failed_rank()};
+      const Fault fault{failure.message(), status_of(failure), failure.failed_rank()};
       if (kind == kReport) {
         fail(fault);
       } else {
@@ -342,6 +356,9 @@ void UcxWorld::heard(int from, uint32_t kind, std::string payload) {
       }
       break;
     }
+    case kStop:
+      stop_requests_.add(from, std::move(payload));
+      break;
     case kVerdictHeard:
       excuse(unaware_, from);
       break;

@@ -11,6 +11,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/comm/channel.h"
+#include "runtime/comm/stop_requests.h"
 
 namespace penstock {
 
@@ -84,6 +85,11 @@ class World {
   /// Everyone's text, by rank. Collective, start and end of a job only; one thread per rank. Has a deadline
   /// and names who is missing. A text has at most 32 MiB / size() bytes.
   virtual std::vector<std::string> gather_all(const std::string& mine) = 0;
+
+  /// Asks for the job's end in good order: rank 0's stop_requests() are told. Any rank, any thread.
+  virtual void request_stop(const std::string& reason) = 0;
+  /// On rank 0: what any rank asked for.
+  virtual StopRequests& stop_requests() = 0;
 
   /// When a rank of this host has died, ends the job in its name and returns true. For the handler of
   /// SIGTERM: mpirun sends that to everyone else when one rank dies, sooner than heartbeats would tell. Any

@@ -1,7 +1,7 @@
 #include "runtime/requests/batch_job.h"
 
 #include <algorithm>
-#include <map>
+#include <set>
 
 #include "runtime/base/error.h"
 #include "runtime/base/rng.h"
@@ -33,17 +33,23 @@ uint64_t key_of(uint64_t seed, const std::string& custom_id, size_t choice) {
 
 }  // namespace
 
-BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer)
+BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer,
+                   std::unique_ptr<RowSink> sink)
     : options_(std::move(options)),
       tokenizer_(std::move(tokenizer)),
       intake_(options_.input, options_.intake, tokenizer_),
-      output_(options_.output),
+      sink_(std::move(sink)),
       scheduler_(options_.scheduler),
       window_(kWindowRows, kWindowBytes),
       read_rows_(kQueuedRows),
       done_rows_(kQueuedRows),
-      reading_([this] { run_guarded(&BatchJob::read_ahead); }),
-      writing_([this] { run_guarded(&BatchJob::write_behind); }) {}
+      planned_at_(static_cast<size_t>(options_.scheduler.micro_batches)) {
+  intake_.skip([this](uint64_t row) { return sink_->finished(row); });
+  counters_.rows_done = static_cast<int64_t>(sink_->finished_rows());
+  counters_.rows_failed = static_cast<int64_t>(sink_->failed_rows());
+  reading_ = std::thread([this] { run_guarded(&BatchJob::read_ahead); });
+  writing_ = std::thread([this] { run_guarded(&BatchJob::write_behind); });
+}
 
 BatchJob::~BatchJob() {
   window_.close();
@@ -84,6 +90,7 @@ void BatchJob::read_ahead() {
     if (!read_rows_.push(std::move(*row))) return;
   }
   if (window_.closed()) return;
+  counters_.rows_read = static_cast<int64_t>(intake_.rows());
   counters_.input_bytes = static_cast<int64_t>(intake_.bytes_read());
   counters_.input_ended = true;
   read_rows_.close();
@@ -93,8 +100,10 @@ void BatchJob::read_ahead() {
 
 proto::Plan BatchJob::plan(int slot) {
   rethrow_failure();
+  if (draining_) return {};
   pull();
   proto::Plan plan = scheduler_.plan(slot);
+  planned_at_[static_cast<size_t>(slot)] = std::chrono::steady_clock::now();
   counters_.running = static_cast<int64_t>(scheduler_.running());
   counters_.waiting = static_cast<int64_t>(scheduler_.waiting());
   counters_.preemptions = scheduler_.preemptions();
@@ -105,14 +114,16 @@ proto::Plan BatchJob::plan(int slot) {
 void BatchJob::take_in(int slot, const proto::StepResult& result) {
   rethrow_failure();
   counters_.generated_tokens += result.tokens_size();
+  const std::chrono::duration<double> round =
+      std::chrono::steady_clock::now() - planned_at_[static_cast<size_t>(slot)];
+  if (round.count() > counters_.slowest_round_seconds) counters_.slowest_round_seconds = round.count();
   for (FinishedSequence& sequence : scheduler_.complete(slot, result)) {
     const auto found = live_.find(sequence.id);
     ensure(found != live_.end(), "a finished sequence belongs to a row");
     LiveRow& row = *found->second.row;
-    Choice& choice = row.answer.choices[found->second.index];
     if (options_.metrics != nullptr)
       options_.metrics->finished(sequence.id, name_of(sequence.reason), RequestMetrics::Clock::now());
-    choice.sequence = std::move(sequence);
+    row.answer.choices[found->second.index].sequence = std::move(sequence);
     const std::shared_ptr<LiveRow> owner = std::move(found->second.row);
     live_.erase(found);
     if (--row.unfinished == 0) hand_over({row.number, row.bytes, std::move(row.answer)});
@@ -121,9 +132,11 @@ void BatchJob::take_in(int slot, const proto::StepResult& result) {
 
 bool BatchJob::finished_or_wait() {
   rethrow_failure();
+  if (draining_) return true;
   pull();
   if (!scheduler_.empty()) return false;
   if (std::optional<ReadRow> row = read_rows_.pop()) {
+    if (draining_) return true;
     take_up(std::move(*row));
     return false;
   }
@@ -170,8 +183,19 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   const auto n = static_cast<size_t>(fields.n);
   row->answer.choices.resize(ready.prompt_ids.size() * n);
   row->unfinished = row->answer.choices.size();
+  std::optional<std::vector<ChoiceSoFar>> saved;
+  if (const std::optional<proto::CutRow> cut = sink_->cut(read.number))
+    saved = choices_of(*cut, row->unfinished, std::max<int64_t>(1, fields.max_tokens),
+                       options_.intake.vocab_size);
   for (size_t i = 0; i < row->answer.choices.size(); ++i) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
+    if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
+    if (keeps_prompt) row->answer.prompt_token_ids.push_back(prompt);
+    if (saved && (*saved)[i].ended) {
+      row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended};
+      --row->unfinished;
+      continue;
+    }
     SequenceSpec spec{next_sequence_++, prompt, std::max<int64_t>(1, fields.max_tokens),
                       row->answer.end_tokens, sampling_of(fields)};
     spec.rules = rules;
@@ -186,46 +210,43 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
           spec.id,
           {static_cast<int64_t>(prompt.size()), fields.max_tokens, fields.n, static_cast<int64_t>(i % n)},
           RequestMetrics::Clock::now());
+    if (saved) spec.generated = std::move((*saved)[i].tokens);
     live_[spec.id] = {row, i};
     scheduler_.add(std::move(spec));
-    if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
-    if (keeps_prompt) row->answer.prompt_token_ids.push_back(prompt);
   }
   counters_.prompt_tokens += row->answer.prompt_tokens;
+  if (row->unfinished == 0) hand_over({row->number, row->bytes, std::move(row->answer)});
 }
 
 void BatchJob::hand_over(DoneRow row) {
+  ++counters_.handed_over;
   if (!done_rows_.push(std::move(row))) rethrow_failure();
 }
 
 // ---- writing behind ----
 
 void BatchJob::write_behind() {
-  struct Line {
-    std::string text;
-    int64_t bytes = 0;
-  };
-  std::map<uint64_t, Line> held;  // finished, but an earlier row is not
-  uint64_t next = 0;
   for (;;) {
     std::optional<DoneRow> row = done_rows_.try_pop();
     if (!row) {
-      output_.flush();
+      sink_->idle();
       row = done_rows_.pop();
       if (!row) break;
     }
     const bool failed = std::holds_alternative<RowError>(row->what);
-    Line line{format(*row), row->bytes};
+    proto::FinishedRow record;
+    record.set_number(row->number);
+    record.set_line(format(*row));
+    record.set_failed(failed);
     if (options_.metrics != nullptr) show(*row);
-    const auto grown = static_cast<int64_t>(line.text.size());
+    if (options_.keep_numbers && !failed)
+      for (Choice& choice : std::get<Answer>(row->what).choices)
+        *record.add_choices() = journaled({std::move(choice.sequence.tokens), choice.sequence.reason});
+    const auto grown = static_cast<int64_t>(record.ByteSizeLong());
     window_.grow(grown);
-    line.bytes += grown;
-    held.emplace(row->number, std::move(line));
-    for (auto first = held.begin(); first != held.end() && first->first == next;
-         first = held.erase(first), ++next) {
-      output_.write_line(first->second.text);
-      window_.leave(first->second.bytes);
-    }
+    const RowSink::Left left = sink_->put(std::move(record), row->bytes + grown);
+    window_.leave(left.rows, left.bytes);
+    ++counters_.put;
     if (counters_.first_row_microseconds < 0)
       counters_.first_row_microseconds =
           std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin_)
@@ -256,17 +277,74 @@ std::string BatchJob::format(DoneRow& row) const {
   return format_answer(answer);
 }
 
-void BatchJob::finish() {
+// ---- the end ----
+
+void BatchJob::drain() {
+  draining_ = true;
+  window_.close();
+  read_rows_.close();
+}
+
+void BatchJob::save_cut_rows() {
+  std::set<std::shared_ptr<LiveRow>> rows;
+  for (FinishedSequence& sequence : scheduler_.give_up()) {
+    ChoiceOf& choice = live_.at(sequence.id);
+    choice.row->answer.choices[choice.index].sequence = std::move(sequence);
+    rows.insert(choice.row);
+  }
+  std::set<std::pair<const LiveRow*, size_t>> unfinished;
+  for (const auto& [id, choice] : live_) unfinished.emplace(choice.row.get(), choice.index);
+  for (const std::shared_ptr<LiveRow>& row : rows) {
+    proto::CutRow record;
+    record.set_number(row->number);
+    bool any = false;
+    for (size_t i = 0; i < row->answer.choices.size(); ++i) {
+      FinishedSequence& sequence = row->answer.choices[i].sequence;
+      ChoiceSoFar choice{std::move(sequence.tokens), {}};
+      if (unfinished.count({row.get(), i}) == 0) choice.ended = sequence.reason;
+      // The prompt's log-probabilities are not saved: generating the last token again brings them along.
+      if (choice.ended && !sequence.prompt.empty()) {
+        choice.ended.reset();
+        choice.tokens.pop_back();
+      }
+      any = any || !choice.tokens.empty();
+      *record.add_choices() = journaled(choice);
+    }
+    if (!any) continue;
+    sink_->save(std::move(record));
+    ++counters_.rows_cut;
+  }
+}
+
+bool BatchJob::finish() {
   done_rows_.close();
   reading_.join();
   writing_.join();
   rethrow_failure();
-  output_.finish();
+  if (counters_.input_ended && counters_.rows_done == counters_.rows_read) {
+    sink_->complete();
+    return true;
+  }
+  ensure(draining_, "a job that was not drained has finished every row");
+  save_cut_rows();
+  sink_->sync();
+  return false;
+}
+
+void BatchJob::save_finished(std::chrono::milliseconds patience) {
+  const int64_t mine = counters_.handed_over;
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (counters_.put < mine && !failed_ && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  if (!failed_) sink_->sync();
 }
 
 JobProgress BatchJob::progress() const {
   JobProgress p;
   p.rows_done = counters_.rows_done;
+  p.rows_resumed = static_cast<int64_t>(sink_->finished_rows());
+  p.rows_cut = counters_.rows_cut;
+  p.slowest_round_seconds = counters_.slowest_round_seconds;
   p.rows_failed = counters_.rows_failed;
   p.prompt_tokens = counters_.prompt_tokens;
   p.generated_tokens = counters_.generated_tokens;

@@ -1,12 +1,11 @@
 // A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's
-// plans micro-batches and takes tokens in; one detokenizes and writes in the input's order. The file is never
-// held whole: a window bounds the rows (and their bytes) between reading and writing.
+// plans micro-batches and takes tokens in; one detokenizes and gives finished rows to a RowSink. The file is
+// never held whole: a window bounds the rows (and their bytes) between reading and writing.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <exception>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,8 +16,9 @@
 #include "runtime/base/queue.h"
 #include "runtime/metrics/request_metrics.h"
 #include "runtime/requests/answer.h"
-#include "runtime/requests/output_file.h"
+#include "runtime/requests/cut_row.h"
 #include "runtime/requests/row_intake.h"
+#include "runtime/requests/row_sink.h"
 #include "runtime/requests/row_window.h"
 #include "runtime/requests/scheduler.h"
 
@@ -28,18 +28,20 @@ class Tokenizer;
 
 struct BatchJobOptions {
   InputSpec input;
-  std::filesystem::path output;
   IntakeRules intake;
   SchedulerLimits scheduler;
   std::vector<int32_t> eos_token_ids;
-  uint64_t seed = 0;                  ///< for rows without a seed of their own
-  std::string model_name;             ///< in answers to rows that name no model
+  uint64_t seed = 0;       ///< for rows without a seed of their own
+  std::string model_name;  ///< in answers to rows that name no model
+  bool keep_numbers =
+      false;  ///< the output is made of token ids and log-probabilities too, not of lines alone
   RequestMetrics* metrics = nullptr;  ///< told of every row and sequence, if given; must outlive the job
 };
 
 /// Where the job stands; read from any thread.
 struct JobProgress {
-  int64_t rows_done = 0;  ///< finished, errors included
+  int64_t rows_done = 0;     ///< finished, errors included
+  int64_t rows_resumed = 0;  ///< of those, finished by earlier jobs
   int64_t rows_failed = 0;
   int64_t prompt_tokens = 0;  ///< of rows taken up
   int64_t generated_tokens = 0;
@@ -52,14 +54,17 @@ struct JobProgress {
   bool input_ended = false;
   double seconds = 0;                       ///< since the job began
   std::optional<double> first_row_seconds;  ///< from the beginning to the first finished row
+  double slowest_round_seconds = 0;         ///< longest way of a micro-batch from plan() to take_in()
+  int64_t rows_cut = 0;                     ///< rows that drain() cut short, with tokens that are saved
 };
 
 class BatchJob {
  public:
-  /// Opens both files, so that a bad path stops the job before any work. `tokenizer` may be null: then
-  /// prompts are token ids. Throws UsageError.
-  BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer);
-  /// Ends the threads; without finish() the results stay under their partial name.
+  /// Opens the input, so that a bad path stops the job before any work. `tokenizer` may be null: then prompts
+  /// are token ids. Throws UsageError.
+  BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tokenizer,
+           std::unique_ptr<RowSink> sink);
+  /// Ends the threads; rows that are finished by then are put.
   ~BatchJob();
   BatchJob(const BatchJob&) = delete;
   BatchJob& operator=(const BatchJob&) = delete;
@@ -74,8 +79,14 @@ class BatchJob {
     scheduler_.change_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
   }
 
-  /// After finished_or_wait() said true: writes what is left and gives the output its name.
-  void finish();
+  /// Plans no more: finished_or_wait() says true once what is in flight has come back. Any thread.
+  void drain();
+  /// After finished_or_wait() said true: completes the output and returns true; or, when the job was drained
+  /// before every row was finished, saves the tokens of unfinished rows and returns false.
+  bool finish();
+
+  /// Returns when every row finished so far is safe, or after `patience`. Any thread, while the job runs.
+  void save_finished(std::chrono::milliseconds patience);
 
   JobProgress progress() const;
 
@@ -102,6 +113,7 @@ class BatchJob {
   void take_up(ReadRow& read, ReadyRow row);
   void hand_over(DoneRow row);
   void write_behind();
+  void save_cut_rows();
   std::string format(DoneRow& row) const;
   void show(const DoneRow& row) const;
   void run_guarded(void (BatchJob::*body)());
@@ -110,7 +122,7 @@ class BatchJob {
   BatchJobOptions options_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   RowIntake intake_;
-  OutputFile output_;
+  std::unique_ptr<RowSink> sink_;
   Scheduler scheduler_;
   RowWindow window_;
   BoundedQueue<ReadRow> read_rows_;
@@ -118,7 +130,8 @@ class BatchJob {
 
   std::unordered_map<uint64_t, ChoiceOf> live_;  // by sequence
   uint64_t next_sequence_ = 0;
-  bool input_ended_ = false;
+  std::vector<std::chrono::steady_clock::time_point> planned_at_;  // by slot
+  std::atomic<bool> draining_{false};
 
   std::mutex failure_mutex_;
   std::exception_ptr failure_;
@@ -127,8 +140,9 @@ class BatchJob {
   const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   struct {
     std::atomic<int64_t> rows_done{0}, rows_failed{0}, prompt_tokens{0}, generated_tokens{0}, running{0},
-        waiting{0}, preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1};
-    std::atomic<double> kv_used_share{0};
+        waiting{0}, preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1}, rows_cut{0},
+        handed_over{0}, put{0};
+    std::atomic<double> kv_used_share{0}, slowest_round_seconds{0};
     std::atomic<bool> input_ended{false};
   } counters_;
 

@@ -134,13 +134,13 @@ MergeReport merge_lines(const std::vector<fs::path>& parts, const fs::path& targ
   return report;
 }
 
-/// What the parts' runs had in common; `shard` differs by its nature.
+/// What the parts' runs had in common; --shard differs by its nature.
 RunSettings common_settings(const std::vector<fs::path>& parts) {
   RunSettings first;
   for (const fs::path& part : parts) {
     RunSettings settings = Hdf5ResultsReader(part).settings();
     settings.erase(
-        std::remove_if(settings.begin(), settings.end(), [](const auto& s) { return s.first == "shard"; }),
+        std::remove_if(settings.begin(), settings.end(), [](const auto& s) { return s.first == "--shard"; }),
         settings.end());
     if (&part == &parts.front()) first = settings;
     for (size_t i = 0; i < std::max(first.size(), settings.size()); ++i)

@@ -12,6 +12,10 @@ namespace {
 
 constexpr size_t kLongestLine = size_t{16} << 20;
 
+bool is_blank(LineSource::Status status, const std::string& line) {
+  return status == LineSource::Status::line && line.find_first_not_of(" \t") == std::string::npos;
+}
+
 [[noreturn]] void reject(const std::string& field, const std::string& message) {
   throw FieldError{field + ": " + message, field};
 }
@@ -43,7 +47,14 @@ std::optional<ReadRow> RowIntake::next(RowWindow& window) {
   for (;;) {
     const LineSource::Status status = lines_->next(line_);
     if (status == LineSource::Status::end) return std::nullopt;
-    if (status == LineSource::Status::line && line_.find_first_not_of(" \t") == std::string::npos) continue;
+    if (is_blank(status, line_)) continue;
+    if (done_ && done_(rows_)) {
+      if (window.closed()) return std::nullopt;
+      const std::variant<Request, RowError> parsed = parse_batch_line(line_, rules_.request);
+      if (const auto* request = std::get_if<Request>(&parsed)) ids_.insert(request->custom_id);
+      ++rows_;
+      continue;
+    }
     const auto bytes = static_cast<int64_t>(sizeof(ReadRow) + 4 * line_.size());
     if (!window.enter(bytes)) return std::nullopt;
     ReadRow row{rows_++, bytes, {}};
@@ -188,6 +199,15 @@ void RowIntake::tokenize_bad_words(ReadyRow& row) const {
       reject("bad_words", error.what());
     }
   }
+}
+
+uint64_t count_rows(const InputSpec& input) {
+  const std::unique_ptr<LineSource> lines = open_lines(input, kLongestLine);
+  std::string line;
+  uint64_t rows = 0;
+  for (auto status = lines->next(line); status != LineSource::Status::end; status = lines->next(line))
+    rows += is_blank(status, line) ? 0 : 1;
+  return rows;
 }
 
 }  // namespace penstock

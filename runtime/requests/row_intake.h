@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,10 +49,16 @@ class RowIntake {
   /// `tokenizer` may be null: then prompts are token ids. Throws UsageError when the input cannot be read.
   RowIntake(const InputSpec& input, IntakeRules rules, std::shared_ptr<const Tokenizer> tokenizer);
 
+  /// Rows that need not be computed again: next() passes over them, and only takes note of their custom_id.
+  /// Before the first next().
+  void skip(std::function<bool(uint64_t row)> done) { done_ = std::move(done); }
+
   /// The next row, once `window` lets it in; nothing at the file's end and when the window is closed. Throws
   /// Error when reading fails, never for what a line holds.
   std::optional<ReadRow> next(RowWindow& window);
 
+  /// Rows given out or passed over so far.
+  uint64_t rows() const { return rows_; }
   uint64_t total_bytes() const { return lines_->total_bytes(); }
   uint64_t bytes_read() const { return lines_->bytes_read(); }
 
@@ -70,7 +77,11 @@ class RowIntake {
   std::unique_ptr<LineSource> lines_;
   IdSet ids_;
   std::string line_;
+  std::function<bool(uint64_t)> done_;
   uint64_t rows_ = 0;
 };
+
+/// Reads the input once and counts its rows. Throws as RowIntake.
+uint64_t count_rows(const InputSpec& input);
 
 }  // namespace penstock

@@ -26,9 +26,9 @@ class RowWindow {
     const std::lock_guard lock(mutex_);
     bytes_ += bytes;
   }
-  void leave(int64_t bytes) {
+  void leave(int64_t rows, int64_t bytes) {
     const std::lock_guard lock(mutex_);
-    --rows_;
+    rows_ -= rows;
     bytes_ -= bytes;
     changed_.notify_all();
   }

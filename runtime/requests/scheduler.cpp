@@ -44,7 +44,12 @@ Scheduler::Scheduler(const SchedulerLimits& limits)
 void Scheduler::add(SequenceSpec spec) {
   ensure(!spec.prompt.empty() && spec.max_tokens > 0, "a sequence has a prompt and may grow");
   auto sequence = std::make_unique<Sequence>();
+  sequence->generated = std::move(spec.generated);
   sequence->spec = std::move(spec);
+  if (sequence->spec.ends)
+    for (const GeneratedToken& token : sequence->generated) sequence->spec.ends(token.id);
+  ensure(static_cast<int64_t>(sequence->generated.size()) < sequence->spec.max_tokens,
+         "a sequence that goes on has tokens to generate");
   ensure(sequence->may_reach() <= longest_sequence(), "a sequence fits into the KV cache");
   waiting_.push_back(std::move(sequence));
 }
@@ -260,6 +265,20 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
                 std::to_string(next));
   rows.clear();
   return finished;
+}
+
+std::vector<FinishedSequence> Scheduler::give_up() {
+  std::vector<FinishedSequence> unfinished;
+  for (const std::vector<Sequence*>& rows : in_flight_) ensure(rows.empty(), "nothing is in flight");
+  for (const SequencePtr& s : running_) {
+    pool_.release(s->blocks);
+    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length});
+  }
+  for (const SequencePtr& s : waiting_)
+    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length});
+  running_.clear();
+  waiting_.clear();
+  return unfinished;
 }
 
 }  // namespace penstock

@@ -29,6 +29,18 @@ struct SchedulerLimits {
   int micro_batches = 1;
 };
 
+enum class FinishReason { stop, length };
+inline const char* name_of(FinishReason reason) {
+  return reason == FinishReason::stop ? "stop" : "length";
+}
+
+struct GeneratedToken {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;
+  int32_t rank = 0;  ///< of a prompt token: how many tokens are at least as likely
+};
+
 /// One generation: one prompt, one sample index.
 struct SequenceSpec {
   uint64_t id = 0;  ///< unique among live sequences
@@ -41,18 +53,9 @@ struct SequenceSpec {
   std::optional<int32_t> prompt_logprobs{};
   /// Told of every generated token once, in order; true ends the sequence with it. May be empty.
   std::function<bool(int32_t)> ends{};
-};
-
-enum class FinishReason { stop, length };
-inline const char* name_of(FinishReason reason) {
-  return reason == FinishReason::stop ? "stop" : "length";
-}
-
-struct GeneratedToken {
-  int32_t id = 0;
-  float logprob = 0;
-  std::vector<std::pair<int32_t, float>> top;
-  int32_t rank = 0;  ///< of a prompt token: how many tokens are at least as likely
+  /// What an earlier job generated: the sequence goes on from there, with the bits it would have had. Fewer
+  /// than max_tokens, none of which ends it.
+  std::vector<GeneratedToken> generated{};
 };
 
 struct FinishedSequence {
@@ -83,6 +86,9 @@ class Scheduler {
   proto::Plan plan(int slot);
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
+
+  /// Takes every sequence out, with the tokens it has so far; none may be in flight.
+  std::vector<FinishedSequence> give_up();
 
   /// From the next plan on. At most what it began with: stages have room for no more. What runs goes on until
   /// it ends or is preempted. `usable_blocks` holds any sequence that was or will be added.

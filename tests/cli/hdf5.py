@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import unittest
 
 from harness import BINARY, ProgramTest, row
@@ -83,6 +84,100 @@ with h5py.File(sys.argv[1], "w") as f:
                 self.assertEqual(run.returncode, 0, run.stderr)
                 self.assertEqual(self.output.read_bytes(), expected)
 
+    # ---- answers ----
+
+    def answers_in_hdf5(self, name="out.h5", *flags, ranks=0):
+        output = self.folder / name
+        run = self.generate(ranks, *flags, output=output)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return output
+
+    def test_h5py_finds_in_the_file_what_the_lines_say(self):
+        self.write(row("a", logprobs=2, return_token_ids=True) + row("bad", best_of=3) +
+                   row("b", n=2, temperature=0.5, return_token_ids=True) + row("c", logprobs=0, return_token_ids=True))
+        self.assertEqual(self.generate(0).returncode, 0, self.run_.stderr)
+        self.answers_in_hdf5()
+        found = json.loads(self.h5py(READ_BACK, self.folder / "out.h5"))
+        self.assertEqual([r["custom_id"] for r in found["rows"]], [a["custom_id"] for a in self.answers()])
+        for stored, line in zip(found["rows"], self.answers()):
+            if line["error"]:
+                self.assertEqual(stored["error"], line["error"]["message"])
+                continue
+            body = line["response"]["body"]
+            self.assertEqual(stored["prompt_tokens"], body["usage"]["prompt_tokens"])
+            self.assertEqual(len(stored["choices"]), len(body["choices"]))
+            for choice, said in zip(stored["choices"], body["choices"]):
+                self.assertEqual(choice["text"], said["text"])
+                self.assertEqual(choice["finish_reason"], said["finish_reason"])
+                self.assertEqual(choice["ids"], said["token_ids"])
+                self.assertEqual(choice["prompt"], said["prompt_token_ids"])
+                if said["logprobs"] is None:
+                    self.assertEqual(choice["logprobs"], [None] * len(choice["ids"]))
+                    continue
+                self.assertEqual(choice["logprobs"], said["logprobs"]["token_logprobs"])
+                for top, tops in zip(choice["top"], said["logprobs"]["top_logprobs"]):
+                    self.assertLessEqual(set(top), set(tops.values()))
+        self.assertEqual([len(t) for t in found["rows"][0]["choices"][0]["top"]], [2] * 4)
+        self.assertEqual(found["attributes"]["--seed"], "0")
+
+    @unittest.skipIf(shutil.which("h5dump") is None, "no h5dump (launch/setup --tests)")
+    def test_h5dump_reads_the_file(self):
+        self.answers_in_hdf5()
+        dump = subprocess.run(["h5dump", self.folder / "out.h5"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(dump.returncode, 0, dump.stderr)
+        self.assertIn('"penstock_results"', dump.stdout)
+
+    def test_the_bytes_do_not_depend_on_ranks_or_on_when(self):
+        one = self.answers_in_hdf5("one.h5").read_bytes()
+        self.assertEqual(self.answers_in_hdf5("four.h5", ranks=4).read_bytes(), one)
+
+    def test_parts_in_hdf5_join_to_the_whole(self):
+        self.write("".join(row(f"row-{i}", logprobs=1) for i in range(9)))
+        whole = self.answers_in_hdf5()
+        parts = [self.answers_in_hdf5(f"p.shard-{i}-of-3.h5", "--shard", f"{i}/3") for i in range(3)]
+        run = subprocess.run([BINARY, "results", "--merge", *parts, "-o", self.folder / "joined.h5"], capture_output=True,
+                             text=True)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        read = [json.loads(self.h5py(READ_BACK, path)) for path in (self.folder / "joined.h5", whole)]
+        self.assertEqual(read[0]["rows"], read[1]["rows"])
+
+    def test_a_killed_job_leaves_no_broken_file_and_the_next_one_makes_it_whole(self):
+        self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(64)))
+        undisturbed = self.answers_in_hdf5("undisturbed.h5").read_bytes()
+        output = self.folder / "out.h5"
+        with subprocess.Popen(self.command(0, output=output), stderr=subprocess.PIPE, text=True) as job:
+            while "stage 0 on" not in job.stderr.readline():
+                pass
+            time.sleep(0.3)
+            job.kill()
+            job.communicate()
+        self.assertFalse(output.exists())
+        self.assertEqual(self.answers_in_hdf5().read_bytes(), undisturbed)
+
+
+# Prints what the file holds, as JSON.
+READ_BACK = """
+def number(x):
+    return None if np.isnan(x) else float(repr(np.float32(x)).removeprefix("np.float32(").removesuffix(")"))
+
+with h5py.File(sys.argv[1]) as f:
+    rows, tops = [], "top_id" in f["tokens"]
+    text = lambda name, i: f[name].asstr()[i]
+    for r in range(len(f["rows/custom_id"])):
+        choices = []
+        for c in range(*f["rows/choice_offsets"][r:r + 2]):
+            begin, end = f["choices/token_offsets"][c:c + 2]
+            first, last = f["prompts/offsets"][c:c + 2]
+            choices.append({
+                "text": text("choices/text", c), "finish_reason": f["choices/finish_reason"][c].decode(),
+                "ids": f["tokens/id"][begin:end].tolist(), "prompt": f["prompts/ids"][first:last].tolist(),
+                "logprobs": [number(x) for x in f["tokens/logprob"][begin:end]],
+                "top": [[number(x) for i, x in zip(*pair) if i >= 0] for pair in
+                        zip(f["tokens/top_id"][begin:end], f["tokens/top_logprob"][begin:end])] if tops else []})
+        rows.append({"custom_id": text("rows/custom_id", r), "error": text("rows/error", r),
+                     "prompt_tokens": int(f["rows/prompt_tokens"][r]), "choices": choices})
+    print(json.dumps({"rows": rows, "attributes": {k: v.decode() if isinstance(v, bytes) else str(v) for k, v in f.attrs.items()}}))
+"""
 
 if __name__ == "__main__":
     unittest.main()

@@ -34,6 +34,7 @@ class ClusterTest(ProgramTest):
                                 OMPI_MCA_mpi_yield_when_idle="1")
         self.addCleanup(self.run_command, [CLUSTER, "stop", self.cluster])
         self.check([CLUSTER, "start", self.cluster, str(self.NODES), "4"])
+        self.started = time.monotonic()
 
     def run_command(self, words, timeout=60, **environment):
         return subprocess.run([str(w) for w in words], env=dict(self.environment, **environment), cwd=self.folder,

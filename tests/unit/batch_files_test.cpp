@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <climits>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -38,7 +39,6 @@ class BatchFiles : public testing::Test {
   BatchJobOptions options(const std::string& input) const {
     BatchJobOptions o;
     o.input.path = file("in.jsonl", input);
-    o.output = folder_ / "out.jsonl";
     o.scheduler = {8, 32, 4, 100, 2};
     o.intake.max_model_len = 64;
     o.intake.vocab_size = 50;
@@ -46,15 +46,18 @@ class BatchFiles : public testing::Test {
     return o;
   }
 
-  /// Plays a model whose next token is the position of the last one, until the job is done.
-  static void play(BatchJob& job) {
+  /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
+  /// `steps` micro-batches. Returns what finish() says.
+  static bool play(BatchJob& job, int steps = INT_MAX) {
     std::vector<proto::StepResult> slots(2);
     std::vector<bool> busy(2, false);
     for (bool done = false; !done;)
       for (size_t m = 0; m < 2 && !done; ++m) {
         if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
+        if (steps == 0) job.drain();
         const proto::Plan plan = job.plan(static_cast<int>(m));
         busy[m] = !plan.rows().empty();
+        steps -= busy[m] ? 1 : 0;  // while the reader is slow there is nothing to plan
         if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
         slots[m].Clear();
         for (const auto& row : plan.rows())
@@ -64,11 +67,11 @@ class BatchFiles : public testing::Test {
             token->set_token((row.start() + static_cast<uint32_t>(row.tokens_size())) % 50);
           }
       }
-    job.finish();
+    return job.finish();
   }
 
   std::vector<Json> answers(const std::string& input) const {
-    BatchJob job(options(input), nullptr);
+    BatchJob job(options(input), nullptr, make_direct_sink(folder_ / "out.jsonl"));
     play(job);
     std::vector<Json> lines;
     std::ifstream out(folder_ / "out.jsonl");
@@ -136,13 +139,41 @@ TEST_F(BatchFiles, SeveralPromptsTimesNGiveThatManyChoices) {
   EXPECT_EQ(lines[0]["response"]["body"]["usage"]["prompt_tokens"], 3);
 }
 
+TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
+  std::string input = "{not json\n";
+  for (int i = 0; i < 12; ++i)
+    input += row(std::to_string(i),
+                 "\"prompt\": [1, " + std::to_string(i) + "], \"n\": " + std::to_string(1 + i % 3) +
+                     ", \"logprobs\": 1, \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
+  answers(input);
+  const std::string undisturbed = content(folder_ / "out.jsonl");
+  for (int steps = 0; steps < 60; steps += 3) {
+    fs::remove_all(folder_ / "kept.jsonl.journal");
+    int64_t computed = 0;
+    int jobs = 0;
+    for (bool complete = false; !complete && jobs < 100; ++jobs) {
+      JournalOptions journaled;
+      journaled.output = folder_ / "kept.jsonl";
+      Journal journal(journaled);
+      journal.begin({}, 13);
+      BatchJob job(options(input), nullptr, make_journal_sink(journal));
+      complete = play(job, steps + 2);
+      computed += job.progress().generated_tokens;
+    }
+    EXPECT_EQ(content(folder_ / "kept.jsonl"), undisturbed) << "drained every " << steps << " steps";
+    int64_t tokens = 0;
+    for (int i = 0; i < 12; ++i) tokens += (1 + i % 3) * (1 + (i * 7) % 20);
+    EXPECT_EQ(computed, tokens) << "no token is computed twice, " << jobs << " jobs";
+  }
+}
+
 TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {
   EXPECT_TRUE(answers("").empty());
 }
 
 TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
   {
-    BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr);
+    BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr, make_direct_sink(folder_ / "out.jsonl"));
     EXPECT_TRUE(fs::exists(folder_ / "out.jsonl.partial"));
   }
   EXPECT_FALSE(fs::exists(folder_ / "out.jsonl"));
@@ -152,9 +183,7 @@ TEST_F(BatchFiles, TheTargetsNameIsGivenOnlyToAWholeFile) {
 }
 
 TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
-  BatchJobOptions o = options(row("a", "\"prompt\": [1]"));
-  o.output = "/dev/full";
-  BatchJob job(o, nullptr);
+  BatchJob job(options(row("a", "\"prompt\": [1]")), nullptr, make_direct_sink("/dev/full"));
   try {
     play(job);
     FAIL();
@@ -166,16 +195,13 @@ TEST_F(BatchFiles, AFullDiskStopsTheJobWithTheReason) {
 }
 
 TEST_F(BatchFiles, PathsThatCannotWorkAreRefusedAtOnce) {
+  EXPECT_THROW(make_direct_sink(folder_ / "no" / "out.jsonl"), UsageError);
+  EXPECT_THROW(make_direct_sink(folder_), UsageError);
   BatchJobOptions o = options("");
-  o.output = folder_ / "no" / "out.jsonl";
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
-  o.output = folder_;
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
-  o = options("");
   o.input.path = folder_ / "none.jsonl";
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  EXPECT_THROW(BatchJob(o, nullptr, make_direct_sink("/dev/null")), UsageError);
   o.input.path = folder_;
-  EXPECT_THROW(BatchJob(o, nullptr), UsageError);
+  EXPECT_THROW(BatchJob(o, nullptr, make_direct_sink("/dev/null")), UsageError);
 }
 
 TEST_F(BatchFiles, LinesComeWholeWhateverTheirLength) {

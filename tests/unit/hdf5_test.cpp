@@ -8,9 +8,12 @@
 #include <sstream>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/answer.h"
+#include "runtime/requests/hdf5/journaled_row.h"
 #include "runtime/requests/hdf5/prompts.h"
 #include "runtime/requests/hdf5/results_reader.h"
 #include "runtime/requests/hdf5/results_writer.h"
+#include "runtime/requests/journal/journal.h"
 
 namespace penstock {
 namespace {
@@ -314,6 +317,95 @@ TEST_F(Hdf5, AZeroInATextDoesNotEndIt) {
   EXPECT_EQ(row.choices[0].text,
             "a\xEF\xBF\xBD"
             "b");
+}
+
+// ---- from the journal ----
+
+proto::FinishedRow finished_row(bool logprobs) {
+  Answer answer;
+  answer.custom_id = "a";
+  answer.prompt_tokens = 3;
+  if (logprobs) answer.fields.logprobs = 2;
+  answer.choices.resize(1);
+  Choice& choice = answer.choices[0];
+  choice.text = "the text";
+  choice.stop_reason = 4;
+  choice.token_texts = {{"x", {}}, {"y", {}}};
+  choice.sequence = {0, {{3, -0.5F, {}}, {4, -0.1F, {}}}, FinishReason::stop};
+  proto::FinishedRow row;
+  row.set_line(format_answer(answer));
+  proto::JournaledChoice& numbers = *row.add_choices();
+  for (const int id : {3, 4}) {
+    numbers.add_tokens(id);
+    numbers.add_logprobs(-0.125F * static_cast<float>(id));
+    proto::Alternatives& top = *numbers.add_top();
+    top.add_tokens(id);
+    top.add_logprobs(-0.125F * static_cast<float>(id));
+  }
+  return row;
+}
+
+TEST_F(Hdf5, AJournaledRowGivesItsTextFromTheLineAndItsNumbersFromTheChoices) {
+  const ResultRow row = result_row_of(finished_row(true));
+  EXPECT_EQ(row.custom_id, "a");
+  EXPECT_EQ(row.prompt_tokens, 3);
+  ASSERT_EQ(row.choices.size(), 1U);
+  const ResultChoice& found = row.choices[0];
+  EXPECT_EQ(found.text, "the text");
+  EXPECT_EQ(found.finish_reason, "stop");
+  EXPECT_EQ(found.stop_reason, "4");
+  EXPECT_EQ(found.tokens, (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(found.logprobs, (std::vector<float>{-0.375F, -0.5F}));
+  ASSERT_EQ(found.top.size(), 2U);
+  EXPECT_EQ(found.top[1][0].first, 4);
+}
+
+TEST_F(Hdf5, LogprobsThatNobodyAskedForAreNoNumbers) {
+  const ResultRow row = result_row_of(finished_row(false));
+  for (const float logprob : row.choices[0].logprobs) EXPECT_TRUE(std::isnan(logprob));
+  EXPECT_TRUE(row.choices[0].top.empty());
+}
+
+TEST_F(Hdf5, AJournaledErrorKeepsItsMessage) {
+  proto::FinishedRow row;
+  row.set_line(format_error({"bad", "prompt: expected text", "prompt"}));
+  row.set_failed(true);
+  EXPECT_EQ(result_row_of(row).error, "prompt: expected text");
+  EXPECT_EQ(result_row_of(row).custom_id, "bad");
+}
+
+TEST_F(Hdf5, ALineWithoutItsNumbersIsRefused) {
+  proto::FinishedRow row = finished_row(true);
+  row.clear_choices();
+  EXPECT_NE(refusal([&] { result_row_of(row); }).find("was it written for another output?"),
+            std::string::npos);
+  row.set_line("{}");
+  EXPECT_NE(refusal([&] { result_row_of(row); }).find("is no answer line"), std::string::npos);
+}
+
+TEST_F(Hdf5, AJournalMakesTheFileInTheInputsOrderWithItsSettings) {
+  const JobSettings settings{{"model", "demo"}, {"seed", "7"}};
+  const auto append = [](Journal& journal, uint64_t number) {
+    proto::JournalRecord record;
+    *record.mutable_finished() = finished_row(true);
+    record.mutable_finished()->set_number(number);
+    journal.writer().append(record);
+  };
+  {
+    Journal killed({output_, {}, {}, {}});
+    killed.begin(settings, 3);
+    append(killed, 2);
+  }
+  EXPECT_FALSE(fs::exists(output_));
+  Journal journal({output_, {}, {}, {}});
+  journal.begin(settings, 3);
+  append(journal, 1);
+  append(journal, 0);
+  journal.complete();
+  EXPECT_TRUE(journal.output_stands(settings, 3));
+  Hdf5ResultsReader reader(output_);
+  EXPECT_EQ(reader.settings(), settings);
+  EXPECT_EQ(reader.rows(), 3U);
 }
 
 TEST_F(Hdf5, AnotherHdf5FileIsNoFileOfAnswers) {

@@ -117,8 +117,8 @@ TEST_F(MergeResults, Hdf5PartsMakeTheFileThatOneRunMakes) {
   };
   const fs::path whole = make(folder_ / "whole.h5", 0, 5, {{"model", "m"}});
   const std::vector<fs::path> parts{
-      make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "m"}, {"shard", "1/2"}}),
-      make(folder_ / "p.shard-0-of-2.h5", 0, 2, {{"model", "m"}, {"shard", "0/2"}})};
+      make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "m"}, {"--shard", "1/2"}}),
+      make(folder_ / "p.shard-0-of-2.h5", 0, 2, {{"model", "m"}, {"--shard", "0/2"}})};
   EXPECT_EQ(merge_results(parts, folder_ / "joined.h5").rows, 5U);
   const auto bytes = [](const fs::path& path) {
     std::ostringstream text;
@@ -127,7 +127,7 @@ TEST_F(MergeResults, Hdf5PartsMakeTheFileThatOneRunMakes) {
   };
   EXPECT_EQ(bytes(folder_ / "joined.h5"), bytes(whole));
 
-  make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "another"}, {"shard", "1/2"}});
+  make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "another"}, {"--shard", "1/2"}});
   EXPECT_THROW(merge_results(parts, folder_ / "joined.h5"), UsageError);
 }
 

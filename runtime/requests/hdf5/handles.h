@@ -15,6 +15,9 @@ namespace penstock {
 class QuietHdf5 {
  public:
   QuietHdf5() {
+    // Before the library's first use: at the program's end it would try once more to write what a full disk
+    // did not take, and crash. Every file of ours is closed by its owner.
+    H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &printer_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
@@ -37,7 +40,12 @@ inline std::string hdf5_reason() {
         return 0;
       },
       &reason);
-  return reason;
+  // "file write failed: time = ..., errno = 28, error message = 'No space left on device', buf = ..."
+  const std::string mark = "error message = '";
+  const size_t begin = reason.find(mark);
+  if (begin == std::string::npos) return reason;
+  const size_t message = begin + mark.size();
+  return reason.substr(message, reason.find('\'', message) - message);
 }
 
 /// Throws Error "`what`: <reason>" when an HDF5 call has failed, else returns what it returned.

@@ -1,0 +1,102 @@
+#include "runtime/requests/journal/journal_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "runtime/base/error.h"
+
+namespace penstock {
+namespace {
+
+/// "machine\nhost, pid 123\nbeats\n", or nothing.
+struct Holder {
+  std::string machine;
+  std::string name;
+  std::string beats;
+};
+
+Holder read_holder(const std::filesystem::path& path) {
+  // Opened anew each time: network file systems then fetch what others wrote.
+  std::ifstream file(path);
+  Holder holder;
+  std::getline(file, holder.machine);
+  std::getline(file, holder.name);
+  std::getline(file, holder.beats);
+  return holder;
+}
+
+std::string this_host() {
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  return host;
+}
+
+}  // namespace
+
+std::string this_machine() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id.empty() ? this_host() : id;
+}
+
+JournalLock::JournalLock(const std::filesystem::path& file, std::string machine, LockTimes times)
+    : path_(file), times_(times), file_(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  if (!file_.is_open())
+    throw UsageError(path_.string() + ": the journal's lock cannot be opened: " + std::strerror(errno) +
+                     "; name an --output-file in a folder that may be written");
+  take(machine);
+  holder_ = machine + "\nhost " + this_host() + ", pid " + std::to_string(getpid()) + "\n";
+  write(holder_ + "0\n");
+  thread_ = std::thread([this] { beat_until_stopped(); });
+}
+
+JournalLock::~JournalLock() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+  (void)!ftruncate(file_.get(), 0);
+}
+
+void JournalLock::take(const std::string& machine) {
+  const auto refuse = [this](const std::string& name) {
+    throw UsageError(path_.string() + ": another job writes this journal: " +
+                     (name.empty() ? "one that has just begun" : name) +
+                     "; wait for it, stop it, or name another --output-file");
+  };
+  const Holder first = read_holder(path_);
+  if (flock(file_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) refuse(first.name);
+  // The kernel gave the lock, so a holder of this machine is dead. One of another machine may live where
+  // flock does not reach it.
+  if (first.machine.empty() || first.machine == machine) return;
+  const auto end = std::chrono::steady_clock::now() + times_.patience;
+  while (std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::min(times_.heartbeat, times_.patience) / 4);
+    const Holder now = read_holder(path_);
+    if (now.machine.empty()) return;
+    if (now.machine != first.machine || now.name != first.name || now.beats != first.beats) refuse(now.name);
+  }
+}
+
+// A failure is the disk's, and the journal itself will tell: the lock is held all the same.
+void JournalLock::write(const std::string& text) {
+  (void)!ftruncate(file_.get(), 0);
+  (void)!pwrite(file_.get(), text.data(), text.size(), 0);
+}
+
+void JournalLock::beat_until_stopped() {
+  std::unique_lock lock(mutex_);
+  for (uint64_t beats = 1; !changed_.wait_for(lock, times_.heartbeat, [this] { return stop_; }); ++beats)
+    write(holder_ + std::to_string(beats) + "\n");
+}
+
+}  // namespace penstock
