@@ -22,6 +22,9 @@
 
 namespace penstock {
 
+/// Neighbours in a row of an FP8 weight that share a scale.
+constexpr int64_t kFp8Columns = 128;
+
 /// A weight in the layout this back end multiplies. Made by Ops::make_matrix, filled by Ops::load_rows.
 class Matrix {
  public:
@@ -184,6 +187,13 @@ class Ops {
   /// Puts `rows_rK` (host memory, row-major, f32/f16/bf16) at rows [first_row, first_row + r) of `w`,
   /// rounding to nearest even.
   virtual void load_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK) = 0;
+
+  /// An N x K weight kept in FP8 E4M3, multiplied with inputs of `dtype` (f32 or bf16). A back end without a
+  /// product for it may hold the weight in `dtype`.
+  virtual std::unique_ptr<Matrix> make_fp8_matrix(int64_t n, int64_t k, DType dtype) = 0;
+  /// Puts `rows_rK` (e4m3, host memory) there; element [i, j] counts scales_rB[i, j / 128] times its value.
+  virtual void load_fp8_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                             const TensorView& scales_rB) = 0;
 
   /// x_TD (f32) = table_VD[ids_T]. `ids_T` is device memory; ids lie in [0, V).
   virtual void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) = 0;

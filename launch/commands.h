@@ -18,6 +18,8 @@ void add_plan(CLI::App& app, Command& chosen);
 void add_tokenize(CLI::App& app, Command& chosen);
 void add_trace(CLI::App& app, Command& chosen);
 void add_results(CLI::App& app, Command& chosen);
+void add_quantize(CLI::App& app, Command& chosen);
+void add_validate(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
 
 }  // namespace penstock

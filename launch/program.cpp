@@ -35,6 +35,8 @@ int run_program(int argc, const char* const* argv) {
   add_tokenize(app, chosen);
   add_trace(app, chosen);
   add_results(app, chosen);
+  add_quantize(app, chosen);
+  add_validate(app, chosen);
   add_bench(app, chosen);
   try {
     app.parse(argc, argv);

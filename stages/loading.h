@@ -24,9 +24,12 @@ struct WeightPart {
   int64_t rows = 0;
 };
 
-/// One matrix of all the parts' rows, one below the other, each part [rows, k].
+/// One matrix of all the parts' rows, one below the other, each part [rows, k]. Kept in FP8 if all parts are.
 std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts,
                                     int64_t k);
+
+/// A [rows, k] tensor as rows of floats, chunk by chunk; FP8 ones times their scales.
+void read_floats(const BuildContext& context, const WeightPart& part, int64_t k, const TakeRows& take);
 
 /// One f32 vector of all the parts' elements: a norm weight, or a bias for a fused projection.
 Tensor load_vector(const BuildContext& context, const std::vector<WeightPart>& parts);

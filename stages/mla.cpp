@@ -2,7 +2,8 @@
 // and V absorbed: q's plain part is multiplied with K's up-projection, so that it meets the latent itself,
 // and V's is applied to what attention gathered. One form for prefill, chunks and decode: a row's bits do not
 // depend on which it was.
-#include "runtime/model/convert.h"
+#include <cstring>
+
 #include "stages/parts.h"
 
 namespace penstock {
@@ -34,8 +35,8 @@ void load_up_projections(const BuildContext& context, const MlaConfig& config, c
   const int64_t l = config.kv_lora_rank;
   const int64_t rows = config.heads * (n + v);
   std::vector<float> all(static_cast<size_t>(rows * l));
-  context.source.read(name, {rows, l}, [&](int64_t first, const TensorView& chunk) {
-    convert(all.data() + first * l, DType::f32, chunk);
+  read_floats(context, {name, rows}, l, [&](int64_t first, const TensorView& chunk) {
+    std::memcpy(all.data() + first * l, chunk.data, chunk.bytes());
   });
   std::vector<float> turned(static_cast<size_t>(l * n));
   for (int64_t h = 0; h < config.heads; ++h) {

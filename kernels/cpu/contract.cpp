@@ -192,10 +192,20 @@ void check_combine_experts(const TensorView& x_TD, const TensorView& y_SD, const
 }
 
 void check_load_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK) {
-  if (rows_rK.shape.rank() != 2 || rows_rK.dim(1) != w.k() || rows_rK.dtype == DType::i32 || first_row < 0 ||
-      first_row + rows_rK.dim(0) > w.n())
+  if (rows_rK.shape.rank() != 2 || rows_rK.dim(1) != w.k() || bytes_of(rows_rK.dtype) == 1 ||
+      rows_rK.dtype == DType::i32 || first_row < 0 || first_row + rows_rK.dim(0) > w.n())
     breach("load_rows", "rows of " + Shape{w.n(), w.k()}.text(),
            text(rows_rK) + " at row " + std::to_string(first_row));
+}
+
+void check_load_fp8_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                         const TensorView& scales_rB) {
+  if (rows_rK.shape.rank() != 2 || rows_rK.dtype != DType::e4m3 || rows_rK.dim(1) != w.k() || first_row < 0 ||
+      first_row + rows_rK.dim(0) > w.n())
+    breach("load_fp8_rows", "e4m3 rows of " + Shape{w.n(), w.k()}.text(),
+           text(rows_rK) + " at row " + std::to_string(first_row));
+  require_rows("load_fp8_rows scales", scales_rB, rows_rK.dim(0), (w.k() + kFp8Columns - 1) / kFp8Columns);
+  if (scales_rB.dtype != DType::f32) breach("load_fp8_rows scales", "float32", text(scales_rB));
 }
 
 void check_embed(const TensorView& x_TD, const TensorView& table_VD) {

@@ -50,6 +50,8 @@ void check_matmul_by_expert(const TensorView& y_SN, const TensorView& x_SK,
 void check_combine_experts(const TensorView& x_TD, const TensorView& y_SD, const RoutingView& routing);
 
 void check_load_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK);
+void check_load_fp8_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                         const TensorView& scales_rB);
 void check_embed(const TensorView& x_TD, const TensorView& table_VD);
 void check_rms_norm(const TensorView& y_TD, const TensorView& x_TD, const TensorView& weight_D);
 void check_swiglu(const TensorView& y_TF, const TensorView& gate_up_T2F);

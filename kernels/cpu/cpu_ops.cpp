@@ -38,6 +38,13 @@ class CpuOps final : public Ops {
   void load_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK) override {
     dynamic_cast<PackedMatrix&>(w).load_rows(team_, first_row, rows_rK);
   }
+  std::unique_ptr<Matrix> make_fp8_matrix(int64_t n, int64_t k, DType dtype) override {
+    return std::make_unique<PackedMatrix>(device_, n, k, dtype, PackedMatrix::Held::in_fp8);
+  }
+  void load_fp8_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                     const TensorView& scales_rB) override {
+    dynamic_cast<PackedMatrix&>(w).load_fp8_rows(team_, first_row, rows_rK, scales_rB);
+  }
   void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) override {
     check_embed(x_TD, table_VD);
     cpu::embed(kernels_, team_, x_TD, ids_T, table_VD);

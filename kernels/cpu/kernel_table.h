@@ -84,6 +84,11 @@ struct KernelTable {
   void (*swiglu_bf16_f32)(float* y, const uint16_t* gate, const uint16_t* up, int64_t n);
   void (*swiglu_bf16_bf16)(uint16_t* y, const uint16_t* gate, const uint16_t* up, int64_t n);
 
+  /// 1/256 of FP8 values: exact, and never subnormal where processors flush such numbers.
+  void (*widen_e4m3_f32)(float* to, const uint8_t* from, int64_t n);
+  void (*widen_e4m3_bf16)(uint16_t* to, const uint8_t* from, int64_t n);
+  /// y += a b, element by element
+  void (*add_product)(float* y, const float* a, const float* b, int64_t n);
   /// y += w x
   void (*add_scaled)(float* y, const float* x, float w, int64_t n);
 

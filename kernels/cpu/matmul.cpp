@@ -23,18 +23,45 @@ uint16_t to_bf16(const TensorView& t, int64_t i) {
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype) : n_(n), k_(k), dtype_(dtype) {
+PackedMatrix::PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype, Held held)
+    : n_(n), k_(k), dtype_(dtype), held_(held) {
   ensure(n > 0 && k > 0 && (dtype == DType::f32 || dtype == DType::bf16),
          "a matrix is f32 or bf16 and not empty");
-  memory_ = device.allocate(bytes());
+  memory_ = device.allocate(static_cast<size_t>(panels() * panel_bytes()));
+  if (in_fp8()) {
+    scale_memory_ = device.allocate(scale_bytes());
+    std::memset(scale_memory_.get(), 0, scale_bytes());
+  }
   // Columns past n and an odd k's partner are multiplied like all others: they are zero.
   if (n % kPanel != 0) std::memset(panel(panels() - 1), 0, static_cast<size_t>(panel_bytes()));
   if (dtype == DType::bf16 && k % 2 != 0)
-    for (int64_t p = 0; p < panels(); ++p) std::memset(panel(p) + (steps() - 1) * kStepBytes, 0, kStepBytes);
+    for (int64_t p = 0; p < panels(); ++p)
+      std::memset(panel(p) + (steps() - 1) * step_bytes(), 0, static_cast<size_t>(step_bytes()));
+}
+
+void PackedMatrix::load_fp8_rows(Team& team, int64_t first_row, const TensorView& rows_rK,
+                                 const TensorView& scales_rB) {
+  check_load_fp8_rows(*this, first_row, rows_rK, scales_rB);
+  ensure(in_fp8(), "FP8 rows go to a matrix held in FP8");
+  const int64_t end = first_row + rows_rK.dim(0);
+  const int64_t first_panel = first_row / kPanel;
+  const int64_t a_word = dtype_ == DType::bf16 ? 2 : 1;
+  team.share((end + kPanel - 1) / kPanel - first_panel, 1, [&](int, int64_t p0, int64_t p1) {
+    for (int64_t p = first_panel + p0; p < first_panel + p1; ++p)
+      for (int64_t row = std::max(first_row, p * kPanel); row < std::min(end, (p + 1) * kPanel); ++row) {
+        const auto* from = rows_rK.as<const uint8_t>() + (row - first_row) * k_;
+        auto* to = reinterpret_cast<uint8_t*>(panel(p)) + row % kPanel * a_word;
+        for (int64_t i = 0; i < k_; ++i) to[i / a_word * kPanel * a_word + i % a_word] = from[i];
+        for (int64_t b = 0; b < fp8_blocks(); ++b)
+          scales(p, b)[row % kPanel] =
+              scales_rB.as<const float>()[(row - first_row) * fp8_blocks() + b] * 256.0F;
+      }
+  });
 }
 
 void PackedMatrix::load_rows(Team& team, int64_t first_row, const TensorView& rows_rK) {
   check_load_rows(*this, first_row, rows_rK);
+  ensure(!in_fp8(), "a matrix held in FP8 takes FP8 rows");
   const int64_t end = first_row + rows_rK.dim(0);
   const int64_t first_panel = first_row / kPanel;
   team.share((end + kPanel - 1) / kPanel - first_panel, 1, [&](int, int64_t p0, int64_t p1) {
@@ -72,7 +99,11 @@ struct Multiplier::Rows {
 };
 
 Multiplier::Multiplier(const KernelTable& kernels, Team& team)
-    : kernels_(kernels), team_(team), sums_(static_cast<size_t>(team.size())) {}
+    : kernels_(kernels),
+      team_(team),
+      sums_(static_cast<size_t>(team.size())),
+      block_sums_(sums_.size()),
+      widened_(sums_.size()) {}
 
 void Multiplier::operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
                             const TensorView& bias_N, Into into) {
@@ -93,6 +124,10 @@ void Multiplier::multiply(const RowsAt& y, const RowsAt& x, int64_t m, const Pac
 void Multiplier::multiply_rows(const Rows& rows) {
   packed_.resize(static_cast<size_t>(rows.count * rows.w.steps()));
   for (auto& sums : sums_) sums.resize(static_cast<size_t>(rows.count) * kPanel);
+  if (rows.w.in_fp8()) {
+    for (auto& sums : block_sums_) sums.resize(kTileRows * kPanel);
+    for (auto& widened : widened_) widened.resize(kFp8Columns * kStepBytes);
+  }
   pack(rows);
   // Panels are what threads share; with few panels the rows of one are shared as well.
   const int64_t panels = rows.w.panels();
@@ -100,8 +135,7 @@ void Multiplier::multiply_rows(const Rows& rows) {
   team_.share(panels * parts, 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit)
       multiply_panel(rows, unit / parts, tile_start(rows.tiles, parts, unit % parts),
-                     tile_start(rows.tiles, parts, unit % parts + 1),
-                     sums_[static_cast<size_t>(thread)].data());
+                     tile_start(rows.tiles, parts, unit % parts + 1), thread);
   });
 }
 
@@ -131,8 +165,42 @@ void Multiplier::pack(const Rows& rows) {
   });
 }
 
+/// Within a block of K the chain is that of the widened values; block after block it is scaled and added.
+void Multiplier::multiply_fp8_blocks(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
+                                     int thread) {
+  const bool pairs = rows.w.dtype() == DType::bf16;
+  const int64_t steps = rows.w.steps();
+  const int64_t block_steps = pairs ? kFp8Columns / 2 : kFp8Columns;
+  float* sums = sums_[static_cast<size_t>(thread)].data();
+  float* block = block_sums_[static_cast<size_t>(thread)].data();
+  char* widened = widened_[static_cast<size_t>(thread)].data();
+  const TileTable& table = pairs ? kernels_.pair_tile : kernels_.float_tile;
+  std::fill_n(sums + rows.start(first_tile) * kPanel,
+              (rows.start(last_tile) - rows.start(first_tile)) * kPanel, 0.0F);
+  for (int64_t s = 0; s < steps; s += block_steps) {
+    const int64_t here = std::min(block_steps, steps - s);
+    const auto* from = reinterpret_cast<const uint8_t*>(rows.w.panel(panel) + s * rows.w.step_bytes());
+    if (pairs)
+      kernels_.widen_e4m3_bf16(reinterpret_cast<uint16_t*>(widened), from, here * 2 * kPanel);
+    else
+      kernels_.widen_e4m3_f32(reinterpret_cast<float*>(widened), from, here * kPanel);
+    const float* scales = rows.w.scales(panel, s / block_steps);
+    const int64_t s0 = s / kBlockSteps * kBlockSteps;  // of the block of packed input
+    const int64_t s1 = std::min(s0 + kBlockSteps, steps);
+    for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+      const int64_t first = rows.start(tile);
+      const int64_t m = rows.start(tile + 1) - first;
+      const uint32_t* x = packed_.data() + rows.packed_at(first, s0, s1) + (s - s0) * m;
+      table.rows[m - 1](x, widened, here, block, true, widened);
+      for (int64_t row = 0; row < m; ++row)
+        kernels_.add_product(sums + (first + row) * kPanel, block + row * kPanel, scales, kPanel);
+    }
+  }
+}
+
 void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
-                                float* sums) const {
+                                int thread) {
+  float* sums = sums_[static_cast<size_t>(thread)].data();
   const bool pairs = rows.w.dtype() == DType::bf16;
   const int64_t steps = rows.w.steps();
   const char* w = rows.w.panel(panel);
@@ -140,7 +208,8 @@ void Multiplier::multiply_panel(const Rows& rows, int64_t panel, int64_t first_t
   const TileTable& table = streaming ? (pairs ? kernels_.pair_tile_streaming : kernels_.float_tile_streaming)
                                      : (pairs ? kernels_.pair_tile : kernels_.float_tile);
   const int64_t distance = streaming ? kStreamDistance : kBlockSteps * kStepBytes;
-  for (int64_t s = 0; s < steps; s += kBlockSteps) {
+  if (rows.w.in_fp8()) multiply_fp8_blocks(rows, panel, first_tile, last_tile, thread);
+  for (int64_t s = 0; s < steps && !rows.w.in_fp8(); s += kBlockSteps) {
     const int64_t here = std::min(kBlockSteps, steps - s);
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
       const int64_t first = rows.start(tile);

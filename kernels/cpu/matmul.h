@@ -12,24 +12,43 @@ namespace penstock::cpu {
 
 class PackedMatrix final : public Matrix {
  public:
-  PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype);
+  /// in_fp8: a word of a panel takes as many bytes as it has elements, and is widened block by block of
+  /// kFp8Columns while it is multiplied.
+  enum class Held { as_multiplied, in_fp8 };
+  PackedMatrix(Device& device, int64_t n, int64_t k, DType dtype, Held held = Held::as_multiplied);
   int64_t n() const override { return n_; }
   int64_t k() const override { return k_; }
-  size_t bytes() const override { return static_cast<size_t>(panels() * panel_bytes()); }
+  size_t bytes() const override { return static_cast<size_t>(panels() * panel_bytes()) + scale_bytes(); }
   DType dtype() const { return dtype_; }
 
   int64_t panels() const { return (n_ + kPanel - 1) / kPanel; }
   int64_t steps() const { return dtype_ == DType::bf16 ? (k_ + 1) / 2 : k_; }
-  int64_t panel_bytes() const { return steps() * kStepBytes; }
+  bool in_fp8() const { return held_ == Held::in_fp8; }
+  int64_t step_bytes() const { return !in_fp8() ? kStepBytes : dtype_ == DType::bf16 ? 2 * kPanel : kPanel; }
+  int64_t panel_bytes() const { return steps() * step_bytes(); }
   char* panel(int64_t p) const { return static_cast<char*>(memory_.get()) + p * panel_bytes(); }
 
   void load_rows(Team& team, int64_t first_row, const TensorView& rows_rK);
 
+  /// Of a weight in FP8: the 32 columns' scales of one block of K, times 256 (Multiplier widens to 1/256 of
+  /// the value).
+  float* scales(int64_t p, int64_t block) const {
+    return static_cast<float*>(scale_memory_.get()) + (p * fp8_blocks() + block) * kPanel;
+  }
+  int64_t fp8_blocks() const { return (k_ + kFp8Columns - 1) / kFp8Columns; }
+  void load_fp8_rows(Team& team, int64_t first_row, const TensorView& rows_rK, const TensorView& scales_rB);
+
  private:
+  size_t scale_bytes() const {
+    return in_fp8() ? static_cast<size_t>(panels() * fp8_blocks() * kPanel) * sizeof(float) : 0;
+  }
+
   int64_t n_;
   int64_t k_;
   DType dtype_;
+  Held held_;
   DeviceMemory memory_;
+  DeviceMemory scale_memory_;
 };
 
 /// Rows of a matrix product that need not follow each other without a gap.
@@ -53,13 +72,16 @@ class Multiplier {
   struct Rows;
   void multiply_rows(const Rows& rows);
   void pack(const Rows& rows);
-  void multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
-                      float* sums) const;
+  void multiply_panel(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile, int thread);
+  void multiply_fp8_blocks(const Rows& rows, int64_t panel, int64_t first_tile, int64_t last_tile,
+                           int thread);
 
   const KernelTable& kernels_;
   Team& team_;
-  std::vector<uint32_t> packed_;          // tiles of the input: [steps][rows of the tile] words
-  std::vector<std::vector<float>> sums_;  // a thread's unfinished results of one panel
+  std::vector<uint32_t> packed_;                // tiles of the input: [steps][rows of the tile] words
+  std::vector<std::vector<float>> sums_;        // a thread's unfinished results of one panel
+  std::vector<std::vector<float>> block_sums_;  // and of one block of an FP8 weight
+  std::vector<std::vector<char>> widened_;      // and that block, widened
 };
 
 }  // namespace penstock::cpu

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/fp8_rows.h"
 #include "kernels/cpu/number.h"
 #include "kernels/cpu/reference_latent.h"
 #include "kernels/sampling.h"
@@ -81,6 +82,16 @@ class ReferenceOps final : public Ops {
     const TensorView& to = dynamic_cast<RowMatrix&>(w).view();
     for (int64_t i = 0; i < rows_rK.shape.elements(); ++i)
       write(to.data, to.dtype, first_row * w.k() + i, read(rows_rK.data, rows_rK.dtype, i));
+  }
+
+  std::unique_ptr<Matrix> make_fp8_matrix(int64_t n, int64_t k, DType dtype) override {
+    return make_matrix(n, k, dtype);
+  }
+  void load_fp8_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                     const TensorView& scales_rB) override {
+    check_load_fp8_rows(w, first_row, rows_rK, scales_rB);
+    std::vector<float> values = cpu::dequantized(rows_rK, scales_rB);
+    load_rows(w, first_row, {values.data(), DType::f32, rows_rK.shape});
   }
 
   void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) override {

@@ -43,6 +43,27 @@ void from_half(float* to, const uint16_t* from, int64_t count) {
   });
 }
 
+/// E4M3 is float16 with fewer bits: shifted into its place it is 2^-8 of its value, subnormals too. NaN
+/// becomes a number; weights hold none. n is a multiple of 16.
+template <class V, class To>
+void widen_e4m3(To* to, const uint8_t* from, int64_t count) {
+  uint16_t halves[16];
+  for (int64_t i = 0; i < count; i += 16) {
+    for (int lane = 0; lane < 16; ++lane) {
+      const unsigned bits = from[i + lane];
+      halves[lane] = static_cast<uint16_t>(((bits & 0x80) << 8) | ((bits & 0x7F) << 7));
+    }
+    V::store(to + i, V::load_half(halves));
+  }
+}
+
+template <class V>
+void add_product(float* y, const float* a, const float* b, int64_t count) {
+  for_lanes(count, [&](int64_t i, int n) {
+    V::store(y + i, V::fma(V::load(a + i, n), V::load(b + i, n), V::load(y + i, n)), n);
+  });
+}
+
 template <class V>
 void add_scaled(float* y, const float* x, float w, int64_t count) {
   for_lanes(count, [&](int64_t i, int n) {
@@ -136,6 +157,9 @@ constexpr void add_rows(KernelTable& table) {
   table.narrow = convert<V, uint16_t, float>;
   table.to_half = to_half<V>;
   table.from_half = from_half<V>;
+  table.widen_e4m3_f32 = widen_e4m3<V, float>;
+  table.widen_e4m3_bf16 = widen_e4m3<V, uint16_t>;
+  table.add_product = add_product<V>;
   table.add_scaled = add_scaled<V>;
   table.narrow_alternate = narrow_alternate<V>;
   table.rms_norm_f32 = rms_norm_row<V, float>;

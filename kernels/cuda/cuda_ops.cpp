@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/fp8_rows.h"
 #include "kernels/cpu/number.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
@@ -62,6 +63,16 @@ class CudaOps final : public Ops {
     for (int64_t i = 0; i < count; ++i)
       cpu::write(converted_.data(), to.dtype, i, cpu::read(rows_rK.data, rows_rK.dtype, i));
     device_.upload(at, converted_.data(), converted_.size());
+  }
+
+  std::unique_ptr<Matrix> make_fp8_matrix(int64_t n, int64_t k, DType dtype) override {
+    return make_matrix(n, k, dtype);
+  }
+  void load_fp8_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK,
+                     const TensorView& scales_rB) override {
+    cpu::check_load_fp8_rows(w, first_row, rows_rK, scales_rB);
+    std::vector<float> values = cpu::dequantized(rows_rK, scales_rB);
+    load_rows(w, first_row, {values.data(), DType::f32, rows_rK.shape});
   }
 
   void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) override {

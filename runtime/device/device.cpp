@@ -12,6 +12,8 @@ const char* name_of(DType dtype) {
       return "float16";
     case DType::i32:
       return "int32";
+    case DType::e4m3:
+      return "float8_e4m3";
   }
   return "?";
 }

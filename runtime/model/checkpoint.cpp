@@ -23,6 +23,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kChunkBytes = 4U << 20;
 constexpr size_t kReadsInFlight = 4;
 
+constexpr const char* kFp8 = "F8_E4M3";
+
 std::optional<DType> weight_dtype(const std::string& name) {
   if (name == "F32") return DType::f32;
   if (name == "BF16") return DType::bf16;
@@ -61,13 +63,30 @@ class Checkpoint final : public WeightSource {
   }
 
   void read(const std::string& name, const Shape& expected, const TakeRows& take) override {
+    stream(name, expected, weight_dtype(locate(name).entry->dtype), "F32, BF16 or F16", take);
+  }
+
+  bool is_fp8(const std::string& name) const override { return locate(name).entry->dtype == kFp8; }
+  void read_fp8(const std::string& name, const Shape& expected, const TakeRows& take) override {
+    stream(name, expected, is_fp8(name) ? std::optional(DType::e4m3) : std::nullopt, kFp8, take);
+  }
+
+  int64_t bytes_read() const override { return bytes_read_; }
+
+ private:
+  struct Located {
+    const SafetensorsFile* file;
+    const SafetensorsFile::Entry* entry;
+  };
+
+  void stream(const std::string& name, const Shape& expected, std::optional<DType> dtype,
+              const char* expected_dtype, const TakeRows& take) {
     ensure(expected.rank() == 1 || expected.rank() == 2, "weights have one or two dimensions");
     const Located found = locate(name);
     const std::string where = found.file->path().string() + ": " + name + ": ";
     if (!same(found.entry->shape, expected))
       throw UsageError(where + "expected " + expected.text() + ", found " + text_of(found.entry->shape));
-    const auto dtype = weight_dtype(found.entry->dtype);
-    if (!dtype) throw UsageError(where + "expected F32, BF16 or F16, found " + found.entry->dtype);
+    if (!dtype) throw UsageError(where + "expected " + expected_dtype + ", found " + found.entry->dtype);
 
     const int64_t rows = expected[0];
     const int64_t columns = expected.rank() == 2 ? expected[1] : 1;
@@ -100,14 +119,6 @@ class Checkpoint final : public WeightSource {
       if (chunk + kReadsInFlight < chunks) start(chunk + kReadsInFlight);
     }
   }
-
-  int64_t bytes_read() const override { return bytes_read_; }
-
- private:
-  struct Located {
-    const SafetensorsFile* file;
-    const SafetensorsFile::Entry* entry;
-  };
 
   void open_shards(const fs::path& index) {
     const nlohmann::json json = read_json_file(index);

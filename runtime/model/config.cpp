@@ -201,6 +201,24 @@ void read_llama_layers(ModelConfig& out, const Fields& config, const Family& fam
   out.rope = rope_of(config, attention.head_dim, out.max_position_embeddings);
 }
 
+/// quantization_config: nothing, or FP8 in blocks.
+std::optional<Fp8Blocks> fp8_of(const Fields& config) {
+  const Json* object = config.find("quantization_config");
+  if (object == nullptr) return std::nullopt;
+  const Fields quantization(*object, config.where() + ": quantization_config");
+  const std::string method = quantization.text("quant_method", "?");
+  if (method != "fp8")
+    throw UsageError(config.where() + ": quantization_config (" + method +
+                     ") is not supported; expected a checkpoint in float32, bfloat16, float16 or fp8");
+  if (quantization.text("fmt", "e4m3") != "e4m3") quantization.wrong("fmt", "\"e4m3\"");
+  const Json* block = quantization.find("weight_block_size");
+  if (block == nullptr || !block->is_array() || block->size() != 2 || !(*block)[0].is_number_unsigned() ||
+      !(*block)[1].is_number_unsigned() || (*block)[0] < 1 || (*block)[0] > kWidest || (*block)[1] < 1 ||
+      (*block)[1] > kWidest)
+    quantization.wrong("weight_block_size", "two counts, as [128, 128]");
+  return Fp8Blocks{(*block)[0].get<int64_t>(), (*block)[1].get<int64_t>()};
+}
+
 }  // namespace
 
 ModelConfig load_model_config(const fs::path& model_dir) {
@@ -212,12 +230,6 @@ ModelConfig load_model_config(const fs::path& model_dir) {
   const Json json = read_json_file(path);
   const Fields config(json, path.string());
 
-  if (const Json* quantization = config.find("quantization_config")) {
-    const std::string method =
-        quantization->is_object() ? Fields(*quantization, path.string()).text("quant_method", "?") : "?";
-    throw UsageError(path.string() + ": quantization_config (" + method +
-                     ") is not supported; expected a checkpoint in float32, bfloat16 or float16");
-  }
   const Family& family = family_of(config);
 
   ModelConfig out;
@@ -229,6 +241,7 @@ ModelConfig load_model_config(const fs::path& model_dir) {
   out.rms_norm_eps = static_cast<float>(config.number("rms_norm_eps", 0, 1, 1e-6));
   out.tie_word_embeddings = config.flag("tie_word_embeddings", false);
   out.dtype = published_dtype(config);
+  out.fp8 = fp8_of(config);
   if (config.text("hidden_act", "silu") != "silu") config.wrong("hidden_act", "\"silu\"");
 
   const int64_t layers = config.integer("num_hidden_layers", 1, kMostLayers);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/device/tensor.h"
+#include "runtime/model/fp8.h"
 #include "runtime/model/rope.h"
 
 namespace penstock {
@@ -83,7 +84,8 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;
   float rms_norm_eps = 0;
   bool tie_word_embeddings = false;
-  DType dtype = DType::f32;  // what the weights were published in
+  DType dtype = DType::f32;      // what the weights were published in
+  std::optional<Fp8Blocks> fp8;  // most of the layers' matrices are kept in FP8
   RopeConfig rope;
   std::vector<LayerConfig> layers;
 

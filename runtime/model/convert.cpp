@@ -40,7 +40,8 @@ void convert(void* to, DType to_dtype, const TensorView& from) {
       each([p = from.as<const uint16_t>()](size_t i) { return f32_from_f16(p[i]); });
       break;
     case DType::i32:
-      throw Error("internal error: an integer tensor is no weight");
+    case DType::e4m3:
+      throw Error("internal error: integers are no weights, and FP8 ones need their scales");
   }
 }
 

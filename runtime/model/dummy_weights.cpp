@@ -49,6 +49,11 @@ class DummyWeights final : public WeightSource {
     }
   }
 
+  bool is_fp8(const std::string&) const override { return false; }
+  void read_fp8(const std::string& name, const Shape&, const TakeRows&) override {
+    throw Error("internal error: dummy weight " + name + ": expected to be read as bfloat16");
+  }
+
   int64_t bytes_read() const override { return 0; }
 
  private:

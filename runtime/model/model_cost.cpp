@@ -7,6 +7,7 @@ struct Counts {
   int64_t multiplied = 0;  // weights of the matrix products of one token
   int64_t vectors = 0;     // norm weights and biases
   int64_t idle = 0;        // weights of experts that one token does not choose
+  int64_t plain = 0;       // of the multiplied weights: never held in FP8
 };
 
 Counts count(const GqaConfig& a, int64_t hidden) {
@@ -23,7 +24,7 @@ Counts count(const MlaConfig& a, int64_t hidden) {
   const int64_t query = a.q_lora_rank == 0 ? hidden * q : (hidden + q) * a.q_lora_rank;
   const int64_t up = a.heads * (a.qk_nope_head_dim + a.v_head_dim) * a.kv_lora_rank;
   return {query + hidden * latent + up + hidden * a.heads * a.v_head_dim,
-          a.q_lora_rank + a.kv_lora_rank + (a.bias ? a.q_lora_rank + latent + hidden : 0)};
+          a.q_lora_rank + a.kv_lora_rank + (a.bias ? a.q_lora_rank + latent + hidden : 0), 0, up};
 }
 
 Counts count(const DenseMlpConfig& m, int64_t hidden) {
@@ -34,7 +35,7 @@ Counts count(const MoeConfig& m, int64_t hidden) {
   const int64_t expert = 3 * hidden * m.intermediate_size;
   const GateConfig& gate = m.gate;
   Counts all{gate.experts * hidden + gate.experts_per_token * expert, gate.correction_bias ? gate.experts : 0,
-             (gate.experts - gate.experts_per_token) * expert};
+             (gate.experts - gate.experts_per_token) * expert, gate.experts * hidden};
   if (m.shared_intermediate_size > 0) {
     const Counts shared = count(DenseMlpConfig{m.shared_intermediate_size, m.shared_bias}, hidden);
     all.multiplied += shared.multiplied;
@@ -43,8 +44,15 @@ Counts count(const MoeConfig& m, int64_t hidden) {
   return all;
 }
 
-PartCost cost(const Counts& counts, DType dtype) {
-  return {(counts.multiplied + counts.idle) * static_cast<int64_t>(bytes_of(dtype)) +
+/// In FP8: one byte a weight, and a float for the 128 neighbours in its row.
+int64_t bytes_in_fp8(int64_t weights) {
+  return weights + weights / 128 * static_cast<int64_t>(bytes_of(DType::f32));
+}
+
+PartCost cost(const Counts& counts, DType dtype, bool fp8 = false) {
+  const int64_t plain = fp8 ? counts.plain : counts.multiplied + counts.idle;
+  return {plain * static_cast<int64_t>(bytes_of(dtype)) +
+              bytes_in_fp8(counts.multiplied + counts.idle - plain) +
               counts.vectors * static_cast<int64_t>(bytes_of(DType::f32)),
           2.0 * static_cast<double>(counts.multiplied)};
 }
@@ -77,9 +85,10 @@ PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
   const auto counted = [&](const auto& part) { return count(part, config.hidden_size); };
   const Counts attention = std::visit(counted, layer_of(config, layer).attention);
   const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
-  return cost({attention.multiplied + mlp.multiplied,
-               attention.vectors + mlp.vectors + 2 * config.hidden_size, attention.idle + mlp.idle},
-              dtype);
+  return cost(
+      {attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
+       attention.idle + mlp.idle, attention.plain + mlp.plain},
+      dtype, config.fp8.has_value());
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {

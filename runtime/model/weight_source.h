@@ -22,6 +22,10 @@ class WeightSource {
   /// Streams the tensor in chunks of a few MiB. Throws UsageError when it is missing, has another shape
   /// ("...: expected [192, 192], found [192, 64]") or a dtype that is not supported.
   virtual void read(const std::string& name, const Shape& expected, const TakeRows& take) = 0;
+  /// Whether the tensor is kept in FP8 E4M3, with scales beside it; read then refuses it and read_fp8 gives
+  /// its bytes as rows of DType::e4m3.
+  virtual bool is_fp8(const std::string& name) const = 0;
+  virtual void read_fp8(const std::string& name, const Shape& expected, const TakeRows& take) = 0;
   /// Bytes of tensor data read so far. Summed over the ranks of a job: the size of the model.
   virtual int64_t bytes_read() const = 0;
 };

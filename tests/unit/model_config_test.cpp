@@ -159,6 +159,15 @@ TEST(ModelConfig, AnUnknownArchitectureIsToldWhatIsSupported) {
   EXPECT_EQ(load(with(llama(), {{"architectures", nullptr}})).architecture, "LlamaForCausalLM");
 }
 
+TEST(ModelConfig, ReadsTheBlocksOfAnFp8Checkpoint) {
+  const Json quantization = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 256}}};
+  const ModelConfig c = load(with(llama(), {{"quantization_config", quantization}}));
+  EXPECT_EQ(c.fp8, (Fp8Blocks{128, 256}));
+  EXPECT_FALSE(load(llama()).fp8.has_value());
+  EXPECT_CONTAINS(error_of(with(llama(), {{"quantization_config", {{"quant_method", "fp8"}}}})),
+                  "weight_block_size: expected two counts");
+}
+
 TEST(ModelConfig, WhatIsNotComputedIsRefused) {
   EXPECT_CONTAINS(error_of(with(llama(), {{"quantization_config", {{"quant_method", "gptq"}}}})),
                   "quantization_config (gptq)");
