@@ -12,6 +12,7 @@
 #include "kernels/bench.h"
 #include "launch/agree.h"
 #include "launch/bench.h"
+#include "launch/bench_edges.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
@@ -158,6 +159,21 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
               1e-9 * bounds.read_bytes);
 }
 
+/// What each stage did with the time from its first forward to its last, and how fast the edge into it is.
+void print_stages(const ReadyRank& ready, const std::vector<std::string>& reports,
+                  const std::vector<double>& rates) {
+  std::printf("stage  part                    busy   input    plan    send   edge into it\n");
+  for (size_t s = 0; s < reports.size(); ++s) {
+    proto::StageReport r;
+    ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
+    const double span = std::max(1e-9, r.span_seconds());
+    std::printf("%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
+                100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
+                100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
+                s == 0 ? "" : rate_text(rates[s], "B").c_str());
+  }
+}
+
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
 /// ranks wait. Collective.
 MachineBounds measured_bounds(World& world, const ReadyRank& ready) {
@@ -197,12 +213,14 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
     return {};
   });
   MachineBounds bounds = measured_bounds(world, ready);
+  const std::vector<double> rates = edge_rates(world, *ready.device, ready.edges);
 
   std::optional<BenchPlans> plans;
   if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
-  runner.run();
+  const std::string mine = runner.run().SerializeAsString();
+  const std::vector<std::string> reports = agree(world, [&mine] { return mine; });
   bounds = higher(bounds, measured_bounds(world, ready));
   if (world.rank() > 0) return;
   std::printf(
@@ -216,6 +234,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
               name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
               rate_text(bounds.read_bytes, "B").c_str());
   print_figures(flags, ready, *plans, bounds);
+  print_stages(ready, reports, rates);
 }
 
 }  // namespace

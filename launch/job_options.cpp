@@ -193,7 +193,7 @@ void refuse_what_gpus_lack(const ModelConfig& config) {
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
-  if (options.device == "cuda") refuse_what_gpus_lack(shape.config);
+  if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost = cut_cost(shape.config, shape.dtype);

@@ -1,7 +1,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -36,21 +35,6 @@ std::string processor_name() {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   return "CPU";
 }
-
-/// Everything has been done when the call that asked for it returns: only the time is worth keeping.
-class CpuMark final : public Mark {
- public:
-  void set() override { time_ = Clock::now(); }
-  bool reached() const override { return true; }
-  void wait() const override {}
-  double seconds_since(const Mark& earlier) const override {
-    return std::chrono::duration<double>(time_ - dynamic_cast<const CpuMark&>(earlier).time_).count();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point time_{};
-};
 
 class CpuDevice final : public Device {
  public:
@@ -90,7 +74,6 @@ class CpuDevice final : public Device {
     std::memcpy(host_to, device_from, bytes);
   }
   void synchronize() override {}
-  std::unique_ptr<Mark> make_mark() override { return std::make_unique<CpuMark>(); }
   std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
   std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
 };

@@ -3,16 +3,12 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <thread>
 
 namespace penstock {
 namespace {
 
 using cuda::check;
-
-constexpr std::chrono::microseconds kNap{20};
 
 std::string mib(size_t bytes) {
   return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB";
@@ -41,35 +37,9 @@ void choose(int ordinal) {
         "; start fewer ranks on this host, or make more devices visible in CUDA_VISIBLE_DEVICES");
   check(cudaSetDevice(ordinal), "choose the device");
   check(cudaSetDeviceFlags(cudaDeviceScheduleBlockingSync), "make waits sleep");
-  // Waits nap for some microseconds at a time; by default Linux may add 50 to each nap.
+  // Waiting for transfers naps for some microseconds at a time; by default Linux may add 50 to each nap.
   prctl(PR_SET_TIMERSLACK, 1000UL);
 }
-
-class CudaMark final : public Mark {
- public:
-  explicit CudaMark(cudaStream_t stream) : stream_(stream), event_(cuda::make_event(cudaEventDefault)) {}
-  void set() override { check(cudaEventRecord(event_.get(), stream_), "set a mark"); }
-  bool reached() const override {
-    const cudaError_t status = cudaEventQuery(event_.get());
-    if (status != cudaErrorNotReady) check(status, "what the device was asked for");
-    return status == cudaSuccess;
-  }
-  /// The driver's own wait takes an interrupt, or spins.
-  void wait() const override {
-    while (!reached()) std::this_thread::sleep_for(kNap);
-  }
-  double seconds_since(const Mark& earlier) const override {
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, dynamic_cast<const CudaMark&>(earlier).event_.get(),
-                               event_.get()),
-          "compare two marks");
-    return 1e-3 * static_cast<double>(milliseconds);
-  }
-
- private:
-  cudaStream_t stream_;
-  cuda::Event event_;
-};
 
 class CudaGraph final : public Recording {
  public:
@@ -172,10 +142,6 @@ void CudaDevice::download(void* host_to, const void* device_from, size_t bytes) 
 
 void CudaDevice::synchronize() {
   check(cudaStreamSynchronize(stream()), "wait for the device");
-}
-
-std::unique_ptr<Mark> CudaDevice::make_mark() {
-  return std::make_unique<CudaMark>(stream());
 }
 
 std::unique_ptr<Recording> CudaDevice::record(const std::function<void()>& ask) {

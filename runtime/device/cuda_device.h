@@ -1,5 +1,5 @@
 // One GPU and its one compute stream. What upload, download and the ops are asked for happens in that stream,
-// in the order of asking; the host runs ahead until download, synchronize or a mark's wait, which sleep.
+// in the order of asking; the host runs ahead until download or synchronize.
 // Memory comes from a pool that keeps what is freed. Driven by the thread that made it.
 #pragma once
 
@@ -29,7 +29,6 @@ class CudaDevice final : public Device {
   /// Waits for the stream.
   void download(void* host_to, const void* device_from, size_t bytes) override;
   void synchronize() override;
-  std::unique_ptr<Mark> make_mark() override;
   /// A CUDA graph of what `ask` put into the stream.
   std::unique_ptr<Recording> record(const std::function<void()>& ask) override;
   std::optional<MemoryUse> memory_use() const override { return pool_.use(); }

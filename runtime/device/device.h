@@ -34,18 +34,6 @@ struct MemoryUse {
   }
 };
 
-/// A point in a device's order of work. Must not outlive its Device.
-class Mark {
- public:
-  virtual ~Mark() = default;
-  /// Moves it here: behind everything that was asked of the device so far.
-  virtual void set() = 0;
-  virtual bool reached() const = 0;  ///< true for one that was never set
-  virtual void wait() const = 0;     ///< sleeps until reached
-  /// Time of the device between two marks that were set and reached.
-  virtual double seconds_since(const Mark& earlier) const = 0;
-};
-
 /// Work that can be asked of a device again, whole, for less than its parts cost. Must not outlive the Device
 /// and the memory that the work uses.
 class Recording {
@@ -75,7 +63,6 @@ class Device {
   virtual void download(void* host_to, const void* device_from, size_t bytes) = 0;
   virtual void synchronize() = 0;
 
-  virtual std::unique_ptr<Mark> make_mark() = 0;
   /// Runs `ask`, which asks this device for work, and keeps that work instead of doing it: no upload,
   /// download, wait or allocation may be among it. Null, with nothing run, from a device that gains nothing
   /// by it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A copy in FP8 runs, is half as large, and `validate` says what it changed."""
+"""A copy in FP8 runs, and `validate` says what it changed."""
 import json
 import re
 import subprocess
@@ -57,6 +57,12 @@ class Quantize(ProgramTest):
         run = self.run_program("quantize", "--model", model, "--output", self.folder / "again")
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("found one in FP8 already", run.stderr)
+
+    def test_a_model_with_experts_is_refused_on_a_gpu_before_anything_is_loaded(self):
+        for device in ("cuda", "cpu,cuda"):
+            run = self.run_program("plan", "--model", EXPERTS, "--pp", 2, "--device", device)
+            self.assertEqual(run.returncode, 2, run.stderr)
+            self.assertIn("runs on CPUs only", run.stderr)
 
     def test_a_bad_token_file_is_named_with_its_line(self):
         tokens = self.folder / "ids.txt"
