@@ -11,6 +11,7 @@
 #include "launch/stage_reporter.h"
 #include "launch/watch.h"
 #include "runtime/base/log.h"
+#include "runtime/model/config.h"
 #include "runtime/pipeline/runner.h"
 #include "runtime/requests/text/tokenizer.h"
 
@@ -162,6 +163,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
   JobJournal journal;
   const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
     if (world.rank() > 0) return {};
+    load_model_config(options.model);  // a wrong folder is called that
     tokenizer = load_tokenizer(options);
     chat = load_chat(options);
     journal = open_journal(options);

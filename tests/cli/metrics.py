@@ -199,7 +199,7 @@ class Metrics(ProgramTest):
         self.assertEqual(self.generate(0, "--threads", "2").returncode, 0)
         undisturbed = self.output.read_bytes()
         alerts = Alerts(self)
-        run = self.generate(3, "--guard", "p99_itl_ms=0.01,errors=0.5,for=0.1", "--metrics-interval", "0.05",
+        run = self.generate(3, "--resume", "never", "--guard", "p99_itl_ms=0.01,errors=0.5,for=0.1", "--metrics-interval", "0.05",
                             "--alert-url", alerts.url)
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn("guard: p99_itl_ms is ", run.stderr)

@@ -130,7 +130,7 @@ class Resumed(ProgramTest):
         self.output = pathlib.Path("/proc/out.jsonl")
         run = self.generate(0)
         self.assertEqual(run.returncode, 2, run.stderr)
-        self.assertIn("its journal /proc/out.jsonl.journal cannot be made", run.stderr)
+        self.assertIn("its journal /proc/out.jsonl.journal cannot be written", run.stderr)
 
 
 if __name__ == "__main__":

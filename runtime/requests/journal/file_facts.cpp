@@ -42,7 +42,7 @@ std::string Digest::text() const {
 
 FileFacts facts_of_file(const std::filesystem::path& path) {
   const FileHandle file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.is_open()) throw Error(path.string() + ": cannot be opened: " + std::strerror(errno));
+  if (!file.is_open()) throw UsageError(path.string() + ": cannot be opened: " + std::strerror(errno));
   FileFacts facts;
   Digest digest;
   std::string piece(size_t{1} << 20, '\0');

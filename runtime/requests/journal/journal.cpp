@@ -78,7 +78,7 @@ Journal::Journal(JournalOptions options)
   fs::create_directory(folder_, trouble);
   if (!fs::is_directory(folder_))
     throw UsageError("--output-file " + options_.output.string() + ": its journal " + folder_.string() +
-                     " cannot be made: " + trouble.message() +
+                     " cannot be written: " + trouble.message() +
                      "; name a file in a folder that exists and may be written");
   lock_ = std::make_unique<JournalLock>(folder_ / "lock", this_machine(), options_.lock);
   sync_folder(folder_of(folder_));
