@@ -145,7 +145,8 @@ with h5py.File(sys.argv[1], "w") as f:
         self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(64)))
         undisturbed = self.answers_in_hdf5("undisturbed.h5").read_bytes()
         output = self.folder / "out.h5"
-        with subprocess.Popen(self.command(0, output=output), stderr=subprocess.PIPE, text=True) as job:
+        slowly = ("--max-num-seqs", "1", "--micro-batches", "1")
+        with subprocess.Popen(self.command(0, *slowly, output=output), stderr=subprocess.PIPE, text=True) as job:
             while "stage 0 on" not in job.stderr.readline():
                 pass
             time.sleep(0.3)

@@ -82,7 +82,7 @@ class TwoHosts(ProgramTest):
     def test_a_cut_cable_ends_the_job_within_seconds_and_the_same_command_goes_on(self):
         self.write("".join(row(f"row-{i}", max_tokens=100 + 10 * i, ignore_eos=True) for i in range(60)))
         expected = self.undisturbed()
-        job = self.start()
+        job = self.start("--max-num-seqs", "1", "--micro-batches", "1")
         deadline = time.monotonic() + 30
         while "rows 1" not in self.said.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
