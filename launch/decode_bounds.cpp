@@ -50,7 +50,8 @@ DecodeStep mean_decode_step(const JobShape& shape, const std::vector<std::string
     positions = stage_positions / steps;
     step.expert_bytes += hit / steps;
     step.weight_bytes += others + hit / steps;
-    if (table) step.weight_bytes -= static_cast<double>(embedding_cost(shape.config, shape.dtype).weight_bytes);
+    if (table)
+      step.weight_bytes -= static_cast<double>(embedding_cost(shape.config, shape.dtype).weight_bytes);
     all_experts += experts;
   }
   step.experts_hit = all_experts > 0 ? step.expert_bytes / all_experts : 0;

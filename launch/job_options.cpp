@@ -205,6 +205,7 @@ void refuse_what_gpus_lack(const ModelConfig& config) {
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
+  if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
   if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
   if (names_gpu(options.device) && options.lazy_experts)
     throw UsageError(
