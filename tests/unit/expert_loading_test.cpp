@@ -29,7 +29,8 @@ class TightDevice final : public Device {
 /// One model in one stage, with all that must outlive it.
 class Model {
  public:
-  Model(const std::filesystem::path& dir, ExpertLoading experts) : Model(load_model_config(dir), dir, experts) {}
+  Model(const std::filesystem::path& dir, ExpertLoading experts)
+      : Model(load_model_config(dir), dir, experts) {}
   Model(ModelConfig config, const std::filesystem::path& dir, ExpertLoading experts)
       : source(open_checkpoint(dir)), ops(make_cpu_ops(device, 2)) {
     const test::Limits limits{.experts = experts};
@@ -98,9 +99,7 @@ constexpr const char* kModel = "tiny-deepseek-v3-halves";
 TEST(LazyExpert, OfAnotherShapeIsRefusedBeforeTheJobRuns) {
   ModelConfig config = load_model_config(test::own_models() / kModel);
   std::get<MoeConfig>(config.layers.back().mlp).intermediate_size = 13;
-  EXPECT_CONTAINS(test::usage_error([&] {
-                    Model(config, test::own_models() / kModel, ExpertLoading::lazy);
-                  }),
+  EXPECT_CONTAINS(test::usage_error([&] { Model(config, test::own_models() / kModel, ExpertLoading::lazy); }),
                   "model.layers.2.mlp.experts.0.gate_proj.weight: expected [13, 32], found [12, 32]");
 }
 
