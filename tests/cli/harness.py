@@ -39,7 +39,7 @@ class ProgramTest(unittest.TestCase):
         return [*launcher, str(BINARY), "generate", "--model", str(model), "-i", str(self.folder / "in.jsonl"),
                 "-o", str(output or self.output), *flags]
 
-    def generate(self, ranks, *flags, timeout=60, **where):
+    def generate(self, ranks, *flags, timeout=180, **where):
         self.run_ = subprocess.run(self.command(ranks, *flags, **where), env=ENVIRONMENT, capture_output=True,
                                    text=True, timeout=timeout)
         return self.run_
@@ -73,7 +73,7 @@ class ProgramTest(unittest.TestCase):
                 self.expect_no_process()
 
     def expect_no_process(self):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
         self.assertEqual(self.processes(), [])
