@@ -347,6 +347,7 @@ JobProgress BatchJob::progress() const {
   p.rows_cut = counters_.rows_cut;
   p.slowest_round_seconds = counters_.slowest_round_seconds;
   p.rows_failed = counters_.rows_failed;
+  p.failed_resumed = static_cast<int64_t>(sink_->failed_rows());
   p.prompt_tokens = counters_.prompt_tokens;
   p.generated_tokens = counters_.generated_tokens;
   p.running = counters_.running;

@@ -41,7 +41,7 @@ class ProgramTest(unittest.TestCase):
         return [*launcher, str(BINARY), "generate", "--model", str(model), "-i", str(self.folder / "in.jsonl"),
                 "-o", str(output or self.output), *flags]
 
-    def generate(self, ranks, *flags, timeout=200, **where):
+    def generate(self, ranks, *flags, timeout=180, **where):
         self.run_ = subprocess.run(self.command(ranks, *flags, **where), env=ENVIRONMENT, capture_output=True,
                                    text=True, timeout=timeout)
         return self.run_
@@ -99,7 +99,7 @@ class ProgramTest(unittest.TestCase):
         self.fail(f"the job ended before its first row was seen:\n{job.stdout.read()}")
 
     def expect_no_process(self):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
         self.assertEqual(self.processes(), [])

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -89,6 +90,22 @@ TEST_F(JournalTest, ARecordLooksAsTheDocumentsSay) {
   journal.writer().sync();
   EXPECT_EQ(content(segment(1)),
             std::string("PNSTKJ1\n\x08\0\0\0\x6b\x71\xa1\x09\x0a\x06\x08\x07\x12\x02{}", 24));
+}
+
+TEST_F(JournalTest, ItsCommitsAreToldOnceTheirRecordsAreDurable) {
+  std::atomic<int> told = 0;
+  std::atomic<double> seconds = 0;
+  Journal journal(options());
+  journal.begin({}, 10, [&](std::chrono::duration<double> took) {
+    seconds = took.count();
+    ++told;
+  });
+  journal.writer().append(finished(0, line_of(0)));
+  journal.writer().sync();
+  EXPECT_EQ(told, 1);
+  EXPECT_GT(seconds, 0);
+  journal.writer().sync();
+  EXPECT_EQ(told, 1) << "nothing was left to commit";
 }
 
 TEST_F(JournalTest, TheOutputComesInTheInputsOrderWhateverEndsFirst) {

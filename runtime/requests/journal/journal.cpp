@@ -160,7 +160,7 @@ void Journal::remove_segments() {
   index_ = {};
 }
 
-void Journal::begin(const JobSettings& settings, uint64_t rows) {
+void Journal::begin(const JobSettings& settings, uint64_t rows, CommitListener committed) {
   check(settings, rows);
   const bool same = has_manifest_ && differences(settings, rows).empty();
   if (has_manifest_ && !same && options_.resume == Resume::automatic) remove_segments();
@@ -175,7 +175,8 @@ void Journal::begin(const JobSettings& settings, uint64_t rows) {
     manifest_.set_rows(rows);
     write_manifest();
   }
-  writer_ = std::make_unique<JournalWriter>(folder_, index_.last_segment() + 1, options_.commit);
+  writer_ = std::make_unique<JournalWriter>(folder_, index_.last_segment() + 1, options_.commit,
+                                            std::move(committed));
 }
 
 void Journal::write_manifest() {

@@ -52,8 +52,9 @@ class Journal {
   /// Whether the output stands, whole and unchanged, made by a job of the same settings.
   bool output_stands(const JobSettings& settings, uint64_t rows);
 
-  /// Checks all settings and opens the journal for rows: from here on it is this job's.
-  void begin(const JobSettings& settings, uint64_t rows);
+  /// Checks all settings and opens the journal for rows: from here on it is this job's. `committed` must live
+  /// as long as the journal.
+  void begin(const JobSettings& settings, uint64_t rows, CommitListener committed = {});
 
   /// What earlier jobs left for this one. After begin().
   JournalIndex& index() { return index_; }
