@@ -31,7 +31,7 @@ void put_stop_reason(const ResultChoice& from, Choice& to) {
     to.stop_string = from.stop_reason;
 }
 
-/// What the row asked for, as what it has tells. Alternatives have no fixed number: they are printed as found.
+/// What the row asked for, judged by what it has.
 SamplingFields fields_of(const ResultRow& row) {
   SamplingFields fields;
   for (const ResultChoice& choice : row.choices) {
