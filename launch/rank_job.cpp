@@ -10,6 +10,7 @@
 
 #include "launch/agree.h"
 #include "launch/expert_memory.h"
+#include "launch/memory_plan.h"
 #include "launch/placement.h"
 #include "launch/rank_device.h"
 #include "launch/warm_up.h"
@@ -201,6 +202,11 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     return {};
   });
   warn_of_experts_without_room(world, *ready.device, *ready.stage, ready.blocks, experts_to_come);
+  const ExpertUse experts = ready.stage->expert_use();
+  ready.planned_bytes =
+      planned_bytes(world, *ready.device,
+                    ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks) + experts.bytes -
+                        experts.held_bytes);
   ready.numerics = agreed_numerics(world, shape, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
   if (oversubscribed && sharers == world.size()) ready.processors = std::max(1, usable_cores() / threads);

@@ -19,6 +19,7 @@ proto::StageReport complete_report(proto::StageReport report, const ReadyRank& r
   report.set_expert_bytes(experts.bytes);
   report.set_expert_held_bytes(experts.held_bytes);
   report.set_expert_read_seconds(experts.read_seconds);
+  report.set_memory_planned_bytes(ready.planned_bytes);
   if (ready.device->kind() == DeviceKind::cpu) {
     const MemoryInfo memory = ready.device->memory();
     report.set_memory_total_bytes(memory.total);
