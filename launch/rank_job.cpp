@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "launch/agree.h"
+#include "launch/memory_plan.h"
 #include "launch/placement.h"
 #include "launch/rank_device.h"
 #include "launch/warm_up.h"
@@ -191,6 +192,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     ready.stage->allocate_cache(ready.blocks);
     return {};
   });
+  ready.planned_bytes = planned_bytes(
+      world, *ready.device, ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
   ready.numerics = agreed_numerics(world, shape, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
   if (oversubscribed && sharers == world.size()) ready.processors = std::max(1, usable_cores() / threads);

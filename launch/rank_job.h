@@ -25,8 +25,9 @@ struct StageFacts {
 struct ReadyRank {
   JobShape shape;
   std::unique_ptr<Device> device;
-  uint64_t device_bytes = 0;  ///< its whole memory
-  std::string gpu_id;         ///< its UUID; empty for a CPU
+  uint64_t device_bytes = 0;   ///< its whole memory
+  uint64_t planned_bytes = 0;  ///< in use on the device once every cache stands
+  std::string gpu_id;          ///< its UUID; empty for a CPU
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stage> stage;
   RunnerEdges edges;  ///< for the runner
