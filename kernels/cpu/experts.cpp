@@ -42,9 +42,8 @@ void score(const KernelTable& kernels, float* scores_E, const float* logits_E, i
   for (int64_t e = 0; e < experts; ++e) scores_E[e] /= sum;
 }
 
-/// Experts outside the best groups count as 0, as in transformers (DeepSeek's own code and vLLM take -inf: it
-/// differs only where a correction makes an expert of a kept group negative, and the shared references are
-/// transformers').
+/// Experts outside the best groups are out of question, also where a correction makes all that are left
+/// negative: so DeepSeek's own code, vLLM and transformers since 5.
 void drop_other_groups(const Choice& at, int64_t experts, const GateView& gate) {
   const int64_t size = experts / gate.groups;
   for (int64_t g = 0; g < gate.groups; ++g) {
@@ -60,7 +59,7 @@ void drop_other_groups(const Choice& at, int64_t experts, const GateView& gate) 
   for (int64_t kept = 0; kept < gate.groups_kept; ++kept)
     at.worth_G[greatest(at.worth_G, gate.groups)] = kNothing;
   for (int64_t g = 0; g < gate.groups; ++g)
-    if (at.worth_G[g] != kNothing) std::fill_n(at.choice_E + g * size, size, 0.0F);
+    if (at.worth_G[g] != kNothing) std::fill_n(at.choice_E + g * size, size, kNothing);
 }
 
 /// One token's weights and, in `experts_C`, its experts.

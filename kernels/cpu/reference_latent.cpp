@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "kernels/cpu/latent_layout.h"
@@ -45,7 +46,7 @@ std::vector<double> scores_of(const float* logits_E, int64_t experts, bool sigmo
   return scores;
 }
 
-/// 0 for experts outside the best groups, as transformers has it.
+/// Less than any score for experts outside the best groups.
 void mask_groups(std::vector<double>& choice, const GateView& gate) {
   const size_t size = choice.size() / static_cast<size_t>(gate.groups);
   std::vector<double> worth;
@@ -57,7 +58,8 @@ void mask_groups(std::vector<double>& choice, const GateView& gate) {
   }
   const std::vector<int64_t> kept = best(worth, gate.groups_kept);
   for (size_t e = 0; e < choice.size(); ++e)
-    if (std::find(kept.begin(), kept.end(), static_cast<int64_t>(e / size)) == kept.end()) choice[e] = 0;
+    if (std::find(kept.begin(), kept.end(), static_cast<int64_t>(e / size)) == kept.end())
+      choice[e] = -std::numeric_limits<double>::infinity();
 }
 
 }  // namespace

@@ -69,6 +69,13 @@ MODELS |= {
         **SIZES, **LATENT, q_lora_rank=None, n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=0, n_group=1,
         topk_group=1, first_k_dense_replace=2, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
         torch.float32, False),
+    # the one kept group has little more experts than are chosen: negative ones too; mscale_all_dim without yarn
+    "tiny-deepseek-v3-negative": (DeepseekV3Config(
+        **SIZES, **LATENT, q_lora_rank=None, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, n_group=2,
+        topk_group=1, first_k_dense_replace=0, norm_topk_prob=False, routed_scaling_factor=1.0,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 64, "mscale_all_dim": 0.9}),
+        torch.bfloat16, False),
 }
 PROMPTS = (1, 5, 33, 100, 200)
 STEPS = 10

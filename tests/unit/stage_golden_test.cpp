@@ -90,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(Stage, OwnGolden,
                          testing::Values("tiny-qwen3", "tiny-qwen3-bias", "tiny-llama-bias",
                                          "tiny-llama-yarn", "tiny-qwen2-yarn", "tiny-mistral",
                                          "tiny-deepseek-v2-groups", "tiny-deepseek-v2-greedy",
-                                         "tiny-deepseek-v3-halves", "tiny-deepseek-v3-plain"));
+                                         "tiny-deepseek-v3-halves", "tiny-deepseek-v3-plain",
+                                         "tiny-deepseek-v3-negative"));
 
 TEST_P(SharedGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto dir = test::shared_models() / GetParam();
