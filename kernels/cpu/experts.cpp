@@ -43,7 +43,7 @@ void score(const KernelTable& kernels, float* scores_E, const float* logits_E, i
 }
 
 /// Experts outside the best groups are out of question, also where a correction makes all that are left
-/// negative: so DeepSeek's own code, vLLM and transformers since 5.
+/// negative: so DeepSeek's own code, vLLM and transformers 5.
 void drop_other_groups(const Choice& at, int64_t experts, const GateView& gate) {
   const int64_t size = experts / gate.groups;
   for (int64_t g = 0; g < gate.groups; ++g) {

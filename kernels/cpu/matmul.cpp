@@ -288,7 +288,10 @@ void Multiplier::sum_fp8_panel(const Rows& rows, int64_t panel, Tiles tiles, flo
       const int64_t first = rows.start(tile);
       const int64_t m = rows.start(tile + 1) - first;
       const uint32_t* x = packed_.data() + rows.packed_at(first, s0, s1) + (s - s0) * m;
-      table.rows[m - 1](x, widened, here, block, true, widened);
+      // The first tile fetches the next block: a tile fetches a line a step, and no step of FP8 takes more.
+      const uint8_t* next = from + here * rows.w.step_bytes();
+      const char* ahead = tile == tiles.begin ? reinterpret_cast<const char*>(next) : widened;
+      table.rows[m - 1](x, widened, here, block, true, ahead);
       for (int64_t row = 0; row < m; ++row)
         kernels_.add_product(sums + (first + row) * kPanel, block + row * kPanel, scales, kPanel);
     }
