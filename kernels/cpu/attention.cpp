@@ -33,16 +33,23 @@ void copy_tile(const KvLayout& layout, const BatchView& batch, int64_t row, int6
   const int64_t d = layout.cache.head_dim;
   const int64_t per_word = layout.per_word();
   const size_t bytes = layout.element_bytes();
-  std::memset(to, 0, layout.tile_bytes());
+  const size_t from_scales = layout.scale_bytes(layout.cache.block_size);
+  const size_t to_scales = layout.scale_bytes(kTilePositions);
+  std::memset(to, 0, layout.tile_bytes);
   for (int64_t p = first; p < std::min(end, first + kTilePositions); ++p) {
     const int64_t block = batch.block_table_RB[row * batch.table_stride + p / layout.cache.block_size];
-    const char* from =
-        layout.part(block, kv_head, value) + static_cast<size_t>(p % layout.cache.block_size * d) * bytes;
+    const auto in_block = static_cast<size_t>(p % layout.cache.block_size);
+    const char* part = layout.part(block, kv_head, value);
+    const char* from = part + from_scales + in_block * static_cast<size_t>(d) * bytes;
     const int64_t i = p - first;
+    if (layout.scaled)
+      std::memcpy(to + static_cast<size_t>(i) * sizeof(float), part + in_block * sizeof(float),
+                  sizeof(float));
     for (int64_t j = 0; j < d; ++j) {
       const int64_t element =
           value ? (i / per_word * d + j) * per_word + i % per_word : j * kTilePositions + i;
-      std::memcpy(to + static_cast<size_t>(element) * bytes, from + static_cast<size_t>(j) * bytes, bytes);
+      std::memcpy(to + to_scales + static_cast<size_t>(element) * bytes,
+                  from + static_cast<size_t>(j) * bytes, bytes);
     }
   }
 }
@@ -60,17 +67,30 @@ void find_tiles(const KvLayout& layout, const BatchView& batch, int64_t row, int
       const auto size = static_cast<uint32_t>(layout.cache.block_size);
       const auto position = static_cast<uint32_t>(first);
       const int64_t block = batch.block_table_RB[row * batch.table_stride + position / size];
-      const size_t tile = position % size / static_cast<uint32_t>(kTilePositions) * layout.tile_bytes();
+      const size_t tile = position % size / static_cast<uint32_t>(kTilePositions) * layout.tile_bytes;
       k[g] = layout.part(block, kv_head, false) + tile;
       v[g] = layout.part(block, kv_head, true) + tile;
     } else {
-      char* k_copy = copies + static_cast<size_t>(g) * layout.tile_bytes();
-      char* v_copy = k_copy + kGroups * layout.tile_bytes();
+      char* k_copy = copies + static_cast<size_t>(g) * layout.tile_bytes;
+      char* v_copy = k_copy + kGroups * layout.tile_bytes;
       copy_tile(layout, batch, row, kv_head, first, end, false, k_copy);
       copy_tile(layout, batch, row, kv_head, first, end, true, v_copy);
       k[g] = k_copy;
       v[g] = v_copy;
     }
+  }
+}
+
+auto attend_kernel(const KernelTable& kernels, DType cache) {
+  switch (cache) {
+    case DType::e4m3:
+      return kernels.attend_e4m3;
+    case DType::i8:
+      return kernels.attend_int8;
+    case DType::bf16:
+      return kernels.attend_pairs;
+    default:
+      return kernels.attend_floats;
   }
 }
 
@@ -84,7 +104,7 @@ void Attention::operator()(const TensorView& out_THd, const TensorView& q_THd, c
   const auto [h, g, d] = check_attention(out_THd, q_THd, cache, batch);
   const Call call{out_THd, q_THd, KvLayout(cache), batch, scale, h, h / g};
   plan_units(call);
-  const size_t copied = call.layout.tiled ? 0 : 2 * kGroups * call.layout.tile_bytes() / sizeof(uint32_t);
+  const size_t copied = call.layout.tiled ? 0 : 2 * kGroups * call.layout.tile_bytes / sizeof(uint32_t);
   for (Scratch& s : scratch_) {
     s.rows.fit(std::max(kRowsTogether, call.group), d, d);
     if (s.tiles.size() < copied) s.tiles.resize(copied);
@@ -122,6 +142,7 @@ void Attention::attend_unit(const Call& call, const QueryUnit& unit, const Query
   const Queries queries = scratch.rows.begin(kernels_, call.q_THd, call.heads, unit, call.scale);
   const int64_t end = unit.seen(batch);
   const int64_t extents = tiles_for(end, kExtent);
+  const auto attend = attend_kernel(kernels_, layout.cache.dtype);
   auto* copies = reinterpret_cast<char*>(scratch.tiles.data());
   const auto find = [&](const QueryUnit& of, int64_t e, const void** k, const void** v) {
     find_tiles(layout, batch, of.row, of.first_head / call.group, e, of.seen(batch), copies, k, v);
@@ -138,7 +159,7 @@ void Attention::attend_unit(const Call& call, const QueryUnit& unit, const Query
     else if (e > 0)
       find(unit, e, extent.k, extent.v);
     scratch.rows.look_at(e * kExtent, batch, unit);
-    (layout.pairs ? kernels_.attend_pairs : kernels_.attend_floats)(extent, queries);
+    attend(extent, queries);
   }
   scratch.rows.finish(kernels_, call.out_THd, call.heads, unit);
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/rows.h"
 
 namespace penstock::cpu {
 namespace {
@@ -71,13 +72,24 @@ void LatentAttention::load_extent(const Call& call, int64_t row, int64_t first, 
                                   Scratch& scratch) const {
   const int64_t d = call.dim;
   const int64_t here = std::min<int64_t>(kExtent, end - first);
+  const auto widen = [&, format = scaled_format(kernels_, call.layout.element)](float* to, const char* from,
+                                                                                int64_t count) {
+    float scale = 0;
+    std::memcpy(&scale, from, sizeof scale);
+    format.widen(to, reinterpret_cast<const uint8_t*>(from) + sizeof scale, count, scale);
+  };
   for (int64_t p = 0; p < here; ++p) {
     const char* from = call.layout.position(call.batch, row, first + p);
     float* to = scratch.positions.data() + p * d;
-    if (call.layout.element == DType::f16)
+    if (call.layout.scaled) {
+      const int64_t l = call.layout.cache.latent_dim;
+      widen(to, from, l);
+      widen(to + l, from + call.layout.key_at, d - l);
+    } else if (call.layout.element == DType::f16) {
       kernels_.from_half(to, reinterpret_cast<const uint16_t*>(from), d);
-    else
+    } else {
       std::memcpy(to, from, call.layout.bytes);
+    }
   }
   const int64_t filled = (here + kGroup - 1) / kGroup * kGroup;
   std::fill_n(scratch.positions.begin() + here * d, (filled - here) * d, 0.0F);

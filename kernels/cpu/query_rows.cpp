@@ -49,8 +49,18 @@ Queries QueryRows::begin(const KernelTable& kernels, const TensorView& q_THd, in
   std::fill_n(largest_.begin(), rows, -std::numeric_limits<float>::infinity());
   std::fill_n(sum_.begin(), rows, 0.0F);
   std::fill_n(out_.begin(), rows * padded_, 0.0F);
-  return {rows,          dim_,           value_dim_,      padded_,         scale,       q_.data(),
-          visible_.data(), scores_.data(), factors_.data(), largest_.data(), sum_.data(), out_.data()};
+  return {rows,
+          dim_,
+          value_dim_,
+          padded_,
+          scale,
+          q_.data(),
+          visible_.data(),
+          scores_.data(),
+          factors_.data(),
+          largest_.data(),
+          sum_.data(),
+          out_.data()};
 }
 
 void QueryRows::look_at(int64_t first, const BatchView& batch, const QueryUnit& unit) {

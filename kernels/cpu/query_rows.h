@@ -1,6 +1,6 @@
 // The query rows that one thread takes through the KV together, for both kinds of attention: brought into
-// tiles, told extent by extent what they see, and divided by their weights' sum at the end. What they gathered
-// lies here between. One thread at a time; memory grows in fit() and is kept.
+// tiles, told extent by extent what they see, and divided by their weights' sum at the end. What they
+// gathered lies here between. One thread at a time; memory grows in fit() and is kept.
 #pragma once
 
 #include <vector>
