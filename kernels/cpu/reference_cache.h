@@ -23,8 +23,8 @@ inline void write_vector(char* to, DType dtype, std::span<const float> values) {
   }
   float largest = 0;
   for (const float v : values) largest = std::isnan(v) || std::abs(v) > largest ? std::abs(v) : largest;
-  const float scale = std::max(largest / (dtype == DType::e4m3 ? kLargestE4m3 : 127.0F),
-                               std::numeric_limits<float>::min());
+  const float scale =
+      std::max(largest / (dtype == DType::e4m3 ? kLargestE4m3 : 127.0F), std::numeric_limits<float>::min());
   std::memcpy(to, &scale, sizeof scale);
   auto* codes = reinterpret_cast<uint8_t*>(to) + sizeof scale;
   for (size_t i = 0; i < values.size(); ++i) {
@@ -36,7 +36,8 @@ inline void write_vector(char* to, DType dtype, std::span<const float> values) {
 inline std::vector<double> read_vector(const char* from, DType dtype, int64_t count) {
   std::vector<double> values(static_cast<size_t>(count));
   if (!has_scales(dtype)) {
-    for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = static_cast<double>(read(from, dtype, i));
+    for (int64_t i = 0; i < count; ++i)
+      values[static_cast<size_t>(i)] = static_cast<double>(read(from, dtype, i));
     return values;
   }
   float scale = 0;

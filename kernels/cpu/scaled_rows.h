@@ -1,6 +1,6 @@
-// Vectors in one byte a value with a float scale for all of them, as the KV cache keeps them: FP8 E4M3 and int8.
-// Written once, compiled for each instruction set; plain loops, which the compiler turns into vectors. All three
-// sets give the same codes: nothing here is rounded but the quotient value / scale.
+// Vectors in one byte a value with a float scale for all of them, as the KV cache keeps them: FP8 E4M3 and
+// int8. Written once, compiled for each instruction set; plain loops, which the compiler turns into vectors.
+// All three sets give the same codes: nothing here is rounded but the quotient value / scale.
 #pragma once
 
 #include "kernels/cpu/kernel_table.h"

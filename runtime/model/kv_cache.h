@@ -1,7 +1,7 @@
-// What the KV cache keeps of a position, in bytes: the one formula that the stages allocate by, the kernels lay
-// out and `penstock plan` prints. In a format of one byte a value (FP8 E4M3 or int8) every vector of a token is
-// kept with a float32 scale of its own, written with it: value = code x scale. A scale depends on its own token
-// and head only, so the stored bytes do not depend on how a sequence was cut.
+// What the KV cache keeps of a position, in bytes: the one formula that the stages allocate by, the kernels
+// lay out and `penstock plan` prints. In a format of one byte a value (FP8 E4M3 or int8) every vector of a
+// token is kept with a float32 scale of its own, written with it: value = code x scale. A scale depends on
+// its own token and head only, so the stored bytes do not depend on how a sequence was cut.
 #pragma once
 
 #include <cstdint>

@@ -16,9 +16,8 @@ class KvFormatTest : public OnEveryKernelTable {
   /// As the reference keeps them: the scale, then the codes.
   std::vector<char> quantized(DType dtype, const std::vector<float>& values) const {
     std::vector<char> bytes(sizeof(float) + values.size());
-    const float scale =
-        format(dtype).quantize(reinterpret_cast<uint8_t*>(bytes.data()) + sizeof(float), values.data(),
-                               static_cast<int64_t>(values.size()));
+    const float scale = format(dtype).quantize(reinterpret_cast<uint8_t*>(bytes.data()) + sizeof(float),
+                                               values.data(), static_cast<int64_t>(values.size()));
     std::memcpy(bytes.data(), &scale, sizeof scale);
     return bytes;
   }
@@ -69,7 +68,8 @@ TEST_P(KvFormatTest, GivesBackWhatItStored) {
       const std::vector<double> expected = cpu::read_vector(bytes.data(), dtype, count);
       for (size_t i = 0; i < values.size(); ++i) {
         ASSERT_FLOAT_EQ(found[i], static_cast<float>(expected[i]));
-        ASSERT_NEAR(found[i], values[i], dtype == DType::i8 ? 0.51F * scale : std::abs(values[i]) / 16 + scale);
+        ASSERT_NEAR(found[i], values[i],
+                    dtype == DType::i8 ? 0.51F * scale : std::abs(values[i]) / 16 + scale);
       }
       ASSERT_EQ(found.back(), 7) << "wrote behind the end";
     }
