@@ -124,6 +124,14 @@ struct RoutingView {
     auto* const at = static_cast<int32_t*>(memory);
     return {static_cast<float*>(memory), at + pairs, at + 2 * pairs, at + 3 * pairs, tokens, chosen, experts};
   }
+  /// each(expert, first of its pairs, how many), in order, for every expert that has one. Where
+  /// expert_start_E1 is host memory.
+  template <class Each>
+  void for_each_expert(const Each& each) const {
+    for (int64_t e = 0; e < experts; ++e)
+      if (const int64_t first = expert_start_E1[e], count = expert_start_E1[e + 1] - first; count > 0)
+        each(e, first, count);
+  }
 };
 
 /// Whether matmul overwrites its output or adds to it.
@@ -202,6 +210,14 @@ class Ops {
   /// y_TN = x_TK w_NK^T + bias_N, or y_TN += the same. x has the weight's dtype, y is f32 or bf16, bias (f32,
   /// may be empty) is added last.
   virtual void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) = 0;
+  /// y_TF = silu(gate) * up, where gate and up are the first and the last F columns of x_TK w_2FK^T + bias_2F
+  /// (SwiGLU, Shazeer 2020). A back end that needs it keeps the product in gate_up_T2F, of its
+  /// projection_dtype; otherwise that is left as it is.
+  virtual void gated_matmul(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const Matrix& w_2FK,
+                            TensorView bias_2F) {
+    matmul(gate_up_T2F, x_TK, w_2FK, bias_2F, Into::overwrite);
+    swiglu(y_TF, gate_up_T2F);
+  }
   /// From the projection qkv_TN (N = (H + 2G) d: all q heads, then k, then v): normalises and rotates q into
   /// q_THd, and k into the cache; stores v. Su et al. 2021 (RoFormer), in Hugging Face's rotate-half pairing.
   virtual void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN,

@@ -160,6 +160,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
               Stopping::Clock::time_point begin) {
   std::shared_ptr<const Tokenizer> tokenizer;
   std::shared_ptr<const ChatRenderer> chat;
+  std::optional<JobMetrics> metrics;  // outlives the journal, which tells it of every commit
   JobJournal journal;
   const std::vector<std::string> early = agree(world, [&]() -> std::string {  // cheap mistakes first
     if (world.rank() > 0) return {};
@@ -177,7 +178,6 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     return;
   }
   ReadyRank ready = make_ready(world, options);
-  std::optional<JobMetrics> metrics;
   std::unique_ptr<BatchJob> job;
   std::unique_ptr<Guarding> guard;
   std::optional<Watch> watch;
@@ -190,7 +190,9 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     if (guard) watch->set_guard(*guard);
     BatchJobOptions batch = batch_options(options, ready, chat);
     if (options.watch.interval_seconds > 0) batch.metrics = &metrics->requests();
-    begin_journal(journal, ready.shape.max_model_len, ready.numerics);
+    begin_journal(
+        journal, ready.shape.max_model_len, ready.numerics,
+        [&metrics](std::chrono::duration<double> took) { metrics->journal_committed(took.count()); });
     job = std::make_unique<BatchJob>(
         std::move(batch), tokenizer,
         journal.journal ? make_journal_sink(*journal.journal) : make_direct_sink(options.output));
@@ -244,7 +246,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
       agree(world, [&] { return complete ? std::string() : told_end(end, stopping.reason()); })[0];
   if (!stopped.empty()) throw JobStopped(stopped);
   log::info(closing_summary(end, reports, ready, options.output.string()));
-  watch->linger();
+  stopping.linger(watch->linger_time());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "launch/job_journal.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "runtime/base/error.h"
 #include "runtime/model/safetensors.h"
@@ -88,9 +89,9 @@ JobSettings early_settings(const JobOptions& options) {
                                   ? digest_of_texts(options.generation_config)
                                   : options.generation_config},
       {"--reasoning-parser", options.reasoning_parser},
-      {"the model's name", options.served_model_name.empty()
-                               ? "any, " + options.model.lexically_normal().filename().string()
-                               : options.served_model_name},
+      {kModelNameSetting, options.served_model_name.empty()
+                              ? kAnyModelPrefix + options.model.lexically_normal().filename().string()
+                              : options.served_model_name},
       {"--seed", std::to_string(options.seed)},
       {"--kv-cache-dtype", options.kv_cache_dtype},
   };
@@ -112,11 +113,12 @@ JobJournal open_journal(const JobOptions& options) {
   return job;
 }
 
-void begin_journal(JobJournal& job, int64_t max_model_len, const std::string& numerics) {
+void begin_journal(JobJournal& job, int64_t max_model_len, const std::string& numerics,
+                   CommitListener committed) {
   if (!job.journal) return;
   job.settings.emplace_back("--max-model-len", std::to_string(max_model_len));
   job.settings.emplace_back("how numbers are computed", numerics);
-  job.journal->begin(job.settings, job.rows);
+  job.journal->begin(job.settings, job.rows, std::move(committed));
 }
 
 }  // namespace penstock

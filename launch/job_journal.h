@@ -23,7 +23,9 @@ struct JobJournal {
 /// Opens the journal and checks what is known. Throws UsageError as Journal does.
 JobJournal open_journal(const JobOptions& options);
 
-/// Adds what is known once the weights are read, and opens the journal for rows.
-void begin_journal(JobJournal& journal, int64_t max_model_len, const std::string& numerics);
+/// Adds what is known once the weights are read, and opens the journal for rows. `committed` as in
+/// Journal::begin.
+void begin_journal(JobJournal& journal, int64_t max_model_len, const std::string& numerics,
+                   CommitListener committed);
 
 }  // namespace penstock

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "launch/expert_memory.h"
 #include "runtime/base/log.h"
 
 namespace penstock {
@@ -70,6 +71,8 @@ JobFigures job_figures(const JobProgress& progress) {
   f.seconds = progress.seconds;
   f.rows_done = progress.rows_done;
   f.rows_failed = progress.rows_failed;
+  f.rows_resumed = progress.rows_resumed;
+  f.failed_resumed = progress.failed_resumed;
   f.prompt_tokens = progress.prompt_tokens;
   f.generated_tokens = progress.generated_tokens;
   f.running = progress.running;
@@ -110,9 +113,11 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
                             const ReadyRank& ready, const std::string& results) {
   std::string text = printed("%lld rows in %s", static_cast<long long>(end.rows_done - end.rows_resumed),
                              duration(end.seconds).c_str());
-  if (end.rows_resumed > 0) text += printed(", %lld before", static_cast<long long>(end.rows_resumed));
-  text += printed(" (%lld with errors): %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
-                  static_cast<long long>(end.rows_failed),
+  text += printed(" (%lld with errors)", static_cast<long long>(end.rows_failed - end.failed_resumed));
+  if (end.rows_resumed > 0)
+    text += printed(", %lld before (%lld)", static_cast<long long>(end.rows_resumed),
+                    static_cast<long long>(end.failed_resumed));
+  text += printed(": %.1f rows/s, prompt %.0f tok/s, output %.0f tok/s",
                   static_cast<double>(end.rows_done - end.rows_resumed) / end.seconds,
                   static_cast<double>(end.prompt_tokens) / end.seconds,
                   static_cast<double>(end.generated_tokens) / end.seconds);
@@ -151,6 +156,7 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         share(static_cast<double>(r.memory_fragmented_bytes()),
               static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
   }
+  text += experts_text(reports, ready.weights != nullptr);
   if (reports.size() > 1) {
     const auto [measured, predicted] = bubbles(reports, ready);
     text += printed(

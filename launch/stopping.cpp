@@ -42,6 +42,12 @@ void Stopping::detach() {
   drain_end_.reset();
 }
 
+void Stopping::linger(Seconds time) {
+  std::unique_lock lock(mutex_);
+  over_ = true;
+  left_.wait_for(lock, time, [this] { return asked_to_leave_; });
+}
+
 std::string Stopping::reason() const {
   const std::lock_guard lock(mutex_);
   return reason_;
@@ -69,7 +75,10 @@ void Stopping::judge_until_closed() {
   for (;;) {
     const std::optional<StopRequest> request = world_.stop_requests().wait_until(Clock::now() + kLook);
     const std::lock_guard lock(mutex_);
-    if (request) {
+    if (request && over_) {
+      asked_to_leave_ = true;
+      left_.notify_all();
+    } else if (request) {
       const std::string who =
           world_.size() > 1 ? request->reason + " on rank " + std::to_string(request->rank) : request->reason;
       if (!asked_.insert(request->rank).second)

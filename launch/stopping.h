@@ -7,6 +7,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -43,6 +44,8 @@ class Stopping {
   /// From now on requests drain `job`, until detach().
   void attach(BatchJob& job, const StopLimits& limits);
   void detach();
+  /// The job has ended well: returns after `time`, or as soon as any rank is asked to stop.
+  void linger(std::chrono::duration<double> time);
   /// Why the job was drained; empty when it was not.
   std::string reason() const;
 
@@ -57,6 +60,9 @@ class Stopping {
   StopLimits limits_;
   std::string reason_;
   std::optional<Clock::time_point> drain_end_;
+  bool over_ = false;  // the job has ended: a request only ends the lingering
+  bool asked_to_leave_ = false;
+  std::condition_variable left_;
 
   std::set<int> asked_;  // its thread
   std::thread thread_;

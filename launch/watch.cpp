@@ -39,6 +39,7 @@ Watch::~Watch() {
 void Watch::start(const BatchJob& job) {
   job_ = &job;
   if (options_.interval_seconds <= 0) return;
+  metrics_.progressed(figures());  // where it begins, so that earlier jobs' rows are nobody's speed
   world_.control().hear_live_reports([this](const ControlMessage& message) {
     proto::StageReport report;
     if (!report.ParseFromString(message.payload) || report.stage() != static_cast<uint32_t>(message.from))
@@ -133,9 +134,8 @@ void Watch::finish_trace(const std::vector<proto::StageReport>& reports) {
   trace_.reset();
 }
 
-void Watch::linger() const {
-  if (server_ && options_.linger_seconds > 0)
-    std::this_thread::sleep_for(std::chrono::duration<double>(options_.linger_seconds));
+std::chrono::duration<double> Watch::linger_time() const {
+  return std::chrono::duration<double>(server_ ? options_.linger_seconds : 0);
 }
 
 std::optional<HttpAnswer> Watch::answer(std::string_view path) const {

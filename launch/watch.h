@@ -2,6 +2,7 @@
 // a thread of its own; the job only hands things over.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -44,8 +45,8 @@ class Watch {
 
   /// The job has ended: takes in everyone's last report. From here on the figures stand still.
   void finish(const JobProgress& end, const std::vector<proto::StageReport>& reports);
-  /// Returns after the time that the options want the figures served for.
-  void linger() const;
+  /// For how long the figures shall be served after the job; none when nothing listens.
+  std::chrono::duration<double> linger_time() const;
 
  private:
   struct Heard {

@@ -22,7 +22,7 @@ void add_watch_flags(CLI::App& app, WatchOptions& o) {
       ->group(group)
       ->capture_default_str();
   app.add_option("--metrics-linger", o.linger_seconds,
-                 "Seconds that the page stays after the job, for a last look of a scraper")
+                 "Seconds that the page stays after the job, for a last look of a scraper; a signal ends it")
       ->check(CLI::Range(0.0, 86400.0))
       ->group(group)
       ->capture_default_str();

@@ -39,8 +39,7 @@ class DenseMlp final : public Mlp {
     const int64_t tokens = h_TD.dim(0);
     const TensorView gate_up_T2F = scratch.take(projection_dtype_, {tokens, 2 * width_});
     const TensorView y_TF = scratch.take(dtype_, {tokens, width_});
-    ops_.matmul(gate_up_T2F, h_TD, *gate_up_2FD_, gate_up_bias_2F_, Into::overwrite);
-    ops_.swiglu(y_TF, gate_up_T2F);
+    ops_.gated_matmul(y_TF, gate_up_T2F, h_TD, *gate_up_2FD_, gate_up_bias_2F_);
     ops_.matmul(x_TD, y_TF, *down_DF_, down_bias_D_, Into::add);
   }
 

@@ -56,6 +56,16 @@ class CpuOps final : public Ops {
   void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) override {
     multiply_(y_TN, x_TK, dynamic_cast<const PackedMatrix&>(w_NK), bias_N, into);
   }
+  void gated_matmul(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const Matrix& w_2FK,
+                    TensorView bias_2F) override {
+    const auto& w = dynamic_cast<const PackedMatrix&>(w_2FK);
+    check_matmul(gate_up_T2F, x_TK, w, w.dtype(), bias_2F);
+    check_swiglu(y_TF, gate_up_T2F);
+    if (gate_up_T2F.dtype == DType::f32 && multiply_.can_gate(x_TK.dim(0), w))
+      multiply_.gated(y_TF, x_TK, w, bias_2F);
+    else
+      Ops::gated_matmul(y_TF, gate_up_T2F, x_TK, w_2FK, bias_2F);
+  }
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const HeadShape shape = check_rope(q_THd, cache, qkv_TN, rotary, batch);
@@ -95,11 +105,7 @@ class CpuOps final : public Ops {
   void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                         const RoutingView& routing) override {
     check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
-    for (size_t e = 0; e < w_ENK.size(); ++e) {
-      const int64_t first = routing.expert_start_E1[e];
-      const int64_t count = routing.expert_start_E1[e + 1] - first;
-      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
-    }
+    multiply_.by_expert(y_SN, x_SK, w_ENK, routing);
   }
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
     check_combine_experts(x_TD, y_SD, routing);

@@ -68,6 +68,7 @@ struct KernelTable {
                   // no bits
   TileTable pair_tile, pair_tile_streaming;
   TileTable float_tile, float_tile_streaming;
+  void (*pack_tile)(uint32_t* to, const char* from, int64_t stride, int rows, int64_t steps);
   void (*finish_row_f32)(float* y, const float* sums, const float* bias, int columns, bool add);
   void (*finish_row_bf16)(uint16_t* y, const float* sums, const float* bias, int columns, bool add);
 
@@ -128,5 +129,7 @@ constexpr int64_t tiles_for(int64_t rows, int64_t most) {
 const KernelTable& portable_kernels();
 /// The tables this processor can run, the best one first.
 std::vector<const KernelTable*> available_kernels();
+/// Tells the processor that this thread polls, where it has a word for that.
+void pause();
 
 }  // namespace penstock::cpu

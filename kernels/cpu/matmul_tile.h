@@ -75,6 +75,16 @@ void finish_row(Y* y, const float* sums, const float* bias, int columns, bool ad
   }
 }
 
+/// to[s][row] = word s of a row, the rows `stride` bytes apart.
+template <class V>
+void pack_tile(uint32_t* to, const char* from, int64_t stride, int rows, int64_t steps) {
+  int64_t s = 0;
+  for (; s + 16 <= steps; s += 16) V::transpose_words(to + s * rows, from + s * 4, stride, rows);
+  for (; s < steps; ++s)
+    for (int row = 0; row < rows; ++row)
+      __builtin_memcpy(to + s * rows + row, from + row * stride + s * 4, 4);
+}
+
 template <class V, class Step, bool kStream, size_t... kRows>
 constexpr TileTable tile_table(std::index_sequence<kRows...>) {
   return {{multiply_tile<V, Step, static_cast<int>(kRows) + 1, kStream>...}};
@@ -88,6 +98,7 @@ constexpr void add_matmul(KernelTable& table) {
   table.pair_tile_streaming = tile_table<V, PairStep<V>, true>(Rows{});
   table.float_tile = tile_table<V, FloatStep<V>, false>(Rows{});
   table.float_tile_streaming = tile_table<V, FloatStep<V>, true>(Rows{});
+  table.pack_tile = pack_tile<V>;
   table.finish_row_f32 = finish_row<V, float>;
   table.finish_row_bf16 = finish_row<V, uint16_t>;
 }

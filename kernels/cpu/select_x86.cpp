@@ -14,4 +14,8 @@ std::vector<const KernelTable*> available_kernels() {
   return tables;
 }
 
+void pause() {
+  __builtin_ia32_pause();
+}
+
 }  // namespace penstock::cpu

@@ -146,6 +146,14 @@ struct Avx2 {
     const __m256i x = _mm256_set1_epi32(static_cast<int>(*p));
     return {x, x};
   }
+  /// to[i][row] = word i of a row, for 16 words; the rows, at most 16, lie `stride` bytes apart.
+  static void transpose_words(uint32_t* to, const char* from, int64_t stride, int rows) {
+    for (int row = 0; row < rows; ++row) {
+      uint32_t words[16];
+      __builtin_memcpy(words, from + row * stride, sizeof words);
+      for (int i = 0; i < 16; ++i) to[i * rows + row] = words[i];
+    }
+  }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
   static void opaque(W& w) { asm volatile("" : "+x"(w.a), "+x"(w.b)); }
   static void opaque(F& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }

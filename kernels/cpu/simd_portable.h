@@ -149,6 +149,14 @@ struct Portable {
     for (uint32_t& lane : r.lane) lane = *p;
     return r;
   }
+  /// to[i][row] = word i of a row, for 16 words; the rows, at most 16, lie `stride` bytes apart.
+  static void transpose_words(uint32_t* to, const char* from, int64_t stride, int rows) {
+    for (int row = 0; row < rows; ++row) {
+      uint32_t words[16];
+      __builtin_memcpy(words, from + row * stride, sizeof words);
+      for (int i = 0; i < 16; ++i) to[i * rows + row] = words[i];
+    }
+  }
   static void prefetch(const void* p) { __builtin_prefetch(p); }
   static void opaque(W& w) { asm volatile("" : "+m"(w)); }
   static void opaque(F& x) { asm volatile("" : "+m"(x)); }

@@ -1,5 +1,6 @@
 #include "kernels/cpu/team.h"
 
+#include "kernels/cpu/kernel_table.h"
 #include "runtime/base/error.h"
 
 namespace penstock::cpu {
@@ -14,9 +15,7 @@ uint32_t wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) {
   for (int i = 0; i < kPolls; ++i) {
     const uint32_t now = value.load(std::memory_order_acquire);
     if (now != old) return now;
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
+    pause();
   }
   value.wait(old, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);

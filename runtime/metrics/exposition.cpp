@@ -196,6 +196,7 @@ void write_stages(Writer& out, const JobSnapshot& s) {
              out.sample(with(l, "state", "used"), st.report.memory_used_bytes());
              out.sample(with(l, "state", "reserved"), st.report.memory_reserved_bytes());
              out.sample(with(l, "state", "fragmented"), st.report.memory_fragmented_bytes());
+             out.sample(with(l, "state", "planned"), st.report.memory_planned_bytes());
            });
   by_stage(out, s, "device_utilization_ratio", "gauge", "Share of time the device computes, where NVML says.",
            [&](const Labels& l, Stage st, size_t) {
@@ -205,9 +206,13 @@ void write_stages(Writer& out, const JobSnapshot& s) {
 
 void write_job(Writer& out, const JobSnapshot& s) {
   out.single("penstock:job_seconds", "gauge", "Since the job began.", {}, s.figures.seconds);
-  out.single("penstock:rows_done_total", "counter", "Rows finished, failed ones included.", {},
-             s.figures.rows_done);
-  out.family("penstock:rows_failed_total", "counter", "Rows with an error, by the field at fault.");
+  out.single("penstock:rows_done_total", "counter", "Rows that this job finished, failed ones included.", {},
+             s.figures.rows_done - s.figures.rows_resumed);
+  if (s.figures.seconds > 0)
+    out.single("penstock:rows_resumed", "gauge", "Rows that earlier jobs finished.", {},
+               s.figures.rows_resumed);
+  out.family("penstock:rows_failed_total", "counter",
+             "Rows that this job finished with an error, by the field at fault.");
   for (const auto& [reason, count] : s.requests.failed) out.sample({{"reason", reason}}, count);
   if (s.figures.rows_expected)
     out.single("penstock:rows_expected", "gauge", "Rows in the input; an estimate until it has been read.",
@@ -215,6 +220,8 @@ void write_job(Writer& out, const JobSnapshot& s) {
   if (s.figures.eta_seconds)
     out.single("penstock:eta_seconds", "gauge", "Until the job is done, at the mean speed so far.", {},
                *s.figures.eta_seconds);
+  out.histogram("penstock:journal_commit_seconds", "A group commit of the journal, write and sync.", {},
+                s.journal_commits);
 }
 
 void write_guard(Writer& out, const GuardFigures& guard) {

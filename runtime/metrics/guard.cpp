@@ -140,8 +140,9 @@ std::optional<double> Guard::value_of(const std::string& name, const JobSnapshot
   }
   if (name == "stall_s") return s.figures.seconds - progress_at_;
   if (name == "errors") {
-    if (s.figures.rows_done == 0) return std::nullopt;
-    return static_cast<double>(s.figures.rows_failed) / static_cast<double>(s.figures.rows_done);
+    const int64_t done = s.figures.rows_done - s.figures.rows_resumed;
+    if (done == 0) return std::nullopt;
+    return static_cast<double>(s.figures.rows_failed - s.figures.failed_resumed) / static_cast<double>(done);
   }
   std::optional<double> most;
   for (const StageSnapshot& stage : s.stages) {

@@ -9,6 +9,13 @@ namespace {
 constexpr size_t kRecent = 10;
 constexpr size_t kMostHistory = 600;
 
+/// Where this job began: with the rows of earlier ones.
+JobFigures begin_of(const JobFigures& now) {
+  JobFigures begin;
+  begin.rows_done = now.rows_resumed;
+  return begin;
+}
+
 HistoryPoint rates_between(const JobFigures& before, const JobFigures& now) {
   HistoryPoint point;
   point.seconds = now.seconds;
@@ -43,6 +50,10 @@ StageShares shares_between(const proto::StageReport& before, const proto::StageR
   return {s.busy / whole, s.wait_input / whole, s.wait_plan / whole, s.send / whole};
 }
 
+Histogram journal_commit_histogram() {
+  return Histogram({0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10});
+}
+
 JobMetrics::JobMetrics(JobDescription job)
     : job_(std::move(job)), requests_(job_.max_model_len), stages_(job_.stages.size()) {}
 
@@ -60,6 +71,7 @@ void JobMetrics::progressed(const JobFigures& figures) {
   const std::lock_guard lock(mutex_);
   recent_.push_back(figures);
   if (recent_.size() > kRecent + 1) recent_.pop_front();
+  if (history_.empty()) history_end_ = begin_of(figures);
   if (figures.seconds - history_end_.seconds < history_step_) return;
   history_.push_back(rates_between(history_end_, figures));
   history_end_ = figures;
@@ -71,6 +83,11 @@ void JobMetrics::progressed(const JobFigures& figures) {
 void JobMetrics::guarded(GuardFigures figures) {
   const std::lock_guard lock(mutex_);
   guard_ = std::move(figures);
+}
+
+void JobMetrics::journal_committed(double seconds) {
+  const std::lock_guard lock(mutex_);
+  journal_commits_.observe(seconds);
 }
 
 void JobMetrics::finished() {
@@ -85,8 +102,10 @@ JobSnapshot JobMetrics::snapshot(Clock::time_point now) const {
   const std::lock_guard lock(mutex_);
   if (!recent_.empty()) {
     snapshot.figures = recent_.back();
-    snapshot.recent = rates_between(recent_.size() > 1 ? recent_.front() : JobFigures{}, recent_.back());
+    snapshot.recent =
+        rates_between(recent_.size() > 1 ? recent_.front() : begin_of(recent_.back()), recent_.back());
   }
+  snapshot.journal_commits = journal_commits_;
   snapshot.history = history_;
   snapshot.guard = guard_;
   snapshot.over = over_;

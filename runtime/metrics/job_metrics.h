@@ -13,6 +13,7 @@
 
 #include "proto/plan.pb.h"
 #include "runtime/metrics/guard.h"
+#include "runtime/metrics/histogram.h"
 #include "runtime/metrics/request_metrics.h"
 
 namespace penstock {
@@ -39,9 +40,11 @@ struct JobDescription {
 
 /// Where the job stands, as the closing table prints it.
 struct JobFigures {
-  double seconds = 0;  ///< since the job began
-  int64_t rows_done = 0;
+  double seconds = 0;     ///< since the job began; 0: it does not run yet
+  int64_t rows_done = 0;  ///< failed ones included
   int64_t rows_failed = 0;
+  int64_t rows_resumed = 0;             ///< of those done, by earlier jobs: no speed of this one
+  int64_t failed_resumed = 0;           ///< of those resumed
   std::optional<double> rows_expected;  ///< known once the input has ended, estimated before
   std::optional<double> eta_seconds;
   int64_t prompt_tokens = 0;
@@ -51,6 +54,9 @@ struct JobFigures {
   int64_t preemptions = 0;
   double kv_used_share = 0;
 };
+
+/// Without observations.
+Histogram journal_commit_histogram();
 
 /// What a stage did between two moments, as shares of that time.
 struct StageShares {
@@ -80,7 +86,8 @@ struct JobSnapshot {
   HistoryPoint recent;  ///< rates over the last ten seconds or so
   std::vector<StageSnapshot> stages;
   RequestFigures requests;
-  std::vector<HistoryPoint> history;  ///< the whole job, oldest first
+  Histogram journal_commits = journal_commit_histogram();  ///< seconds
+  std::vector<HistoryPoint> history;                       ///< the whole job, oldest first
   std::optional<GuardFigures> guard;
   bool over = false;
 };
@@ -98,6 +105,8 @@ class JobMetrics {
   /// Once a second or so: where the job stands.
   void progressed(const JobFigures& figures);
   void guarded(GuardFigures figures);
+  /// A group commit of the journal, write and sync.
+  void journal_committed(double seconds);
   /// No figure changes any more.
   void finished();
 
@@ -118,6 +127,7 @@ class JobMetrics {
   JobFigures history_end_;  // where the last point of the history stands
   double history_step_ = 1;
   std::optional<GuardFigures> guard_;
+  Histogram journal_commits_ = journal_commit_histogram();
   bool over_ = false;
 };
 

@@ -53,6 +53,7 @@ BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tok
 
 BatchJob::~BatchJob() {
   window_.close();
+  intake_.interrupt();
   read_rows_.close();
   done_rows_.close();
   if (reading_.joinable()) reading_.join();
@@ -185,14 +186,15 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   row->unfinished = row->answer.choices.size();
   std::optional<std::vector<ChoiceSoFar>> saved;
   if (const std::optional<proto::CutRow> cut = sink_->cut(read.number))
-    saved = choices_of(*cut, row->unfinished, std::max<int64_t>(1, fields.max_tokens),
-                       options_.intake.vocab_size);
+    saved = choices_of(*cut, {ready.prompt_ids, n, std::max<int64_t>(1, fields.max_tokens),
+                              fields.prompt_logprobs.has_value(), options_.intake.vocab_size});
   for (size_t i = 0; i < row->answer.choices.size(); ++i) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
     if (keeps_prompt) row->answer.prompt_token_ids.push_back(prompt);
     if (saved && (*saved)[i].ended) {
-      row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended};
+      row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended,
+                                         std::move((*saved)[i].prompt)};
       --row->unfinished;
       continue;
     }
@@ -210,7 +212,10 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
           spec.id,
           {static_cast<int64_t>(prompt.size()), fields.max_tokens, fields.n, static_cast<int64_t>(i % n)},
           RequestMetrics::Clock::now());
-    if (saved) spec.generated = std::move((*saved)[i].tokens);
+    if (saved) {
+      spec.generated = std::move((*saved)[i].tokens);
+      spec.scored = std::move((*saved)[i].prompt);
+    }
     live_[spec.id] = {row, i};
     scheduler_.add(std::move(spec));
   }
@@ -282,6 +287,7 @@ std::string BatchJob::format(DoneRow& row) const {
 void BatchJob::drain() {
   draining_ = true;
   window_.close();
+  intake_.interrupt();
   read_rows_.close();
 }
 
@@ -300,13 +306,8 @@ void BatchJob::save_cut_rows() {
     bool any = false;
     for (size_t i = 0; i < row->answer.choices.size(); ++i) {
       FinishedSequence& sequence = row->answer.choices[i].sequence;
-      ChoiceSoFar choice{std::move(sequence.tokens), {}};
+      ChoiceSoFar choice{std::move(sequence.tokens), {}, std::move(sequence.prompt)};
       if (unfinished.count({row.get(), i}) == 0) choice.ended = sequence.reason;
-      // The prompt's log-probabilities are not saved: generating the last token again brings them along.
-      if (choice.ended && !sequence.prompt.empty()) {
-        choice.ended.reset();
-        choice.tokens.pop_back();
-      }
       any = any || !choice.tokens.empty();
       *record.add_choices() = journaled(choice);
     }
@@ -346,6 +347,7 @@ JobProgress BatchJob::progress() const {
   p.rows_cut = counters_.rows_cut;
   p.slowest_round_seconds = counters_.slowest_round_seconds;
   p.rows_failed = counters_.rows_failed;
+  p.failed_resumed = static_cast<int64_t>(sink_->failed_rows());
   p.prompt_tokens = counters_.prompt_tokens;
   p.generated_tokens = counters_.generated_tokens;
   p.running = counters_.running;

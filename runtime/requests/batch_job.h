@@ -43,7 +43,8 @@ struct JobProgress {
   int64_t rows_done = 0;     ///< finished, errors included
   int64_t rows_resumed = 0;  ///< of those, finished by earlier jobs
   int64_t rows_failed = 0;
-  int64_t prompt_tokens = 0;  ///< of rows taken up
+  int64_t failed_resumed = 0;  ///< of those, by earlier jobs
+  int64_t prompt_tokens = 0;   ///< of rows taken up
   int64_t generated_tokens = 0;
   int64_t running = 0;
   int64_t waiting = 0;

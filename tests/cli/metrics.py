@@ -5,6 +5,7 @@ import http.server
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -50,14 +51,24 @@ class Alerts:
         self.url = f"http://127.0.0.1:{server.server_address[1]}/alerts"
 
 
+# One sequence at a time, so that a job with enough tokens outlives every look at it on any machine.
+SLOW = ("--max-num-seqs", "1", "--micro-batches", "1")
+# The figures stand until the test has seen them and sends a signal.
+LINGER = ("--metrics-linger", "3600")
+STOPPED = 75
+
+
 class Metrics(ProgramTest):
     def start(self, ranks, *flags, rows=48, max_tokens=60):
         self.write("".join(row(f"row-{i}", max_tokens=max_tokens, ignore_eos=True) for i in range(rows)))
+        self.go_on(ranks, *flags)
+
+    def go_on(self, ranks, *flags):
         self.job = subprocess.Popen(self.command(ranks, "--port", "0", *flags), env=ENVIRONMENT,
                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.addCleanup(self.job.stdout.close)
         self.addCleanup(self.job.wait)
-        self.addCleanup(self.job.kill)
+        self.addCleanup(self.job.terminate)
         self.log = ""
         self.read_log_until(r"http://(127\.0\.0\.1:\d+)/metrics")
         self.address = re.search(r"http://(127\.0\.0\.1:\d+)/metrics", self.log)[1]
@@ -73,7 +84,14 @@ class Metrics(ProgramTest):
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
             return answer.read().decode()
 
-    def scrape_until(self, ready, seconds=30):
+    def end(self, status):
+        """Drains the job, or ends its lingering: mpirun passes this signal on."""
+        self.job.send_signal(signal.SIGUSR1)
+        rest, _ = self.job.communicate(timeout=60)
+        self.log += rest
+        self.assertEqual(self.job.returncode, status, self.log)
+
+    def scrape_until(self, ready, seconds=60):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             text = self.get("/metrics")
@@ -83,7 +101,7 @@ class Metrics(ProgramTest):
         self.fail(f"not within {seconds} s:\n{text}")
 
     def test_every_stage_reports_while_the_job_runs(self):
-        self.start(4, "--metrics-alias", "vllm", "--metrics-interval", "0.2", rows=64, max_tokens=1500)
+        self.start(4, *SLOW, "--metrics-alias", "vllm", "--metrics-interval", "0.2", rows=1000, max_tokens=1500)
         text = self.scrape_until(lambda m: len(m.get("penstock:stage_microbatches_total", {})) == 4 and
                                  m["penstock:generation_tokens_total"])
         first = metrics_of(text)
@@ -101,9 +119,10 @@ class Metrics(ProgramTest):
             self.assertIn(check.returncode, (0, 3), check.stderr)
             for line in (check.stderr + check.stdout).splitlines():
                 self.assertRegex(line, EXPECTED_LINT)
+        self.end(STOPPED)
 
     def test_the_closing_table_and_the_last_metrics_agree(self):
-        self.start(2, "--metrics-linger", "4")
+        self.start(2, *LINGER)
         self.read_log_until(r"^results: ")
         m = metrics_of(self.get("/metrics"))
         one = lambda name: next(iter(m[name].values()))
@@ -122,10 +141,35 @@ class Metrics(ProgramTest):
             self.assertEqual(int(micro_batches), of("penstock:stage_microbatches_total"))
         self.assertEqual(sum(m["penstock:request_success_total"].values()), 48)
         self.assertEqual(one("penstock:request_generation_tokens_sum"), one("penstock:generation_tokens_total"))
-        self.assertEqual(self.job.wait(20), 0)
+        self.assertGreater(one("penstock:journal_commit_seconds_count"), 0)
+        self.assertGreater(one("penstock:journal_commit_seconds_sum"), 0)
+        self.end(0)
+
+    def test_rows_of_an_earlier_job_count_for_no_speed(self):
+        self.start(2, *SLOW, rows=300, max_tokens=100)
+        self.scrape_until(lambda m: m.get("penstock:rows_done_total", {}).get("", 0) >= 3)
+        self.end(STOPPED)
+        self.go_on(2, *LINGER, "--progress-seconds", "0.1", "--metrics-interval", "0.05")
+        self.read_log_until(r"^results: ")
+        state, m = json.loads(self.get("/state")), metrics_of(self.get("/metrics"))
+        before = int(m["penstock:rows_resumed"][""])
+        done = int(m["penstock:rows_done_total"][""])
+        self.assertGreaterEqual(before, 3)
+        self.assertEqual(before + done, 300)
+        self.assertEqual(state["rows"], {"done": 300, "failed": 0, "before": before, "expected": 300.0})
+        counted = 0
+        for (start, *_), (end, rate, *_) in zip([[0], *state["history"]], state["history"]):
+            counted += rate * (end - start)
+        self.assertLessEqual(counted, done + 1e-6)
+        table = re.search(r"(\d+) rows in .* \(0 with errors\), (\d+) before \(0\): ([\d.]+) rows/s", self.log)
+        self.assertEqual((int(table[1]), int(table[2])), (done, before), self.log)
+        for line in re.findall(r"rows \d+ of about 300 .*", self.log):
+            rows, eta = int(line.split()[1]), re.search(r"ETA (?:(\d+) m )?(\d+) s", line)
+            self.assertEqual(bool(eta), rows > before, line)  # at no row's speed there is nothing to tell
+        self.end(0)
 
     def test_the_job_does_not_notice_bad_clients(self):
-        self.start(2, rows=48, max_tokens=300)
+        self.start(2, *SLOW, rows=1000, max_tokens=1500)
         host, port = self.address.split(":")
         idle = [socket.create_connection((host, int(port))) for _ in range(200)]
         for i, s in enumerate(idle):
@@ -141,20 +185,20 @@ class Metrics(ProgramTest):
             self.assertTrue(long.recv(100).startswith(b"HTTP/1.1 431 "))
         half_open = socket.create_connection((host, int(port)))
         half_open.shutdown(socket.SHUT_WR)
-        self.assertIn("penstock:rows_done_total", self.get("/metrics"))
-        rest, _ = self.job.communicate(timeout=100)
-        self.assertEqual(self.job.returncode, 0, rest)
-        self.assertEqual(len(self.answers()), 48)
+        tokens = lambda m: next(iter(m["penstock:generation_tokens_total"].values()))
+        by_now = tokens(metrics_of(self.get("/metrics")))
+        self.scrape_until(lambda m: tokens(m) > by_now + 50)
+        self.end(STOPPED)
         for s in [*idle, half_open]:
             s.close()
 
     def test_the_trace_the_page_and_the_closing_table_agree(self):
         trace = self.folder / "trace.json"
-        self.start(2, "--metrics-linger", "4", "--trace", str(trace))
+        self.start(2, *LINGER, "--trace", str(trace))
         self.read_log_until(r"^results: ")
         state = json.loads(self.get("/state"))
         m = metrics_of(self.get("/metrics"))
-        self.assertEqual(state["rows"], {"done": 48, "failed": 0, "expected": 48.0})
+        self.assertEqual(state["rows"], {"done": 48, "failed": 0, "before": 0, "expected": 48.0})
         self.assertEqual(state["generated_tokens"], 48 * 60)
         self.assertEqual([state["running"]], list(m["penstock:num_requests_running"].values()))
         self.assertTrue(state["over"])
@@ -169,7 +213,7 @@ class Metrics(ProgramTest):
                 self.assertAlmostEqual(traced, seconds, delta=1e-4 + 1e-3 * seconds, msg=kind)
                 key = "stage_busy_seconds_total" if kind == "busy" else "stage_wait_seconds_total"
                 self.assertIn(seconds, m["penstock:" + key].values())
-        self.assertEqual(self.job.wait(20), 0)
+        self.end(0)
         summary = subprocess.run([str(BINARY), "trace", "summary", str(trace)], capture_output=True, text=True)
         self.assertEqual(summary.returncode, 0, summary.stderr)
         bubble = r"bubble of the busiest stage.*: ([\d.]+) % measured, ([\d.]+) % in the schedule"
@@ -199,20 +243,20 @@ class Metrics(ProgramTest):
         self.assertEqual(self.generate(0, "--threads", "2").returncode, 0)
         undisturbed = self.output.read_bytes()
         alerts = Alerts(self)
-        run = self.generate(3, "--resume", "never", "--guard", "p99_itl_ms=0.01,errors=0.5,for=0.1", "--metrics-interval", "0.05",
-                            "--alert-url", alerts.url)
+        run = self.generate(3, "--resume", "never", "--guard", "p99_itl_ms=0.001,errors=0.5,for=0.1", "--metrics-interval", "0.05",
+                            "--alert-url", alerts.url, "--max-num-seqs", "16", "--micro-batches", "3")
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn("guard: p99_itl_ms is ", run.stderr)
         self.assertIn("stepping back from max_num_seqs", run.stderr)
         self.assertEqual(self.output.read_bytes(), undisturbed)
         self.assertTrue(alerts.heard)
         for alert in alerts.heard:
-            self.assertEqual((alert["status"], alert["goal"], alert["limit"]), ("firing", "p99_itl_ms", 0.01))
+            self.assertEqual((alert["status"], alert["goal"], alert["limit"]), ("firing", "p99_itl_ms", 0.001))
             self.assertIn("stepping back", alert["text"])
 
     def test_the_guard_is_seen_in_the_metrics_and_on_the_page(self):
-        self.start(2, "--guard", "p99_itl_ms=0.01,for=0.1", "--metrics-interval", "0.05", "--metrics-linger", "3",
-                   max_tokens=400)
+        self.start(2, "--guard", "p99_itl_ms=0.001,for=0.1", "--metrics-interval", "0.05", *LINGER, "--max-num-seqs", "8",
+                   "--micro-batches", "2", max_tokens=400)
         self.read_log_until(r"^results: ")
         m = metrics_of(self.get("/metrics"))
         steps = m["penstock:guard_steps_total"]['goal="p99_itl_ms"']
@@ -223,6 +267,7 @@ class Metrics(ProgramTest):
         self.assertEqual(len(guard["steps"]), min(steps, 5))
         sequences = m["penstock:guard_setting"]['name="max_num_seqs"']
         self.assertIn(f"max_num_seqs {sequences:.0f},", guard["settings"])
+        self.end(0)
 
     def test_flags_of_the_guard_are_checked_before_anything_is_read(self):
         original = self.generate
@@ -258,7 +303,7 @@ class Metrics(ProgramTest):
 
     def test_one_line_now_and_then_says_how_the_job_stands(self):
         self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(48)))
-        run = self.generate(2, "--progress-seconds", "0.2")
+        run = self.generate(2, "--progress-seconds", "0.2", "--max-num-seqs", "4", "--micro-batches", "2")
         self.assertEqual(run.returncode, 0, run.stderr)
         lines = [l for l in run.stderr.splitlines() if "throughput" in l]
         self.assertTrue(lines, run.stderr)

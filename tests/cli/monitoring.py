@@ -69,8 +69,8 @@ class Monitoring(ProgramTest):
         job_port, prometheus_port = free_port(), free_port()
         run = self.provision(f"127.0.0.1:{job_port}", INTERVAL="1s")
         self.assertEqual(run.returncode, 0, run.stderr)
-        rows = [row(f"short-{i}", max_tokens=20 + i, ignore_eos=True) for i in range(600)]
-        rows += [row(f"long-{i}", max_tokens=1500, ignore_eos=True) for i in range(300)]
+        # A few short rows at a time: some end in every window, and there are more than any machine runs in the test's time.
+        rows = [row(f"row-{i}", max_tokens=20 + i % 20, ignore_eos=True) for i in range(100000)]
         self.write("".join([row("bad", max_tokens=-1), *rows]))
         watch = self.folder / "watch"
         prometheus = subprocess.Popen(
@@ -78,7 +78,7 @@ class Monitoring(ProgramTest):
              f"--web.listen-address=127.0.0.1:{prometheus_port}", "--log.level=error"])
         self.addCleanup(prometheus.wait)
         self.addCleanup(prometheus.terminate)
-        job = subprocess.Popen(self.command(4, "--port", str(job_port), "--guard", "oom=1", "--max-num-seqs", "256"),
+        job = subprocess.Popen(self.command(4, "--port", str(job_port), "--guard", "oom=1", "--max-num-seqs", "4"),
                                env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.addCleanup(job.communicate)
         self.addCleanup(job.send_signal, signal.SIGTERM)
@@ -91,7 +91,7 @@ class Monitoring(ProgramTest):
 
         missing = {(p["title"], t["expr"]) for p in DASHBOARD["panels"] for t in p["targets"]}
         self.assertGreater(len(missing), 20)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while missing and time.monotonic() < deadline:
             time.sleep(0.5)
             self.assertIsNone(job.poll(), "the job ended before every panel had data")

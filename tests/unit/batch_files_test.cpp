@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <climits>
@@ -7,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "runtime/base/error.h"
 #include "runtime/requests/batch_job.h"
@@ -46,6 +49,15 @@ class BatchFiles : public testing::Test {
     return o;
   }
 
+  static void score(uint64_t sequence, uint32_t id, proto::SampledToken& token) {
+    token.set_sequence(sequence);
+    token.set_token(id);
+    token.set_logprob(-0.125F * static_cast<float>(id));
+    token.set_rank(id + 1);
+    token.add_top_tokens(id % 7);
+    token.add_top_logprobs(-0.0625F * static_cast<float>(id));
+  }
+
   /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
   /// `steps` micro-batches. Returns what finish() says.
   static bool play(BatchJob& job, int steps = INT_MAX) {
@@ -60,12 +72,12 @@ class BatchFiles : public testing::Test {
         steps -= busy[m] ? 1 : 0;  // while the reader is slow there is nothing to plan
         if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
         slots[m].Clear();
-        for (const auto& row : plan.rows())
-          if (row.has_sampling()) {
-            auto* token = slots[m].add_tokens();
-            token->set_sequence(row.sequence());
-            token->set_token((row.start() + static_cast<uint32_t>(row.tokens_size())) % 50);
-          }
+        for (const auto& row : plan.rows()) {
+          for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[m].add_scored());
+          if (row.has_sampling())
+            score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size())) % 50,
+                  *slots[m].add_tokens());
+        }
       }
     return job.finish();
   }
@@ -144,7 +156,8 @@ TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
   for (int i = 0; i < 12; ++i)
     input += row(std::to_string(i),
                  "\"prompt\": [1, " + std::to_string(i) + "], \"n\": " + std::to_string(1 + i % 3) +
-                     ", \"logprobs\": 1, \"max_tokens\": " + std::to_string(1 + (i * 7) % 20));
+                     ", \"logprobs\": 1, \"max_tokens\": " + std::to_string(1 + (i * 7) % 20) +
+                     (i % 4 < 2 ? "" : ", \"prompt_logprobs\": 1"));
   answers(input);
   const std::string undisturbed = content(folder_ / "out.jsonl");
   for (int steps = 0; steps < 60; steps += 3) {
@@ -165,6 +178,32 @@ TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
     for (int i = 0; i < 12; ++i) tokens += (1 + i % 3) * (1 + (i * 7) % 20);
     EXPECT_EQ(computed, tokens) << "no token is computed twice, " << jobs << " jobs";
   }
+}
+
+TEST_F(BatchFiles, ADrainDoesNotWaitForAnInputThatStaysOpen) {
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const FileHandle writer(open(pipe.c_str(), O_RDWR | O_CLOEXEC));
+  BatchJobOptions o = options("");
+  o.input.path = pipe;
+  BatchJob job(o, nullptr, make_direct_sink("/dev/null"));
+  write_all(writer, row("a", "\"prompt\": [1]") + R"({"custom_id": "half a line)", pipe);
+  std::thread stopping([&job] {
+    while (job.progress().rows_done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    job.drain();
+  });
+  EXPECT_FALSE(play(job));
+  stopping.join();
+  EXPECT_EQ(job.progress().rows_read, 1);
+}
+
+TEST_F(BatchFiles, AJobThatIsGivenUpDoesNotWaitForItsInput) {
+  const fs::path pipe = folder_ / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const FileHandle writer(open(pipe.c_str(), O_RDWR | O_CLOEXEC));
+  BatchJobOptions o = options("");
+  o.input.path = pipe;
+  const BatchJob job(o, nullptr, make_direct_sink("/dev/null"));
 }
 
 TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {

@@ -217,6 +217,21 @@ TEST(Guard, OnlyTellsOfWhatNoStepWouldMend) {
   }
 }
 
+TEST(Guard, JudgesTheErrorsOfThisJobAndNotThoseOfEarlierOnes) {
+  Guard guard = guard_of("errors=0.05,for=5");
+  Job job;
+  job.now().figures.rows_done = job.now().figures.rows_resumed = 100;
+  job.now().figures.rows_failed = job.now().figures.failed_resumed = 50;
+  for (int s = 0; s <= 20; ++s) {
+    EXPECT_TRUE(guard.look(job.at(s)).empty());
+    ++job.now().figures.rows_done;
+  }
+  job.now().figures.rows_failed += 10;
+  size_t told = 0;
+  for (int s = 21; s <= 40; ++s) told += guard.look(job.at(s)).size();
+  EXPECT_EQ(told, 1u);
+}
+
 TEST(Guard, KeepsQuietWhileEverythingHolds) {
   Guard guard = guard_of(
       "p99_tpot_ms=500,p99_itl_ms=500,oom=1,preemptions=1,memory=0.85,busy=0.8,comm=0.2,stall_s=60,errors=0."

@@ -10,7 +10,6 @@
 
 #include <chrono>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "runtime/base/error.h"
@@ -20,10 +19,13 @@ namespace {
 
 using namespace std::chrono_literals;
 
+// Against hanging only: a machine may be as slow as it likes.
+constexpr auto kPatience = 60s;
+
 class Client {
  public:
   explicit Client(uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    const timeval patience{5, 0};
+    const timeval patience{kPatience.count(), 0};
     setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     setsockopt(socket_, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     sockaddr_in address{};
@@ -142,15 +144,14 @@ TEST(HttpServer, ServesAScraperBesideTwoHundredIdleConnections) {
     if (i % 2 == 0) idle.back()->say("GET / HT");
   }
   EXPECT_EQ(ask(server, kGet).rfind("HTTP/1.1 200 ", 0), 0u);
-  EXPECT_TRUE(idle.front()->closed_within(2s)) << "the oldest idle connection makes room";
+  EXPECT_TRUE(idle.front()->closed_within(kPatience)) << "the oldest idle connection makes room";
   EXPECT_FALSE(idle.back()->closed_within(0ms)) << "the newest stays";
 }
 
 TEST(HttpServer, HangsUpOnAClientThatDoesNotGoOn) {
   HttpLimits limits;
-  limits.step = 300ms;
+  limits.step = 1s;
   const HttpServer server("127.0.0.1", 0, pages, limits);
-  const auto begin = std::chrono::steady_clock::now();
   Client silent(server.port());
   Client drip(server.port());
   drip.say("GET / HTTP/1.1\r\n");
@@ -159,24 +160,26 @@ TEST(HttpServer, HangsUpOnAClientThatDoesNotGoOn) {
   half_open.end_speech();
   Client deaf(server.port());  // asks for more than socket buffers hold, and reads nothing
   deaf.say("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  EXPECT_TRUE(half_open.closed_within(2s));
-  EXPECT_TRUE(silent.closed_within(2s));
-  EXPECT_TRUE(drip.closed_within(2s));
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 2s);
-  std::this_thread::sleep_for(500ms);
+  EXPECT_TRUE(half_open.closed_within(kPatience));
+  EXPECT_TRUE(silent.closed_within(kPatience));
+  EXPECT_TRUE(drip.closed_within(kPatience));
+  Client later(server.port());  // comes after the deaf one, whose time is over before its own
+  EXPECT_TRUE(later.closed_within(kPatience));
   EXPECT_LT(deaf.hear().size(), size_t{64} << 20);
   EXPECT_EQ(ask(server, kGet).rfind("HTTP/1.1 200 ", 0), 0u);
 }
 
 TEST(HttpServer, EndsAtOnceWhateverClientsDo) {
-  auto server = std::make_unique<HttpServer>("127.0.0.1", 0, pages);
+  HttpLimits limits;
+  limits.step = 1h;  // so that none of them is hung up on before
+  auto server = std::make_unique<HttpServer>("127.0.0.1", 0, pages, limits);
   Client silent(server->port());
   Client deaf(server->port());
   deaf.say("GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_EQ(ask(*server, kGet).rfind("HTTP/1.1 200 ", 0), 0u);
   const auto begin = std::chrono::steady_clock::now();
   server.reset();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, 1s);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, kPatience);
 }
 
 TEST(HttpServer, SaysWhereItCannotListen) {

@@ -76,6 +76,31 @@ TEST_P(Matmul, RowsHaveTheSameBitsForEveryMAndEveryThreadCount) {
   }
 }
 
+TEST_P(Matmul, GatedHasTheBitsOfTheProductAndThenSwiglu) {
+  constexpr int64_t kK = 1102;
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const int64_t f : {64, 96, 37}) {
+      const Tensor w = values_.random(dtype, {2 * f, kK});
+      const Tensor bias = values_.random(DType::f32, {2 * f});
+      for (const int threads : {1, 3}) {
+        const auto team = ops(threads);
+        const auto matrix = loaded(*team, w, dtype);
+        for (const int64_t m : {1, 3, 14, 15, 64, 300})
+          for (const DType out : {DType::f32, DType::bf16})
+            for (const TensorView& b : {TensorView{}, bias.view}) {
+              const Tensor x = values_.random(dtype, {m, kK});
+              const Tensor gate_up = values_.poisoned(DType::f32, {m, 2 * f});
+              const Tensor expected = values_.poisoned(out, {m, f});
+              const Tensor found = values_.poisoned(out, {m, f});
+              team->matmul(gate_up, x, *matrix, b, Into::overwrite);
+              team->swiglu(expected, gate_up);
+              team->gated_matmul(found, values_.poisoned(DType::f32, {m, 2 * f}), x, *matrix, b);
+              ASSERT_TRUE(same_bits(found, expected)) << "M = " << m << ", F = " << f << name_of(dtype);
+            }
+      }
+    }
+}
+
 TEST_P(Matmul, TakesAWeightInPiecesOfAnyDtype) {
   constexpr int64_t kN = 77;
   constexpr int64_t kK = 51;

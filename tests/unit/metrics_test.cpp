@@ -247,6 +247,38 @@ TEST(JobMetrics, PassesOverAStageThatTheJobDoesNotHave) {
   for (const StageSnapshot& stage : metrics.snapshot(at(0)).stages) EXPECT_FALSE(stage.age_seconds);
 }
 
+TEST(JobMetrics, CountsRowsOfEarlierJobsForNoSpeed) {
+  JobMetrics metrics(two_stages());
+  for (int i = 0; i <= 3; ++i) {
+    JobFigures f;
+    f.seconds = i + 0.25;
+    f.rows_resumed = 500;
+    f.rows_done = 500 + i;
+    metrics.progressed(f);
+    const JobSnapshot s = metrics.snapshot(at(0));
+    EXPECT_LE(s.recent.rows_per_second, 1) << "after " << i << " s";
+    for (const HistoryPoint& p : s.history) EXPECT_LE(p.rows_per_second, 1);
+  }
+  const JobSnapshot s = metrics.snapshot(at(0));
+  EXPECT_DOUBLE_EQ(s.recent.rows_per_second, 1);
+  const std::string text = prometheus_text(s, {});
+  EXPECT_NE(text.find("\npenstock:rows_done_total 3\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("\npenstock:rows_resumed 500\n"), std::string::npos) << text;
+}
+
+TEST(JobMetrics, CountsCommitsOfTheJournal) {
+  JobMetrics metrics(two_stages());
+  metrics.journal_committed(0.004);
+  metrics.journal_committed(0.3);
+  const std::string text = prometheus_text(metrics.snapshot(at(0)), {});
+  for (const char* line :
+       {R"(penstock:journal_commit_seconds_bucket{le="0.0025"} 0)",
+        R"(penstock:journal_commit_seconds_bucket{le="0.005"} 1)",
+        R"(penstock:journal_commit_seconds_bucket{le="0.5"} 2)",
+        R"(penstock:journal_commit_seconds_sum 0.304)", R"(penstock:journal_commit_seconds_count 2)"})
+    EXPECT_NE(text.find(std::string(line) + "\n"), std::string::npos) << line;
+}
+
 TEST(JobMetrics, KeepsTheWholeJobInABoundedHistory) {
   JobMetrics metrics(two_stages());
   for (int i = 1; i <= 10000; ++i) {

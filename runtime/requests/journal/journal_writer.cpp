@@ -6,9 +6,11 @@
 
 namespace penstock {
 
-JournalWriter::JournalWriter(std::filesystem::path folder, uint32_t first_segment, CommitLimits limits)
+JournalWriter::JournalWriter(std::filesystem::path folder, uint32_t first_segment, CommitLimits limits,
+                             CommitListener committed)
     : folder_(std::move(folder)),
       limits_(limits),
+      committed_(std::move(committed)),
       next_segment_(first_segment),
       thread_([this] { commit_until_stopped(); }) {}
 
@@ -60,7 +62,9 @@ void JournalWriter::commit_until_stopped() {
     lock.unlock();
     std::exception_ptr failure;
     try {
+      const auto begin = std::chrono::steady_clock::now();
       write(records);
+      if (committed_) committed_(std::chrono::steady_clock::now() - begin);
     } catch (...) {
       failure = std::current_exception();
     }

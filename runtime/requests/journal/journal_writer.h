@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -25,10 +26,15 @@ struct CommitLimits {
   uint64_t segment_bytes = uint64_t{64} << 20;  ///< then the next segment is begun
 };
 
+/// Told how long each group commit took, write and sync, once its records are durable. Called on the
+/// committing thread, also while the writer is destroyed.
+using CommitListener = std::function<void(std::chrono::duration<double>)>;
+
 class JournalWriter {
  public:
   /// Begins with segment `first_segment` when the first record comes; it must not exist.
-  JournalWriter(std::filesystem::path folder, uint32_t first_segment, CommitLimits limits);
+  JournalWriter(std::filesystem::path folder, uint32_t first_segment, CommitLimits limits,
+                CommitListener committed = {});
   /// Commits what was appended, if the disk lets it.
   ~JournalWriter();
   JournalWriter(const JournalWriter&) = delete;
@@ -46,6 +52,7 @@ class JournalWriter {
 
   const std::filesystem::path folder_;
   const CommitLimits limits_;
+  const CommitListener committed_;        // may be empty
   uint32_t next_segment_;                 // committing thread
   std::optional<SegmentWriter> segment_;  // committing thread
 
