@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kernels/ops.h"
 #include "runtime/model/config.h"
@@ -26,6 +27,9 @@ struct StageSpec {
   int64_t max_tokens = 0;  // largest micro-batch
   int64_t max_rows = 0;    // most sequences in one
   ExpertLoading experts = ExpertLoading::eager;
+  std::optional<DType> kv_dtype{};  // of the KV cache: f32, bf16, e4m3 or i8; none: dtype
+
+  DType kv() const { return kv_dtype.value_or(dtype); }
 };
 
 /// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates
