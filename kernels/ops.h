@@ -171,6 +171,7 @@ struct Sampled {
   float logprob = 0;              // of `token`, from log-softmax of the raw logits in float32
   std::vector<TokenLogprob> top;  // most likely first; ties by lower token id
   int32_t rank = 0;               // of a scored token: how many tokens are at least as likely as it
+  bool finite = true;             // false: a NaN or +infinity was among the logits (CPUs look)
 };
 
 class Ops {

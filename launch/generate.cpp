@@ -87,7 +87,7 @@ std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank&
   const GuardSettings start{ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, ready.blocks};
   const GuardSettings least{slots, kLeastTokensPerMicroBatch,
                             (ready.shape.max_model_len + options.block_size - 1) / options.block_size};
-  return std::make_unique<Guarding>(options.watch, start, least, metrics);
+  return std::make_unique<Guarding>(options.watch, start, least, std::nullopt, metrics);
 }
 
 /// Null where the model has no template, or no tokenizer.

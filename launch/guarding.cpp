@@ -9,8 +9,8 @@
 namespace penstock {
 
 Guarding::Guarding(const WatchOptions& options, const GuardSettings& start, const GuardSettings& least,
-                   JobMetrics& metrics)
-    : guard_(parse_guard(options.guard), start, least), metrics_(metrics) {
+                   std::optional<FullPrecision> full, JobMetrics& metrics)
+    : guard_(parse_guard(options.guard), start, least, std::move(full)), metrics_(metrics) {
   if (!options.alert_url.empty()) alerts_ = std::make_unique<AlertSender>(parse_alert_url(options.alert_url));
   metrics_.guarded(guard_.figures());
 }

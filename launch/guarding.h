@@ -18,7 +18,7 @@ class Guarding {
  public:
   /// Throws UsageError for flags that cannot be.
   Guarding(const WatchOptions& options, const GuardSettings& start, const GuardSettings& least,
-           JobMetrics& metrics);
+           std::optional<FullPrecision> full, JobMetrics& metrics);
 
   /// The watching thread, once an interval.
   void look(const JobSnapshot& snapshot);

@@ -68,6 +68,11 @@ void StageMeter::ran_out_of_memory() {
   report_.set_out_of_memory(report_.out_of_memory() + 1);
 }
 
+void StageMeter::drew_from_no_numbers(uint64_t tokens) {
+  const std::lock_guard lock(mutex_);
+  report_.set_nonfinite_tokens(report_.nonfinite_tokens() + tokens);
+}
+
 double StageMeter::seconds_of(proto::Activity activity, Clock::time_point now) const {
   const double ongoing = activity == activity_ && running_ ? between(since_, now) : 0;
   return seconds_[static_cast<size_t>(activity)] + ongoing;

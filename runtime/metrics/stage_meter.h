@@ -27,6 +27,7 @@ class StageMeter {
   void end(Clock::time_point now, int64_t tokens = 0);
   void sent(size_t bytes);
   void ran_out_of_memory();
+  void drew_from_no_numbers(uint64_t tokens);
 
   /// Any thread. Takes the kept stretches along.
   proto::StageReport report(Clock::time_point now);

@@ -266,6 +266,14 @@ TEST(JobMetrics, CountsRowsOfEarlierJobsForNoSpeed) {
   EXPECT_NE(text.find("\npenstock:rows_resumed 500\n"), std::string::npos) << text;
 }
 
+TEST(JobMetrics, TellsTheCacheThatThereIsNow) {
+  JobMetrics metrics(two_stages());
+  metrics.cache_renewed("float32 cpu-1", "float32", 77);
+  const std::string text = prometheus_text(metrics.snapshot(at(0)), {});
+  EXPECT_NE(text.find(R"(num_gpu_blocks="77",cache_dtype="float32"} 1)"), std::string::npos) << text;
+  EXPECT_EQ(metrics.snapshot(at(0)).job.numerics, "float32 cpu-1");
+}
+
 TEST(JobMetrics, CountsCommitsOfTheJournal) {
   JobMetrics metrics(two_stages());
   metrics.journal_committed(0.004);
