@@ -3,7 +3,7 @@ find_package(Threads REQUIRED)
 find_package(MPI REQUIRED COMPONENTS C)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
-pkg_search_module(HDF5 REQUIRED IMPORTED_TARGET hdf5-serial hdf5)
+pkg_search_module(HDF5 REQUIRED IMPORTED_TARGET hdf5-serial>=1.10.7 hdf5>=1.10.7)  # H5Pset_file_locking
 find_package(Boost 1.74 REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(spdlog REQUIRED)

@@ -89,9 +89,9 @@ JobSettings early_settings(const JobOptions& options) {
                                   ? digest_of_texts(options.generation_config)
                                   : options.generation_config},
       {"--reasoning-parser", options.reasoning_parser},
-      {"the model's name", options.served_model_name.empty()
-                               ? "any, " + options.model.lexically_normal().filename().string()
-                               : options.served_model_name},
+      {kModelNameSetting, options.served_model_name.empty()
+                              ? kAnyModelPrefix + options.model.lexically_normal().filename().string()
+                              : options.served_model_name},
       {"--seed", std::to_string(options.seed)},
   };
   return settings;

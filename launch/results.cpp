@@ -39,6 +39,11 @@ int print_journal(const std::filesystem::path& journal) {
   std::fprintf(stderr, "%llu of %llu rows are finished, %llu more have tokens that are saved\n",
                static_cast<unsigned long long>(counts.finished), static_cast<unsigned long long>(counts.rows),
                static_cast<unsigned long long>(counts.cut));
+  if (counts.from_hdf5)
+    std::fprintf(
+        stderr,
+        "The lines are made from the HDF5 output: all are completions, tokens are spelled token_id:7, and "
+        "what that file does not hold is missing (docs/formats.md, \"Output: HDF5\")\n");
   return 0;
 }
 

@@ -53,6 +53,7 @@ BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tok
 
 BatchJob::~BatchJob() {
   window_.close();
+  intake_.interrupt();
   read_rows_.close();
   done_rows_.close();
   if (reading_.joinable()) reading_.join();
@@ -221,8 +222,8 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   row->unfinished = row->answer.choices.size();
   std::optional<std::vector<ChoiceSoFar>> saved;
   if (const std::optional<proto::CutRow> cut = sink_->cut(read.number); cut && cut->numerics() == numerics_)
-    saved = choices_of(*cut, row->unfinished, std::max<int64_t>(1, fields.max_tokens),
-                       options_.intake.vocab_size);
+    saved = choices_of(*cut, {ready.prompt_ids, n, std::max<int64_t>(1, fields.max_tokens),
+                              fields.prompt_logprobs.has_value(), options_.intake.vocab_size});
   for (size_t i = 0; i < row->answer.choices.size(); ++i) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
@@ -239,11 +240,15 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
     spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
     if (row->answer.choices.size() > 1) row->specs.push_back(spec);
     if (saved && (*saved)[i].ended) {
-      row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended};
+      row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended,
+                                         std::move((*saved)[i].prompt)};
       --row->unfinished;
       continue;
     }
-    if (saved) spec.generated = std::move((*saved)[i].tokens);
+    if (saved) {
+      spec.generated = std::move((*saved)[i].tokens);
+      spec.scored = std::move((*saved)[i].prompt);
+    }
     begin(std::move(spec), row, i);
   }
   counters_.prompt_tokens += row->answer.prompt_tokens;
@@ -331,6 +336,7 @@ std::string BatchJob::format(DoneRow& row) const {
 void BatchJob::drain() {
   draining_ = true;
   window_.close();
+  intake_.interrupt();
   read_rows_.close();
 }
 
@@ -349,13 +355,8 @@ void BatchJob::save_cut_rows() {
     bool any = false;
     for (size_t i = 0; i < row->answer.choices.size(); ++i) {
       FinishedSequence& sequence = row->answer.choices[i].sequence;
-      ChoiceSoFar choice{std::move(sequence.tokens), {}};
+      ChoiceSoFar choice{std::move(sequence.tokens), {}, std::move(sequence.prompt)};
       if (unfinished.count({row.get(), i}) == 0) choice.ended = sequence.reason;
-      // The prompt's log-probabilities are not saved: generating the last token again brings them along.
-      if (choice.ended && !sequence.prompt.empty()) {
-        choice.ended.reset();
-        choice.tokens.pop_back();
-      }
       any = any || !choice.tokens.empty();
       *record.add_choices() = journaled(choice);
     }

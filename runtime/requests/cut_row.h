@@ -13,14 +13,23 @@ namespace penstock {
 struct ChoiceSoFar {
   std::vector<GeneratedToken> tokens;
   std::optional<FinishReason> ended;
+  std::vector<GeneratedToken> prompt{};  ///< its tokens from the second on, as far as they are scored
 };
 
 proto::JournaledChoice journaled(const ChoiceSoFar& choice);
 
-/// The choices of `row`, if it can go on from them: `choices` of them, tokens below `vocab_size`, the
-/// unfinished ones shorter than `max_tokens`. Nothing otherwise (the input may have changed under
-/// --resume=force): then the row is computed from its beginning.
-std::optional<std::vector<ChoiceSoFar>> choices_of(const proto::CutRow& row, size_t choices,
-                                                   int64_t max_tokens, int64_t vocab_size);
+/// What the row asks for now.
+struct CutRowFit {
+  const std::vector<std::vector<int32_t>>& prompts;
+  size_t choices_a_prompt = 1;  ///< the first of each carries the prompt's scores
+  int64_t max_tokens = 0;       ///< a choice
+  bool scores_prompts = false;
+  int64_t vocab_size = 0;
+};
+
+/// The choices of `row`, if it can go on from them: as many as `fit` says, tokens below `vocab_size`, the
+/// unfinished ones shorter than `max_tokens`, scores of these prompts. Nothing otherwise (the input may have
+/// changed under --resume=force): then the row is computed from its beginning.
+std::optional<std::vector<ChoiceSoFar>> choices_of(const proto::CutRow& row, const CutRowFit& fit);
 
 }  // namespace penstock

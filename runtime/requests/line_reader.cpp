@@ -1,6 +1,8 @@
 #include "runtime/requests/line_reader.h"
 
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,30 +16,25 @@ namespace penstock {
 
 LineReader::LineReader(const std::filesystem::path& path, size_t longest_line, const Shard& shard)
     : path_(path),
-      fd_(path == "-" ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC)),
+      file_(path == "-" ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC)),
       longest_line_(longest_line) {
-  if (fd_ < 0)
+  if (!file_.is_open())
     throw UsageError("--input-file " + path.string() + ": cannot be opened: " + std::strerror(errno));
   struct stat info {};
-  if (fstat(fd_, &info) != 0 || S_ISDIR(info.st_mode)) {
-    close(fd_);
+  if (fstat(file_.get(), &info) != 0 || S_ISDIR(info.st_mode))
     throw UsageError("--input-file " + path.string() + ": expected a file of JSON lines, found a folder");
+  if (S_ISREG(info.st_mode)) {
+    total_bytes_ = static_cast<uint64_t>(info.st_size);
+    if (!shard.whole()) go_to(range_of(shard, total_bytes_));
+    return;
   }
-  if (S_ISREG(info.st_mode)) total_bytes_ = static_cast<uint64_t>(info.st_size);
-  if (shard.whole()) return;
-  try {
-    if (!S_ISREG(info.st_mode))
-      throw UsageError("--shard " + shard.text() + ": expected an input that is a regular file, found " +
-                       path.string());
-    go_to(range_of(shard, total_bytes_));
-  } catch (...) {
-    close(fd_);
-    throw;
-  }
-}
-
-LineReader::~LineReader() {
-  close(fd_);
+  if (!shard.whole())
+    throw UsageError("--shard " + shard.text() + ": expected an input that is a regular file, found " +
+                     path.string());
+  interrupted_ = FileHandle(eventfd(0, EFD_CLOEXEC));
+  if (!interrupted_.is_open())
+    throw Error("--input-file " + path.string() +
+                ": waiting for it cannot be arranged: " + std::strerror(errno));
 }
 
 uint64_t LineReader::position() const {
@@ -63,6 +60,20 @@ void LineReader::go_to(const Range& range) {
   total_bytes_ = range.end > first_byte_ ? range.end - first_byte_ : 0;
 }
 
+void LineReader::interrupt() {
+  const uint64_t one = 1;
+  if (interrupted_.is_open()) (void)!write(interrupted_.get(), &one, sizeof one);
+}
+
+/// False when it was interrupted.
+bool LineReader::wait_for_input() {
+  pollfd either[] = {{interrupted_.get(), POLLIN, 0}, {file_.get(), POLLIN, 0}};
+  while (poll(either, 2, -1) < 0)
+    if (errno != EINTR)
+      throw Error("--input-file " + path_.string() + ": waiting for it failed: " + std::strerror(errno));
+  return either[0].revents == 0;
+}
+
 bool LineReader::refill() {
   constexpr size_t kChunk = 1U << 18;
   buffer_.erase(0, begin_);
@@ -70,7 +81,7 @@ bool LineReader::refill() {
   const size_t old = buffer_.size();
   buffer_.resize(old + kChunk);
   ssize_t n = 0;
-  do n = read(fd_, buffer_.data() + old, kChunk);
+  do n = read(file_.get(), buffer_.data() + old, kChunk);
   while (n < 0 && errno == EINTR);
   buffer_.resize(old + static_cast<size_t>(std::max<ssize_t>(n, 0)));
   if (n < 0) throw Error("--input-file " + path_.string() + ": reading failed: " + std::strerror(errno));
@@ -96,6 +107,7 @@ LineReader::Status LineReader::next(std::string& line) {
     }
     searched = buffer_.size() -
                begin_;  // where the next search starts once refill() has moved the rest to the front
+    if (interrupted_.is_open() && !wait_for_input()) return Status::end;
     if (!refill()) {
       if (begin_ == buffer_.size() && !too_long) return Status::end;
       line.assign(buffer_, begin_);

@@ -6,7 +6,7 @@
 
 namespace penstock {
 
-/// One thread; the two counts any thread.
+/// One thread; the two counts and interrupt() any thread.
 class LineSource {
  public:
   enum class Status { line, too_long, end };
@@ -15,6 +15,9 @@ class LineSource {
   /// The next line, without its newline. A line longer than the source's limit is passed over. Throws Error
   /// when reading fails.
   virtual Status next(std::string& line) = 0;
+  /// From now on next() ends rather than waits for more input, also one that waits already. A line that is
+  /// not there whole is not given.
+  virtual void interrupt() = 0;
   /// Of the line given last, counted from 1 at the start of the whole file, whatever part of it is read.
   virtual uint64_t line_number() const = 0;
 

@@ -1,6 +1,6 @@
 // A batch file's way in: a line is read, parsed and tokenized, and comes out as a row that can be scheduled
-// or as that row's error. The file is never held whole. One thread, rank 0's reading one; total_bytes() any
-// thread.
+// or as that row's error. The file is never held whole. One thread, rank 0's reading one; total_bytes() and
+// interrupt() any thread.
 #pragma once
 
 #include <filesystem>
@@ -56,6 +56,9 @@ class RowIntake {
   /// The next row, once `window` lets it in; nothing at the file's end and when the window is closed. Throws
   /// Error when reading fails, never for what a line holds.
   std::optional<ReadRow> next(RowWindow& window);
+
+  /// next() ends rather than waits for more input, as LineSource::interrupt(). Close the window first.
+  void interrupt() { lines_->interrupt(); }
 
   /// Rows given out or passed over so far.
   uint64_t rows() const { return rows_; }

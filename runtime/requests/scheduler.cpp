@@ -46,6 +46,7 @@ void Scheduler::add(SequenceSpec spec) {
   ensure(!spec.prompt.empty() && spec.max_tokens > 0, "a sequence has a prompt and may grow");
   auto sequence = std::make_unique<Sequence>();
   sequence->generated = std::move(spec.generated);
+  sequence->scored = std::move(spec.scored);
   sequence->spec = std::move(spec);
   if (sequence->spec.make_ends) {
     sequence->ends = sequence->spec.make_ends();
@@ -299,10 +300,10 @@ std::vector<FinishedSequence> Scheduler::give_up() {
   ensure(!in_flight(), "nothing is in flight");
   for (const SequencePtr& s : running_) {
     pool_.release(s->blocks);
-    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length});
+    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length, std::move(s->scored)});
   }
   for (const SequencePtr& s : waiting_)
-    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length});
+    unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length, std::move(s->scored)});
   running_.clear();
   waiting_.clear();
   return unfinished;

@@ -57,13 +57,16 @@ struct SequenceSpec {
   /// What an earlier job generated: the sequence goes on from there, with the bits it would have had. Fewer
   /// than max_tokens, none of which ends it.
   std::vector<GeneratedToken> generated{};
+  /// With prompt_logprobs, what an earlier job scored: the prompt's tokens from the second on.
+  std::vector<GeneratedToken> scored{};
 };
 
 struct FinishedSequence {
   uint64_t id = 0;
   std::vector<GeneratedToken> tokens;  ///< the stopping token included
   FinishReason reason = FinishReason::length;
-  std::vector<GeneratedToken> prompt{};  ///< with prompt_logprobs: the prompt's tokens from the second on
+  /// With prompt_logprobs: the prompt's tokens from the second on, of a sequence given up those scored.
+  std::vector<GeneratedToken> prompt{};
 };
 
 class Scheduler {

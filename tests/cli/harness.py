@@ -11,6 +11,8 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("PENSTOCK", ROOT / "build/penstock"))
 DEMO = ROOT / "tests/models/gsm-llama-18"
+# One sequence at a time: a job of some thousand tokens takes its time on any machine.
+SLOWLY = ("--max-num-seqs", "1", "--micro-batches", "1")
 ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 
 
@@ -71,6 +73,30 @@ class ProgramTest(unittest.TestCase):
                 self.assertEqual(run.stderr.count(parts[0]), 1, f"said more than once:\n{run.stderr}")
                 self.assertFalse(self.output.exists())
                 self.expect_no_process()
+
+    def await_that(self, is_so, seconds=100):
+        """Returns once it is; fails after a time that no machine takes."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            self.assertLess(time.monotonic(), deadline, "it did not come to pass")
+            time.sleep(0.02)
+
+    def kept(self, output=None):
+        """What `penstock results` says of the journal."""
+        return subprocess.run([BINARY, "results", f"{output or self.output}.journal"], capture_output=True, text=True, timeout=60)
+
+    def start_slowly(self, ranks, *flags, output=None):
+        """A job that has finished a row more than its journal had: one at a time, so that most are still to come on any machine."""
+        before = len(self.kept(output).stdout)
+        job = subprocess.Popen(self.command(ranks, *SLOWLY, *flags, output=output), env=ENVIRONMENT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(job.wait)
+        self.addCleanup(job.kill)
+        while job.poll() is None:
+            if len(self.kept(output).stdout) > before:
+                return job
+            time.sleep(0.02)
+        self.fail(f"the job ended before its first row was seen:\n{job.stdout.read()}")
 
     def expect_no_process(self):
         deadline = time.monotonic() + 60

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import unittest
 
 from harness import BINARY, ProgramTest, row
@@ -28,7 +27,7 @@ PYTHON = python_with_h5py()
 class Hdf5Files(ProgramTest):
     def h5py(self, script, *arguments):
         run = subprocess.run([PYTHON, "-c", "import sys, json, h5py, numpy as np\n" + script, *map(str, arguments)],
-                             capture_output=True, text=True, timeout=60)
+                             capture_output=True, text=True, timeout=100)
         self.assertEqual(run.returncode, 0, run.stderr)
         return run.stdout
 
@@ -51,7 +50,7 @@ with h5py.File(sys.argv[1], "w") as f:
         (self.folder / "in.jsonl").unlink()
         command = self.command(ranks, "--input-body", json.dumps(BODY), *flags)
         command[command.index(str(self.folder / "in.jsonl"))] = str(self.folder / name)
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=100)
         self.assertEqual(run.returncode, 0, run.stderr)
         return self.output.read_bytes()
 
@@ -78,7 +77,7 @@ with h5py.File(sys.argv[1], "w") as f:
                     flags = ["--shard", f"{i}/2"] + (["--input-body", json.dumps(BODY)] if name == "in.h5" else [])
                     command = self.command(0, *flags, output=parts[0])
                     command[command.index(str(self.folder / "in.jsonl"))] = str(self.folder / name)
-                    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
                     self.assertEqual(run.returncode, 0, run.stderr)
                 run = subprocess.run([BINARY, "results", "--merge", *parts, "-o", self.output], capture_output=True, text=True)
                 self.assertEqual(run.returncode, 0, run.stderr)
@@ -123,13 +122,25 @@ with h5py.File(sys.argv[1], "w") as f:
     @unittest.skipIf(shutil.which("h5dump") is None, "no h5dump (launch/setup --tests)")
     def test_h5dump_reads_the_file(self):
         self.answers_in_hdf5()
-        dump = subprocess.run(["h5dump", self.folder / "out.h5"], capture_output=True, text=True, timeout=60)
+        dump = subprocess.run(["h5dump", self.folder / "out.h5"], capture_output=True, text=True, timeout=100)
         self.assertEqual(dump.returncode, 0, dump.stderr)
         self.assertIn('"penstock_results"', dump.stdout)
 
     def test_the_bytes_do_not_depend_on_ranks_or_on_when(self):
         one = self.answers_in_hdf5("one.h5").read_bytes()
         self.assertEqual(self.answers_in_hdf5("four.h5", ranks=4).read_bytes(), one)
+
+    def test_results_prints_a_completed_file_as_lines(self):
+        self.write(row("a", logprobs=2, return_token_ids=True) + row("b", n=2, temperature=0.5) + row("bad", best_of=3))
+        self.assertEqual(self.generate(0, "--skip-tokenizer-init").returncode, 0, self.run_.stderr)
+        output = self.answers_in_hdf5("out.h5", "--skip-tokenizer-init")
+        for named in (output, str(output) + ".journal"):
+            shown = subprocess.run([BINARY, "results", named], capture_output=True, text=True, timeout=100)
+            self.assertEqual(shown.returncode, 0, shown.stderr)
+            self.assertIn("made from the HDF5 output", shown.stderr)
+            self.assertIn("3 of 3 rows are finished", shown.stderr)
+            expected = self.output.read_text().replace('"param":"best_of"', '"param":null')
+            self.assertEqual(shown.stdout, expected)
 
     def test_parts_in_hdf5_join_to_the_whole(self):
         self.write("".join(row(f"row-{i}", logprobs=1) for i in range(9)))
@@ -145,13 +156,9 @@ with h5py.File(sys.argv[1], "w") as f:
         self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(64)))
         undisturbed = self.answers_in_hdf5("undisturbed.h5").read_bytes()
         output = self.folder / "out.h5"
-        slowly = ("--max-num-seqs", "1", "--micro-batches", "1")
-        with subprocess.Popen(self.command(0, *slowly, output=output), stderr=subprocess.PIPE, text=True) as job:
-            while "stage 0 on" not in job.stderr.readline():
-                pass
-            time.sleep(0.3)
-            job.kill()
-            job.communicate()
+        job = self.start_slowly(0, output=output)
+        job.kill()
+        job.communicate(timeout=100)
         self.assertFalse(output.exists())
         self.assertEqual(self.answers_in_hdf5().read_bytes(), undisturbed)
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 import unittest
 
-from harness import ENVIRONMENT, ProgramTest, row
+from harness import ENVIRONMENT, SLOWLY, ProgramTest, row
 
 RANKS = 4
 
@@ -15,7 +15,7 @@ RANKS = 4
 class Killed(ProgramTest):
     def start(self):
         self.write("".join(row(f"row-{i}", max_tokens=1500, ignore_eos=True) for i in range(64)))
-        job = subprocess.Popen(self.command(RANKS), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        job = subprocess.Popen(self.command(RANKS, *SLOWLY), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                text=True)
         self.addCleanup(job.kill)
         seen = ""
@@ -39,7 +39,7 @@ class Killed(ProgramTest):
                 time.sleep(0.5)
                 begin = time.monotonic()
                 os.kill(self.pid_of(rank), signal.SIGKILL)
-                rest, _ = job.communicate(timeout=10)
+                rest, _ = job.communicate(timeout=100)
                 self.assertLess(time.monotonic() - begin, 5)
                 self.assertNotEqual(job.returncode, 0)
                 self.assertRegex(rest, rf"rank {rank} \(.*\) died")
@@ -49,7 +49,7 @@ class Killed(ProgramTest):
     def test_sigterm_to_one_rank_ends_every_rank_with_one_message(self):
         job, _ = self.start()
         os.kill(self.pid_of(2), signal.SIGTERM)
-        rest, _ = job.communicate(timeout=10)
+        rest, _ = job.communicate(timeout=100)
         self.assertNotEqual(job.returncode, 0)
         self.assertEqual(rest.count("stopped by SIGTERM"), 1, rest)
         self.expect_no_process()
@@ -57,7 +57,7 @@ class Killed(ProgramTest):
     def test_ctrl_c_ends_every_rank(self):
         job, _ = self.start()
         job.send_signal(signal.SIGINT)
-        job.communicate(timeout=10)
+        job.communicate(timeout=100)
         self.assertNotEqual(job.returncode, 0)
         self.expect_no_process()
 

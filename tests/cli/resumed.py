@@ -7,7 +7,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BINARY, ENVIRONMENT, ProgramTest, row
+from harness import ENVIRONMENT, SLOWLY, ProgramTest, row
 
 STOPPED = 75
 
@@ -17,21 +17,6 @@ class Resumed(ProgramTest):
         super().setUp()
         self.write("".join(row(f"row-{i}", max_tokens=150 + i, ignore_eos=True, temperature=0.8, seed=i, logprobs=1)
                            for i in range(96)))
-
-    def start(self, ranks, *flags):
-        """A job that has finished a first row: one at a time, so that most are still to come on any machine."""
-        job = subprocess.Popen(self.command(ranks, "--max-num-seqs", "1", "--micro-batches", "1", *flags), env=ENVIRONMENT,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.addCleanup(job.kill)
-        before = len(self.kept().stdout)
-        while job.poll() is None:
-            if len(self.kept().stdout) > before:
-                return job
-            time.sleep(0.02)
-        self.fail(f"the job ended before its first row was seen:\n{job.stdout.read()}")
-
-    def kept(self):
-        return subprocess.run([BINARY, "results", str(self.output) + ".journal"], capture_output=True, text=True, timeout=30)
 
     def pid_of(self, rank):
         for pid in self.processes():
@@ -50,9 +35,9 @@ class Resumed(ProgramTest):
     def test_each_signal_on_any_rank_drains_and_the_same_command_goes_on(self):
         for rank, number in ((0, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGUSR1)):
             with self.subTest(signal=number):
-                job = self.start(3)
+                job = self.start_slowly(3)
                 os.kill(self.pid_of(rank), number)
-                text, _ = job.communicate(timeout=60)
+                text, _ = job.communicate(timeout=100)
                 self.assertEqual(job.returncode, STOPPED, text)
                 self.assertEqual(text.count(f"stopped by {number.name} on rank {rank}:"), 1, text)
                 self.assertFalse(self.output.exists())
@@ -60,29 +45,43 @@ class Resumed(ProgramTest):
         self.expect_undisturbed_bytes()
 
     def test_a_second_signal_stops_at_once_and_keeps_every_finished_row(self):
-        job = self.start(0, "--drain-seconds", "30")
+        job = self.start_slowly(0, "--drain-seconds", "30")
         pid = self.processes()[0]
         os.kill(pid, signal.SIGSTOP)  # so that both signals of one kind are there before either is looked at
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGUSR1)
         os.kill(pid, signal.SIGCONT)
-        text, _ = job.communicate(timeout=30)
+        text, _ = job.communicate(timeout=100)
         self.assertEqual(job.returncode, STOPPED, text)
         self.expect_undisturbed_bytes()
 
+    def test_a_drain_does_not_wait_for_an_input_that_stays_open(self):
+        command = self.command(0, "--drain-seconds", "86400")
+        command[command.index(str(self.folder / "in.jsonl"))] = "-"
+        with open(self.folder / "said", "w") as said:
+            job = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stderr=said, text=True)
+        self.addCleanup(job.stdin.close)
+        self.addCleanup(job.kill)
+        job.stdin.write(row("a"))
+        job.stdin.flush()
+        written = self.folder / "out.jsonl.partial"
+        self.await_that(lambda: job.poll() is not None or written.exists() and written.stat().st_size > 0)
+        job.send_signal(signal.SIGTERM)
+        self.assertEqual(job.wait(timeout=100), STOPPED, (self.folder / "said").read_text())
+
     def test_max_seconds_ends_in_time(self):
-        self.write("".join(row(f"row-{i}", max_tokens=1000 + i, ignore_eos=True) for i in range(40)))
+        self.write("".join(row(f"row-{i}", max_tokens=1500, ignore_eos=True) for i in range(400)))
         begin = time.monotonic()
-        run = self.generate(2, "--max-seconds", "4", "--max-num-seqs", "1", "--micro-batches", "1")
+        run = self.generate(0, "--max-seconds", "8", *SLOWLY)
         self.assertEqual(run.returncode, STOPPED, run.stderr)
-        self.assertLess(time.monotonic() - begin, 4 + 3)  # mpirun's own start and end come on top
+        self.assertLess(time.monotonic() - begin, 8 + 2)
         self.assertIn("stopped by --max-seconds", run.stderr)
-        self.expect_undisturbed_bytes()
+        self.assertRegex(run.stderr, "[1-9][0-9]* more are saved as far as they got")
 
     def test_killed_it_goes_on_and_results_shows_what_is_there(self):
-        job = self.start(0)
+        job = self.start_slowly(0)
         os.kill(self.processes()[0], signal.SIGKILL)
-        job.communicate(timeout=30)
+        job.communicate(timeout=100)
         shown = self.kept()
         self.assertEqual(shown.returncode, 0, shown.stderr)
         self.assertIn("of 96 rows are finished", shown.stderr)
@@ -97,21 +96,21 @@ class Resumed(ProgramTest):
         self.expect_undisturbed_bytes()
 
     def test_another_job_is_refused_with_the_difference_named(self):
-        job = self.start(0)
+        job = self.start_slowly(0)
         os.kill(self.processes()[0], signal.SIGTERM)
-        job.communicate(timeout=30)
+        job.communicate(timeout=100)
         run = self.generate(2, "--seed", "5")
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("--seed was 0 and is 5", run.stderr)
         self.expect_undisturbed_bytes()
 
     def test_two_jobs_on_one_output_the_second_is_refused(self):
-        job = self.start(0)
+        job = self.start_slowly(0)
         run = self.generate(0)
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn(f"pid {job.pid}", run.stderr)
         job.kill()
-        job.communicate(timeout=30)
+        job.communicate(timeout=100)
         self.expect_undisturbed_bytes()
 
     def test_a_full_disk_ends_the_job_and_room_lets_it_go_on(self):

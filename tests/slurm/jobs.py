@@ -4,14 +4,12 @@ import re
 import time
 import unittest
 
-from slurm_harness import BINARY, DEMO, ROOT, ClusterTest, row
+from slurm_harness import BINARY, DEMO, ROOT, SLOWLY, ClusterTest, row
 
 # A minute is the least that Slurm takes as a time limit. It looks at limits every 30 s from its start on, and sends the
 # signal when the job has 30 s more than asked: so at the first look after the job began.
 SOON = ("--time=1", "--signal=USR1@30")
 LOOKS_AFTER = 29
-# One sequence at a time: the job takes its time on any machine.
-SLOWLY = ("--max-num-seqs", "1", "--micro-batches", "1")
 
 
 class Jobs(ClusterTest):
@@ -24,7 +22,7 @@ class Jobs(ClusterTest):
     def log_of(self, job):
         return (self.folder / f"{job}.log").read_text(errors="replace")
 
-    def await_log(self, job, pattern, seconds=50):
+    def await_log(self, job, pattern, seconds=150):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if (self.folder / f"{job}.log").exists() and re.search(pattern, self.log_of(job)):
@@ -54,11 +52,17 @@ class Jobs(ClusterTest):
     def test_a_job_at_its_time_limit_drains_goes_back_to_the_queue_and_finishes_with_the_same_bytes(self):
         self.long_rows(80, 420)
         expected = self.undisturbed()
+        how = self.folder / "how"  # the first start takes longer than its limit on any machine, the second does not
+        how.write_text("--threads 1 " + " ".join(SLOWLY))
+        program = self.folder / "program"
+        program.write_text(f'#!/usr/bin/env bash\nexec "{BINARY}" "$@" $(<"{how}")\n')
+        program.chmod(0o755)
         time.sleep(max(0, self.started + LOOKS_AFTER - 6 - time.monotonic()))
-        job = self.sbatch("generate.sbatch", *SOON, generate=SLOWLY)
+        job = self.sbatch("generate.sbatch", *SOON, PENSTOCK=program)
         self.await_log(job, "back to the queue")
+        how.write_text("")
         self.await_log(job, "start 2:")
-        self.await_state(job, "COMPLETED", seconds=90)
+        self.await_state(job, "COMPLETED")
         self.assertEqual(self.output.read_bytes(), expected)
 
     def test_an_array_of_three_parts_joins_to_the_whole(self):
@@ -73,7 +77,7 @@ class Jobs(ClusterTest):
 
     def test_scancel_leaves_no_process_and_the_job_stays_cancelled(self):
         self.long_rows(200, 1500)
-        job = self.sbatch("generate.sbatch")
+        job = self.sbatch("generate.sbatch", generate=SLOWLY)
         self.await_log(job, "stage 3 on")
         self.check(["scancel", job])
         self.await_state(job, "CANCELLED")

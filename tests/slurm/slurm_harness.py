@@ -8,7 +8,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
-from harness import BINARY, DEMO, ENVIRONMENT, ROOT, ProgramTest, row  # noqa: E402, F401
+from harness import BINARY, DEMO, ENVIRONMENT, ROOT, SLOWLY, ProgramTest, row  # noqa: E402, F401
 
 CLUSTER = ROOT / "tests/slurm/cluster"
 NEEDED = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
@@ -36,7 +36,7 @@ class ClusterTest(ProgramTest):
         self.check([CLUSTER, "start", self.cluster, str(self.NODES), "4"])
         self.started = time.monotonic()
 
-    def run_command(self, words, timeout=60, **environment):
+    def run_command(self, words, timeout=100, **environment):
         return subprocess.run([str(w) for w in words], env=dict(self.environment, **environment), cwd=self.folder,
                               capture_output=True, text=True, timeout=timeout)
 
@@ -54,7 +54,7 @@ class ClusterTest(ProgramTest):
         shown = self.check(["scontrol", "--oneliner", "show", "job", job])
         return shown.split("JobState=")[1].split()[0]
 
-    def await_state(self, job, *states, seconds=50):
+    def await_state(self, job, *states, seconds=150):
         """sbatch --wait would look every ten seconds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -71,6 +71,6 @@ class ClusterTest(ProgramTest):
         """What one process answers."""
         alone = self.folder / "alone.jsonl"
         run = subprocess.run(self.command(0, *flags, output=alone), env=ENVIRONMENT, capture_output=True, text=True,
-                             timeout=60)
+                             timeout=100)
         self.assertEqual(run.returncode, 0, run.stderr)
         return alone.read_bytes()

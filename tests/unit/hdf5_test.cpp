@@ -9,6 +9,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/requests/answer.h"
+#include "runtime/requests/hdf5/answer_line.h"
 #include "runtime/requests/hdf5/journaled_row.h"
 #include "runtime/requests/hdf5/prompts.h"
 #include "runtime/requests/hdf5/results_reader.h"
@@ -421,6 +422,42 @@ TEST_F(Hdf5, AJournalMakesTheFileInTheInputsOrderWithItsSettings) {
   Hdf5ResultsReader reader(output_);
   EXPECT_EQ(reader.settings(), settings);
   EXPECT_EQ(reader.rows(), 3U);
+}
+
+TEST_F(Hdf5, WithoutATokenizerTheLineComesBackAsItWas) {
+  Answer answer;
+  answer.custom_id = "a";
+  answer.model = "m";
+  answer.prompt_tokens = 2;
+  answer.fields.logprobs = 1;
+  answer.fields.return_token_ids = true;
+  answer.prompt_token_ids = {{5, 6}, {5, 6}, {5, 6}};
+  answer.choices.resize(3);
+  proto::FinishedRow row;
+  for (Choice& choice : answer.choices) {
+    choice.text = "text";
+    choice.token_texts = {{"token_id:3", {"token_id:7"}}, {"token_id:4", {"token_id:4"}}};
+    choice.sequence = {0, {{3, -0.5F, {{7, -0.25F}}}, {4, -0.1F, {{4, -0.1F}}}}, FinishReason::stop};
+    proto::JournaledChoice& numbers = *row.add_choices();
+    for (const GeneratedToken& token : choice.sequence.tokens) {
+      numbers.add_tokens(token.id);
+      numbers.add_logprobs(token.logprob);
+      numbers.add_top()->add_tokens(token.top[0].first);
+      numbers.mutable_top()->rbegin()->add_logprobs(token.top[0].second);
+    }
+  }
+  answer.choices[0].stop_reason = 4;
+  answer.choices[1].stop_string = "\n";
+  answer.choices[2].sequence.reason = FinishReason::length;
+  row.set_line(format_answer(answer));
+  write_results(output_, {result_row_of(row), {"bad", "prompt: expected text", 0, {}}});
+
+  Hdf5ResultsReader reader(output_);
+  ResultRow read;
+  ASSERT_TRUE(reader.next(read));
+  EXPECT_EQ(answer_line(read, "m"), row.line());
+  ASSERT_TRUE(reader.next(read));
+  EXPECT_EQ(answer_line(read, "m"), format_error({"bad", "prompt: expected text", ""}));
 }
 
 TEST_F(Hdf5, AnotherHdf5FileIsNoFileOfAnswers) {

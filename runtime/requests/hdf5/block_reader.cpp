@@ -48,9 +48,7 @@ Hdf5Id type_of(const Hdf5Id& dataset, const std::string& name) {
 
 Hdf5Id open_hdf5(const std::filesystem::path& path) {
   Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "HDF5");
-#if H5_VERSION_GE(1, 10, 7)
   H5Pset_file_locking(access.get(), false, true);
-#endif
   const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (file < 0)
     throw UsageError("--input-file " + path.string() + ": cannot be opened as HDF5: " + hdf5_reason());

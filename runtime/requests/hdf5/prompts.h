@@ -17,6 +17,7 @@ class Hdf5Prompts final : public LineSource {
   /// A row that would make a longer line is passed over as too long. Throws Error when reading fails or
   /// offsets make no sense.
   Status next(std::string& line) override;
+  void interrupt() override {}  // a file never keeps waiting
   uint64_t line_number() const override;
   uint64_t total_bytes() const override;
   uint64_t bytes_read() const override;

@@ -29,9 +29,7 @@ Hdf5Id create_file(const fs::path& path) {
   const Hdf5Id creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, path.string());
   check_hdf5(H5Pset_obj_track_times(creation.get(), false), path.string());
   const Hdf5Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, path.string());
-#if H5_VERSION_GE(1, 10, 7)
   H5Pset_file_locking(access.get(), false, true);
-#endif
   return {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose,
           "--output-file " + path.string() + ": cannot be written"};
 }

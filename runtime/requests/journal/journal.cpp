@@ -7,7 +7,9 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
+#include "runtime/requests/hdf5/answer_line.h"
 #include "runtime/requests/hdf5/journaled_row.h"
+#include "runtime/requests/hdf5/results_reader.h"
 #include "runtime/requests/hdf5/results_writer.h"
 #include "runtime/requests/input_spec.h"
 #include "runtime/requests/journal/file_facts.h"
@@ -64,6 +66,21 @@ FileFacts write_hdf5(JournalIndex& index, const proto::JournalManifest& manifest
   index.for_each_finished([&](const proto::FinishedRow& row) { output.add(result_row_of(row)); });
   output.finish();
   return facts_of_file(path);
+}
+
+std::string model_name_of(const proto::JournalManifest& manifest) {
+  const std::string* setting = value_of(manifest, kModelNameSetting);
+  if (setting == nullptr) return {};
+  const std::string any = kAnyModelPrefix;
+  return setting->compare(0, any.size(), any) == 0 ? setting->substr(any.size()) : *setting;
+}
+
+/// Returns how many rows there are.
+uint64_t read_hdf5(const fs::path& output, const std::string& model,
+                   const std::function<void(std::string_view)>& visit) {
+  Hdf5ResultsReader reader(output);
+  for (ResultRow row; reader.next(row);) visit(answer_line(std::move(row), model));
+  return reader.rows();
 }
 
 }  // namespace
@@ -196,13 +213,13 @@ JournalCounts read_results(const fs::path& journal, const std::function<void(std
   counts.rows = manifest.rows();
   if (manifest.has_completed()) {
     const fs::path output = folder.parent_path() / folder.stem();
-    if (is_hdf5(output))
-      throw UsageError(
-          output.string() +
-          ": the job is completed, and its rows are in this HDF5 file, which h5py and h5dump read");
     std::ifstream file(output, std::ios::binary);
     if (!file) throw UsageError(output.string() + ": the job is completed, and its output cannot be opened");
-    for (std::string line; std::getline(file, line); ++counts.finished) visit(line);
+    counts.from_hdf5 = is_hdf5(output);
+    if (counts.from_hdf5)
+      counts.finished = read_hdf5(output, model_name_of(manifest), visit);
+    else
+      for (std::string line; std::getline(file, line); ++counts.finished) visit(line);
     return counts;
   }
   JournalIndex index(folder, manifest.rows());

@@ -79,14 +79,20 @@ class Journal {
   std::unique_ptr<JournalWriter> writer_;
 };
 
+/// The setting that names the model to rows that name none. After this prefix where a row may name any.
+constexpr const char* kModelNameSetting = "the model's name";
+constexpr const char* kAnyModelPrefix = "any, ";
+
 /// For reading only, at any time, also while a job writes: the finished rows of `journal` (the folder, or the
 /// output it belongs to), each line given to `visit` in the input's order; of a completed journal, the
-/// output's. Throws UsageError when there is no journal.
+/// output's; where that is HDF5, lines as answer_line() makes them. Throws UsageError when there is no
+/// journal.
 struct JournalCounts {
   uint64_t rows = 0;      ///< of the input
   uint64_t finished = 0;  ///< errors included
   uint64_t failed = 0;
-  uint64_t cut = 0;  ///< unfinished rows with tokens that a drain saved
+  uint64_t cut = 0;        ///< unfinished rows with tokens that a drain saved
+  bool from_hdf5 = false;  ///< the lines were made from a completed HDF5 output
 };
 JournalCounts read_results(const std::filesystem::path& journal,
                            const std::function<void(std::string_view line)>& visit);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <utility>
 
 #include "runtime/base/error.h"
 
@@ -46,7 +47,8 @@ std::string this_machine() {
 }
 
 JournalLock::JournalLock(const std::filesystem::path& file, std::string machine, LockTimes times)
-    : path_(file), times_(times), file_(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    : path_(file), times_(std::move(times)), file_(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  if (!times_.wait) times_.wait = [](std::chrono::milliseconds time) { std::this_thread::sleep_for(time); };
   if (!file_.is_open())
     throw UsageError(path_.string() + ": the journal's lock cannot be opened: " + std::strerror(errno) +
                      "; name an --output-file in a folder that may be written");
@@ -78,9 +80,8 @@ void JournalLock::take(const std::string& machine) {
   // The kernel gave the lock, so a holder of this machine is dead. One of another machine may live where
   // flock does not reach it.
   if (first.machine.empty() || first.machine == machine) return;
-  const auto end = std::chrono::steady_clock::now() + times_.patience;
-  while (std::chrono::steady_clock::now() < end) {
-    std::this_thread::sleep_for(std::min(times_.heartbeat, times_.patience) / 4);
+  for (int look = 0; look < times_.looks; ++look) {
+    times_.wait(times_.heartbeat / 4);
     const Holder now = read_holder(path_);
     if (now.machine.empty()) return;
     if (now.machine != first.machine || now.name != first.name || now.beats != first.beats) refuse(now.name);
@@ -89,8 +90,10 @@ void JournalLock::take(const std::string& machine) {
 
 // A failure is the disk's, and the journal itself will tell: the lock is held all the same.
 void JournalLock::write(const std::string& text) {
-  (void)!ftruncate(file_.get(), 0);
+  // In this order a reader always finds a whole holder: what a longer text leaves behind stands on lines of
+  // its own.
   (void)!pwrite(file_.get(), text.data(), text.size(), 0);
+  (void)!ftruncate(file_.get(), static_cast<off_t>(text.size()));
 }
 
 void JournalLock::beat_until_stopped() {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -16,14 +17,18 @@ namespace penstock {
 
 struct LockTimes {
   std::chrono::milliseconds heartbeat{5000};
-  /// For how long a lock of another machine is watched: without a heartbeat in this time its holder is dead.
-  std::chrono::milliseconds patience{30000};
+  /// A lock of another machine is looked at so often, four times a heartbeat: when it never changes its
+  /// holder is dead. Counted in looks, so that a process that was stopped meanwhile does not take the time it
+  /// slept for the holder's silence.
+  int looks = 24;
+  /// Waits between two looks: sleeps if none is given.
+  std::function<void(std::chrono::milliseconds)> wait{};
 };
 
 class JournalLock {
  public:
   /// `machine`: differs between machines that do not see each other's processes. Throws UsageError naming
-  /// the holder when another job holds the lock; waits up to `times.patience` to learn whether it lives.
+  /// the holder when another job holds the lock; looks at it `times.looks` times to learn whether it lives.
   JournalLock(const std::filesystem::path& file, std::string machine, LockTimes times);
   /// Lets go: the file stays, and names nobody.
   ~JournalLock();
