@@ -62,7 +62,7 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   JobDescription job;
   job.model_name = model_name(options);
   job.numerics = ready.numerics;
-  job.cache_dtype = name_of(ready.shape.dtype);
+  job.cache_dtype = name_of(ready.shape.kv_dtype);
   job.block_size = options.block_size;
   job.blocks = ready.blocks;
   job.max_model_len = ready.shape.max_model_len;

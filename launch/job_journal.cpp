@@ -93,6 +93,7 @@ JobSettings early_settings(const JobOptions& options) {
                               ? kAnyModelPrefix + options.model.lexically_normal().filename().string()
                               : options.served_model_name},
       {"--seed", std::to_string(options.seed)},
+      {"--kv-cache-dtype", options.kv_cache_dtype},
   };
   return settings;
 }

@@ -39,6 +39,10 @@ CutCost cut_cost(const ModelConfig& config, DType dtype) {
 
 }  // namespace
 
+DType resolve_kv_dtype(const std::string& name, DType dtype) {
+  return name == "fp8" ? DType::e4m3 : name == "int8" ? DType::i8 : dtype;
+}
+
 void add_model_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Model";
   app.add_option("--model,-m", o.model, "Folder with config.json, safetensors and tokenizer.json")
@@ -51,6 +55,13 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--dtype", o.dtype,
                  "Of weights, KV cache and products: auto (the checkpoint's), float32, bfloat16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option(
+         "--kv-cache-dtype", o.kv_cache_dtype,
+         "Of the KV cache: auto (--dtype's), fp8 (E4M3) or int8, with a scale for each token's vectors; "
+         "CPUs only")
+      ->check(CLI::IsMember({"auto", "fp8", "int8"}))
       ->group(group)
       ->capture_default_str();
   app.add_option(
@@ -188,13 +199,23 @@ void refuse_what_gpus_lack(const ModelConfig& config) {
                        "--device cpu");
 }
 
+void refuse_kv_dtype_on_gpus(const JobOptions& options) {
+  if (names_gpu(options.device) && options.kv_cache_dtype != "auto")
+    throw UsageError("--kv-cache-dtype: expected auto with --device " + options.device + ", found " +
+                     options.kv_cache_dtype +
+                     ": attention over FP8 and int8 has no GPU kernels yet; leave the flag out, or use "
+                     "--device cpu");
+}
+
 }  // namespace
 
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
   if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
+  refuse_kv_dtype_on_gpus(options);
   shape.dtype = resolve_dtype(options.dtype, shape.config);
+  shape.kv_dtype = resolve_kv_dtype(options.kv_cache_dtype, shape.dtype);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost = cut_cost(shape.config, shape.dtype);
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
@@ -218,7 +239,7 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
 int64_t kv_bytes_per_block(const JobShape& shape, const StageCut& cut, int64_t block_size) {
   int64_t bytes = 0;
   for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
-    bytes += kv_bytes_per_block(shape.config, l, shape.dtype, block_size);
+    bytes += kv_bytes_per_block(shape.config, l, shape.kv_dtype, block_size);
   return bytes;
 }
 

@@ -35,6 +35,7 @@ struct JobOptions {
   std::string served_model_name;           // empty: any name in a row is accepted
   // model
   std::string dtype = "auto";
+  std::string kv_cache_dtype = "auto";
   std::string load_format = "auto";
   int64_t max_model_len = 0;  // 0: what the model was made for
   uint64_t seed = 0;
@@ -63,10 +64,14 @@ void add_model_flags(CLI::App& app, JobOptions& options);
 void add_machine_flags(CLI::App& app, JobOptions& options);
 void add_batch_flags(CLI::App& app, JobOptions& options);
 
+/// What --kv-cache-dtype `name` (auto, fp8 or int8) means where `dtype` is that of the job.
+DType resolve_kv_dtype(const std::string& name, DType dtype);
+
 /// Flags and model put together: what every rank must agree on.
 struct JobShape {
   ModelConfig config;
   DType dtype = DType::f32;
+  DType kv_dtype = DType::f32;  ///< of the KV cache
   int64_t max_model_len = 0;
   Partition partition;
   std::vector<DeviceKind> devices;  ///< by stage

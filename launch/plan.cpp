@@ -6,6 +6,7 @@
 
 #include "launch/commands.h"
 #include "launch/job_options.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock {
 namespace {
@@ -39,7 +40,9 @@ void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
     std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
                 mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
-  std::printf("\nKV cache: %lld bytes a token over all ranks\n", static_cast<long long>(kv_per_token));
+  std::printf("\nKV cache: %lld bytes a token over all ranks, in %s%s\n",
+              static_cast<long long>(kv_per_token), name_of(shape.kv_dtype),
+              has_scales(shape.kv_dtype) ? " and its scales" : "");
 
   const TimingModel timing{costs, 0.05 * all / stages};
   std::printf(

@@ -86,12 +86,17 @@ int64_t affordable_blocks(const World& world, const JobOptions& options, const J
   return blocks;
 }
 
+std::string numerics_name(DType dtype, DType kv_dtype, const Ops& ops) {
+  const std::string kv = kv_dtype == dtype ? "" : std::string(" KV ") + name_of(kv_dtype);
+  return name_of(dtype) + kv + " " + ops.numerics();
+}
+
 /// How numbers are computed, the same on every stage that computes: looking up embeddings is exact
 /// everywhere.
 std::string agreed_numerics(World& world, const JobShape& shape, const Ops& ops) {
   const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
   const bool computes = cut.layers > 0 || cut.head;
-  const std::string mine = std::string(name_of(shape.dtype)) + " " + ops.numerics();
+  const std::string mine = numerics_name(shape.dtype, shape.kv_dtype, ops);
   const std::vector<std::string> all = world.gather_all(computes ? mine : std::string());
   const auto first = std::find_if(all.begin(), all.end(), [](const std::string& n) { return !n.empty(); });
   const std::string& expected = first == all.end() ? mine : *first;
@@ -152,18 +157,18 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
 
   // Ranks on other hosts may see other files or other flags: the schedule must be one.
-  check_same(world, "the job",
-             shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
-                 std::to_string(shape.config.layer_count()) + " vocab " +
-                 std::to_string(shape.config.vocab_size) + " " + name_of(shape.dtype) + " max-model-len " +
-                 std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
-                 " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) +
-                 " micro-batches " + std::to_string(shape.schedule.micro_batches) + " block-size " +
-                 std::to_string(options.block_size));
+  check_same(
+      world, "the job",
+      shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
+          std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
+          " " + name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
+          std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
+          " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
+          std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
 
   const StageSpec spec{cut.first_layer, cut.layers,          cut.embedding,      cut.head,
                        shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
-                       shape.max_rows};
+                       shape.max_rows,  shape.kv_dtype};
   RankDevice opened = open_device(world, shape.devices);
   ready.device = std::move(opened.device);
   ready.gpu_id = opened.gpu_id;

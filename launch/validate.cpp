@@ -24,6 +24,7 @@ struct Flags {
   JobOptions options;
   fs::path reference;  // empty: the same model
   std::string reference_dtype = "float32";
+  std::string reference_kv_dtype = "auto";
   fs::path text, tokens;
   int64_t context = 512;
   int64_t most_tokens = 8192;
@@ -34,22 +35,28 @@ using Pieces = std::vector<std::vector<int32_t>>;
 /// One whole model in this process, for one sequence at a time.
 class Scorer {
  public:
-  Scorer(const fs::path& model, const std::string& dtype, const JobOptions& options, int64_t context)
+  Scorer(const fs::path& model, const std::string& dtype, const std::string& kv_dtype,
+         const JobOptions& options, int64_t context)
       : config_(load_model_config(model)),
         device_(make_cpu_device()),
         ops_(make_cpu_ops(*device_, options.threads > 0 ? options.threads : usable_cores())) {
     dtype_ = resolve_dtype(dtype, config_);
+    kv_dtype_ = resolve_kv_dtype(kv_dtype, dtype_);
     const auto weights = open_checkpoint(model);
     stage_ = build_stage(config_, *weights,
                          {0, config_.layer_count(), true, true, dtype_, context, options.block_size,
-                          kTokensAtOnce, kTokensAtOnce},
+                          kTokensAtOnce, kTokensAtOnce, kv_dtype_},
                          *device_, *ops_);
     blocks_ = (context + options.block_size - 1) / options.block_size;
     stage_->allocate_cache(blocks_);
   }
 
   const ModelConfig& config() const { return config_; }
-  DType dtype() const { return dtype_; }
+  /// "bfloat16, weights in FP8, KV cache in int8"
+  std::string text() const {
+    return std::string(name_of(dtype_)) + (config_.fp8 ? ", weights in FP8" : "") +
+           (kv_dtype_ != dtype_ ? std::string(", KV cache in ") + name_of(kv_dtype_) : "");
+  }
 
   /// For each position from `first` on, up to kTokensAtOnce of them: every token's log-probability of coming
   /// next. Positions before `first` must have been scored.
@@ -75,6 +82,7 @@ class Scorer {
  private:
   ModelConfig config_;
   DType dtype_ = DType::f32;
+  DType kv_dtype_ = DType::f32;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Stage> stage_;
@@ -154,9 +162,8 @@ Pieces read_pieces(const Flags& flags, int64_t vocab_size) {
 void print(const Comparison& c, const Scorer& model, const Scorer& reference, const Flags& flags,
            const fs::path& reference_path) {
   const auto n = static_cast<double>(c.tokens);
-  std::printf("model      %s in %s%s\nreference  %s in %s%s\n\n", flags.options.model.c_str(),
-              name_of(model.dtype()), model.config().fp8 ? ", weights in FP8" : "", reference_path.c_str(),
-              name_of(reference.dtype()), reference.config().fp8 ? ", weights in FP8" : "");
+  std::printf("model      %s in %s\nreference  %s in %s\n\n", flags.options.model.c_str(),
+              model.text().c_str(), reference_path.c_str(), reference.text().c_str());
   std::printf("tokens compared                     %12lld\n", static_cast<long long>(c.tokens));
   std::printf("perplexity of the reference         %12.4f\n", std::exp(c.reference_nll / n));
   std::printf("perplexity of the model             %12.4f\n", std::exp(c.model_nll / n));
@@ -168,8 +175,10 @@ void print(const Comparison& c, const Scorer& model, const Scorer& reference, co
 
 int validate(const Flags& flags) {
   const fs::path& reference_path = flags.reference.empty() ? flags.options.model : flags.reference;
-  Scorer model(flags.options.model, flags.options.dtype, flags.options, flags.context);
-  Scorer reference(reference_path, flags.reference_dtype, flags.options, flags.context);
+  Scorer model(flags.options.model, flags.options.dtype, flags.options.kv_cache_dtype, flags.options,
+               flags.context);
+  Scorer reference(reference_path, flags.reference_dtype, flags.reference_kv_dtype, flags.options,
+                   flags.context);
   const int64_t vocabulary = reference.config().vocab_size;
   if (model.config().vocab_size != vocabulary)
     throw UsageError("--reference " + reference_path.string() + ": expected a vocabulary of " +
@@ -197,6 +206,13 @@ void add_validate(CLI::App& app, Command& chosen) {
   sub->add_option("--dtype", flags->options.dtype, "auto, float32 or bfloat16")->capture_default_str();
   sub->add_option("--reference", flags->reference, "Folder to compare with [the same model]");
   sub->add_option("--reference-dtype", flags->reference_dtype, "Of the reference: auto, float32 or bfloat16")
+      ->capture_default_str();
+  sub->add_option("--kv-cache-dtype", flags->options.kv_cache_dtype, "auto (--dtype's), fp8 or int8")
+      ->check(CLI::IsMember({"auto", "fp8", "int8"}))
+      ->capture_default_str();
+  sub->add_option("--reference-kv-cache-dtype", flags->reference_kv_dtype,
+                  "Of the reference: auto, fp8 or int8")
+      ->check(CLI::IsMember({"auto", "fp8", "int8"}))
       ->capture_default_str();
   sub->add_option("--tokenizer", flags->options.tokenizer, "Folder with tokenizer.json [the model's]");
   auto* text = sub->add_option("--text", flags->text, "UTF-8 text");

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kernels/ops.h"
 #include "runtime/model/config.h"
@@ -20,8 +21,11 @@ struct StageSpec {
   DType dtype = DType::f32;  // of weights and matrix product inputs: f32 or bf16
   int64_t max_model_len = 0;
   int64_t block_size = 16;
-  int64_t max_tokens = 0;  // largest micro-batch
-  int64_t max_rows = 0;    // most sequences in one
+  int64_t max_tokens = 0;           // largest micro-batch
+  int64_t max_rows = 0;             // most sequences in one
+  std::optional<DType> kv_dtype{};  // of the KV cache: f32, bf16, e4m3 or i8; none: dtype
+
+  DType kv() const { return kv_dtype.value_or(dtype); }
 };
 
 /// Reads the stage's own weights and allocates its whole workspace; after allocate_cache, forward allocates

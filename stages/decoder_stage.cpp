@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 
+#include "runtime/model/kv_cache.h"
 #include "stages/decode_graphs.h"
 #include "stages/parts.h"
 #include "stages/planned_batch.h"
@@ -17,6 +18,7 @@ void check_spec(const ModelConfig& config, const StageSpec& spec) {
              spec.first_layer + spec.layer_count <= config.layer_count(),
          "a stage's layers lie within the model");
   ensure(spec.dtype == DType::f32 || spec.dtype == DType::bf16, "a stage computes in float32 or bfloat16");
+  ensure(is_kv_dtype(spec.kv()), "a KV cache is kept in float32, bfloat16, FP8 or int8");
   ensure(spec.max_model_len > 0 && spec.block_size > 0 && spec.max_tokens > 0 && spec.max_rows > 0,
          "a stage's limits are positive");
 }

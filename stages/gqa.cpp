@@ -1,6 +1,7 @@
 // Grouped-query attention (Ainslie et al. 2023) over the paged cache, with rotary positions.
 #include <cmath>
 
+#include "runtime/model/kv_cache.h"
 #include "stages/parts.h"
 
 namespace penstock {
@@ -34,7 +35,7 @@ class Gqa final : public Attention {
     }
     rotary_ = {cos_sin_P2r_, context.config.rope.rotary_dim, q_norm_d_, k_norm_d_,
                context.config.rms_norm_eps};
-    cache_ = {nullptr, dtype_, 0, config.kv_heads, config.head_dim, context.spec.block_size};
+    cache_ = {nullptr, context.spec.kv(), 0, config.kv_heads, config.head_dim, context.spec.block_size};
   }
 
   size_t weight_bytes() const override {
@@ -45,8 +46,8 @@ class Gqa final : public Attention {
   }
 
   size_t kv_bytes_per_block() const override {
-    return static_cast<size_t>(2 * cache_.kv_heads * cache_.head_dim * cache_.block_size) *
-           bytes_of(cache_.dtype);
+    return static_cast<size_t>(cache_.block_size *
+                               kv_position_bytes(cache_.kv_heads, cache_.head_dim, cache_.dtype));
   }
 
   size_t scratch_bytes(int64_t tokens) const override {

@@ -4,6 +4,7 @@
 // depend on which it was.
 #include <cstring>
 
+#include "runtime/model/kv_cache.h"
 #include "stages/parts.h"
 
 namespace penstock {
@@ -81,7 +82,8 @@ class Mla final : public Attention {
     output_ = matrix("o_proj.weight", hidden, heads() * config.v_head_dim);
     if (config.bias) output_bias_D_ = vector("o_proj.bias", hidden);
     rotary_ = {cos_sin_P2r_, config.rope_interleave, latent_norm_L_, kLatentNormEps};
-    cache_ = {nullptr, dtype_, 0, config.kv_lora_rank, config.qk_rope_head_dim, context.spec.block_size};
+    cache_ = {
+        nullptr, context.spec.kv(), 0, config.kv_lora_rank, config.qk_rope_head_dim, context.spec.block_size};
     key_pointers_ = pointers(key_HLn_);
     value_pointers_ = pointers(value_HvL_);
   }
@@ -96,7 +98,8 @@ class Mla final : public Attention {
   }
 
   size_t kv_bytes_per_block() const override {
-    return static_cast<size_t>(latent_width() * cache_.block_size) * bytes_of(cache_.dtype);
+    return static_cast<size_t>(cache_.block_size *
+                               latent_position_bytes(cache_.latent_dim, cache_.rope_dim, cache_.dtype));
   }
 
   size_t scratch_bytes(int64_t tokens) const override {

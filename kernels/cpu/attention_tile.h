@@ -6,9 +6,13 @@
 // over the positions, multiplied at the start of each extent by exp(old maximum - new maximum). A row that
 // sees nothing of an extent is multiplied by exactly 1 and gains exactly 0. So a token gets the same bits in
 // a prefill, a chunk or a decode.
+//
+// Where positions have scales, codes are multiplied as they are: a score is then multiplied by its position's
+// K scale, and a weight, once it has been summed, by its position's V scale.
 #pragma once
 
 #include "kernels/cpu/matmul_tile.h"
+#include "kernels/cpu/scaled_rows.h"
 #include "kernels/cpu/vector_math.h"
 
 namespace penstock::cpu {
@@ -19,7 +23,9 @@ void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int
   using Key = typename Step::Key;
   constexpr int kLines =
       kGroups * kGroup * static_cast<int>(sizeof(Key)) / 64;  // of the next tile, each step
-  const auto at = [](const void* p, int64_t i) { return static_cast<const Key*>(p) + i * kGroup; };
+  const auto at = [](const void* tile, int64_t i) {
+    return reinterpret_cast<const Key*>(static_cast<const char*>(tile) + Step::kScaleBytes) + i * kGroup;
+  };
   F sums[M][kGroups];
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
@@ -31,6 +37,8 @@ void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int
   int64_t i = 0;
   for (int next = 0; next < kGroups; ++next) {
     const auto* ahead = static_cast<const char*>(ahead_g[next]);
+    if constexpr (Step::kScaleBytes > 0) V::prefetch(ahead);
+    ahead += Step::kScaleBytes;
     for (const int64_t end = dim * (next + 1) / kGroups; i < end; ++i) {
       const F k0 = Step::key(at(e.k[0], i));
       const F k1 = Step::key(at(e.k[1], i));
@@ -58,7 +66,7 @@ void score_tile(const float* q, const Extent& e, const void* const* ahead_g, int
 
 /// Scores of one row become weights, in place (as floats, or packed as bf16 at the row's start).
 template <class V, class Step>
-void softmax_row(const Queries& queries, int row) {
+void softmax_row(const Queries& queries, const Extent& e, int row) {
   using F = typename V::F;
   float* scores = queries.scores + row * kExtent;
   const int visible = queries.visible[row];
@@ -71,7 +79,7 @@ void softmax_row(const Queries& queries, int row) {
   F s[kGroups];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g)
-    s[g] = V::keep(V::mul(V::load(scores + g * kGroup), scale), seen(g), nothing);
+    s[g] = V::keep(V::mul(V::load(scores + g * kGroup), Step::scaled(scale, e.k[g])), seen(g), nothing);
   const float own = V::largest(V::max(V::max(s[0], s[1]), V::max(s[2], s[3])));
   const float before = queries.largest[row];
   const float largest = before > own ? before : own;
@@ -84,7 +92,8 @@ void softmax_row(const Queries& queries, int row) {
   queries.largest[row] = largest;
   queries.sum[row] = queries.sum[row] * factor[0] + sum;
 #pragma GCC unroll 4
-  for (int g = 0; g < kGroups; ++g) Step::store_weights(scores, g, s[g]);
+  for (int g = 0; g < kGroups; ++g)
+    Step::store_weights(scores, g, Step::weight_of_codes(s[g], e.v[g], seen(g)));
 }
 
 template <class V, class Step, int M, int kColumns>
@@ -98,36 +107,42 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* ahea
     for (int c = 0; c < kColumns; ++c)
       sums[m][c] = V::mul(V::load(queries.out + (row + m) * queries.padded_dim + column + c * 16),
                           V::set(queries.factors[row + m]));
-  const auto* weights = reinterpret_cast<const uint32_t*>(queries.scores + row * kExtent);
-  const int64_t row_bytes = queries.dim * 4;
+  const float* weights = queries.scores + row * kExtent;
+  const int64_t row_bytes = queries.dim * Step::kColumnBytes;
   constexpr int kRowsOfTile = kGroup / Step::kPositions;
+  constexpr int kPieceBytes = 16 * Step::kColumnBytes;  // what 16 lanes take of a row of V
+  constexpr int kAheadBytes = kColumns * kPieceBytes;   // of the next tile, each step
   const auto ahead_of = [&](int g) {
-    return static_cast<const char*>(ahead_g[g]) + column * kRowsOfTile * 4;
+    return static_cast<const char*>(ahead_g[g]) + Step::kScaleBytes +
+           column * kRowsOfTile * Step::kColumnBytes;
   };
   int g = 0;
   for (int first = 0; first < positions; first += kGroup, ++g) {
-    const char* v = static_cast<const char*>(e.v[g]) + column * 4;
+    const char* v = static_cast<const char*>(e.v[g]) + Step::kScaleBytes + column * Step::kColumnBytes;
     const char* ahead = ahead_of(g);
+    if constexpr (Step::kScaleBytes > 0) V::prefetch(ahead_g[g]);
     const int here = positions - first < kGroup ? positions - first : kGroup;
     for (int i = 0; i < here; i += Step::kPositions) {
-      typename V::W v_c[kColumns];
+      typename Step::Value v_c[kColumns];
 #pragma GCC unroll 4
-      for (int c = 0; c < kColumns; ++c) {
-        v_c[c] = c + 1 < kColumns ? V::words(v + c * 64) : V::words(v + c * 64, last_lanes);
-        V::prefetch(ahead + c * 64);  // this part of the next tile, line after line
-      }
+      for (int c = 0; c < kColumns; ++c)
+        v_c[c] = c + 1 < kColumns ? Step::value(v + c * kPieceBytes)
+                                  : Step::value(v + c * kPieceBytes, last_lanes);
+#pragma GCC unroll 4
+      for (int byte = 0; byte < kAheadBytes; byte += 64)
+        V::prefetch(ahead + byte);  // this part of the next tile, line after line
 #pragma GCC unroll 6
       for (int m = 0; m < M; ++m) {
-        const auto w_m = V::every(weights + m * kExtent + (first + i) / Step::kPositions);
+        const auto w_m = Step::every(weights + m * kExtent + (first + i) / Step::kPositions);
 #pragma GCC unroll 4
         for (int c = 0; c < kColumns; ++c) sums[m][c] = Step::step(sums[m][c], w_m, v_c[c]);
       }
       v += row_bytes;
-      ahead += kColumns * 64;
+      ahead += kAheadBytes;
     }
   }
   for (; g < kGroups; ++g)
-    for (int line = 0; line < kRowsOfTile * kColumns; ++line) V::prefetch(ahead_of(g) + line * 64);
+    for (int byte = 0; byte < kRowsOfTile * kAheadBytes; byte += 64) V::prefetch(ahead_of(g) + byte);
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -135,8 +150,20 @@ void value_tile(const Queries& queries, const Extent& e, const void* const* ahea
       V::store(queries.out + (row + m) * queries.padded_dim + column + c * 16, sums[m][c]);
 }
 
+/// A V tile whose columns are words, and no scales.
+template <class V>
+struct WordTiles {
+  static constexpr int kScaleBytes = 0;
+  static constexpr int kColumnBytes = 4;
+  using Value = typename V::W;
+  static Value value(const char* p) { return V::words(p); }
+  static Value value(const char* p, int n) { return V::words(p, n); }
+  static Value every(const float* weight) { return V::every(reinterpret_cast<const uint32_t*>(weight)); }
+  static typename V::F scaled(typename V::F scale, const void*) { return scale; }
+  static typename V::F weight_of_codes(typename V::F weight, const void*, int) { return weight; }
+};
 template <class V, class Step>
-struct PairAttention : Step {
+struct PairAttention : Step, WordTiles<V> {
   static constexpr int kPositions = 2;
   using Key = uint16_t;  // float16
   static typename V::F key(const Key* p) { return V::load_half(p); }
@@ -145,13 +172,36 @@ struct PairAttention : Step {
   }
 };
 template <class V, class Step>
-struct FloatAttention : Step {
+struct FloatAttention : Step, WordTiles<V> {
   static constexpr int kPositions = 1;
   using Key = float;
   static typename V::F key(const Key* p) { return V::load(p); }
   static void store_weights(float* scores, int group, typename V::F w) {
     V::store(scores + group * kGroup, w);
   }
+};
+
+/// Codes of one byte behind their positions' scales; both are widened exactly and multiplied as floats.
+template <class V, class Codes>
+struct ScaledAttention {
+  static constexpr int kPositions = 1;
+  static constexpr int kScaleBytes = kGroup * 4;
+  static constexpr int kColumnBytes = 1;
+  using Key = uint8_t;
+  using Value = typename V::F;
+  static Value key(const Key* p) { return Codes::load(p); }
+  static Value value(const char* p) { return Codes::load(reinterpret_cast<const uint8_t*>(p)); }
+  static Value value(const char* p, int n) { return Codes::load(reinterpret_cast<const uint8_t*>(p), n); }
+  static Value every(const float* weight) { return V::set(*weight); }
+  static Value step(Value c, Value a, Value b) { return V::fma(a, b, c); }
+  static Value scaled(Value factor, const void* tile) {
+    return V::mul(factor, V::mul(V::load(static_cast<const float*>(tile)), V::set(Codes::kUnit)));
+  }
+  /// Positions from `seen` on count 0, whatever stands for their scales.
+  static Value weight_of_codes(Value weight, const void* tile, int seen) {
+    return V::keep(scaled(weight, tile), seen, V::zero());
+  }
+  static void store_weights(float* scores, int group, Value w) { V::store(scores + group * kGroup, w); }
 };
 
 template <class V, class Step, int M>
@@ -177,7 +227,7 @@ void attend_tile(const Extent& e, const Queries& queries, int row, bool prefetch
                          queries.scores + row * kExtent);
   int positions = 0;
   for (int m = row; m < row + M; ++m) {
-    softmax_row<V, Step>(queries, m);
+    softmax_row<V, Step>(queries, e, m);
     if (queries.visible[m] > positions) positions = queries.visible[m];
   }
   value_columns<V, Step, M>(queries, e, prefetch ? e.next_k : e.v, row, positions);
@@ -224,6 +274,8 @@ template <class V>
 constexpr void add_attention(KernelTable& table) {
   table.attend_pairs = attend<V, PairAttention<V, PairStep<V>>>;
   table.attend_floats = attend<V, FloatAttention<V, FloatStep<V>>>;
+  table.attend_e4m3 = attend<V, ScaledAttention<V, E4m3Codes<V>>>;
+  table.attend_int8 = attend<V, ScaledAttention<V, Int8Codes<V>>>;
   table.finish_query_f32 = finish_query<V, float>;
   table.finish_query_bf16 = finish_query<V, uint16_t>;
 }

@@ -3,6 +3,7 @@
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/peak_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/scaled_rows.h"
 #include "kernels/cpu/simd_avx2.h"
 #include "kernels/cpu/x86.h"
 
@@ -15,6 +16,7 @@ const KernelTable& avx2_kernels() {
     add_matmul<Avx2>(table);
     add_attention<Avx2>(table);
     add_rows<Avx2>(table);
+    add_scaled_rows<Avx2>(table);
     add_peak<Avx2>(table);
     return table;
   }();

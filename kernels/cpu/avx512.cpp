@@ -3,6 +3,7 @@
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/peak_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/scaled_rows.h"
 #include "kernels/cpu/simd_avx512.h"
 #include "kernels/cpu/x86.h"
 
@@ -15,6 +16,7 @@ const KernelTable& avx512_kernels() {
     add_matmul<Avx512>(table);
     add_attention<Avx512>(table);
     add_rows<Avx512>(table);
+    add_scaled_rows<Avx512>(table);
     add_peak<Avx512>(table);
     return table;
   }();

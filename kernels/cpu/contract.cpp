@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/model/kv_cache.h"
+
 namespace penstock::cpu {
 namespace {
 
@@ -28,9 +30,9 @@ void require_float_or_bf16(const char* operation, const TensorView& t) {
 }
 
 void check_cache(const char* operation, const KvCacheView& cache) {
-  if ((cache.dtype != DType::f32 && cache.dtype != DType::bf16) || cache.head_dim <= 0 ||
-      cache.head_dim % 2 != 0 || cache.kv_heads <= 0 || cache.block_size <= 0)
-    breach(operation, "float32 or bfloat16, G and block size above 0, an even head size",
+  if (!is_kv_dtype(cache.dtype) || cache.head_dim <= 0 || cache.head_dim % 2 != 0 || cache.kv_heads <= 0 ||
+      cache.block_size <= 0)
+    breach(operation, "a dtype of KV caches, G and block size above 0, an even head size",
            std::string(name_of(cache.dtype)) + " " +
                Shape{cache.kv_heads, cache.block_size, cache.head_dim}.text());
 }
@@ -93,9 +95,9 @@ HeadShape check_attention(const TensorView& out_THd, const TensorView& q_THd, co
 namespace {
 
 void check_latent_cache(const char* operation, const LatentCacheView& cache) {
-  if ((cache.dtype != DType::f32 && cache.dtype != DType::bf16) || cache.latent_dim <= 0 ||
-      cache.rope_dim <= 0 || cache.rope_dim % 2 != 0 || cache.block_size <= 0)
-    breach(operation, "float32 or bfloat16, a latent, an even rotated part, a block size above 0",
+  if (!is_kv_dtype(cache.dtype) || cache.latent_dim <= 0 || cache.rope_dim <= 0 || cache.rope_dim % 2 != 0 ||
+      cache.block_size <= 0)
+    breach(operation, "a dtype of KV caches, a latent, an even rotated part, a block size above 0",
            std::string(name_of(cache.dtype)) + " " +
                Shape{cache.latent_dim, cache.rope_dim, cache.block_size}.text());
 }

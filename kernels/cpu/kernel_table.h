@@ -30,9 +30,16 @@ struct TileTable {
   MultiplyTile rows[kTileRows];
 };
 
+/// A vector in one byte a value with a scale for all of them: codes -> value / scale, value = code x scale.
+struct ScaledFormat {
+  float (*quantize)(uint8_t* to, const float* from, int64_t n);  ///< returns the scale
+  void (*widen)(float* to, const uint8_t* from, int64_t n, float scale);
+};
+
 /// One extent of the KV of one KV head, and where the next one begins. A K tile is [d][16 positions] of
 /// float16 or float, a V tile [16 positions' words][d] words (of which values are the first value_dim); a
-/// word is a pair of bf16 (two positions) or a float.
+/// word is a pair of bf16 (two positions) or a float. With scales a tile is the 16 positions' scales, then
+/// [d][16] or [16][d] bytes.
 struct Extent {
   const void* k[kGroups];
   const void* v[kGroups];
@@ -67,6 +74,8 @@ struct KernelTable {
 
   void (*attend_pairs)(const Extent&, const Queries&);
   void (*attend_floats)(const Extent&, const Queries&);
+  void (*attend_e4m3)(const Extent&, const Queries&);
+  void (*attend_int8)(const Extent&, const Queries&);
   /// to_d = out_d / sum
   void (*finish_query_f32)(float* to, const float* out, float sum, int64_t dim);
   void (*finish_query_bf16)(uint16_t* to, const float* out, float sum, int64_t dim);
@@ -85,6 +94,7 @@ struct KernelTable {
   void (*swiglu_bf16_f32)(float* y, const uint16_t* gate, const uint16_t* up, int64_t n);
   void (*swiglu_bf16_bf16)(uint16_t* y, const uint16_t* gate, const uint16_t* up, int64_t n);
 
+  ScaledFormat e4m3, int8;
   /// 1/256 of FP8 values: exact, and never subnormal where processors flush such numbers.
   void (*widen_e4m3_f32)(float* to, const uint8_t* from, int64_t n);
   void (*widen_e4m3_bf16)(uint16_t* to, const uint8_t* from, int64_t n);

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cpu/rows.h"
 
 namespace penstock::cpu {
 namespace {
@@ -21,10 +21,8 @@ struct LatentAttention::Call {
   LatentLayout layout;
   const BatchView& batch;
   float scale;
-  int64_t heads;   // H
-  int64_t dim;     // d = L + r
-  int64_t values;  // L
-  int64_t padded;  // L rounded up to 16
+  int64_t heads;  // H
+  int64_t dim;    // d = L + r
 };
 
 LatentAttention::LatentAttention(const KernelTable& kernels, Team& team)
@@ -33,23 +31,14 @@ LatentAttention::LatentAttention(const KernelTable& kernels, Team& team)
 void LatentAttention::operator()(const TensorView& out_THL, const TensorView& q_THd,
                                  const LatentCacheView& cache, const BatchView& batch, float scale) {
   const LatentShape shape = check_latent_attention(out_THL, q_THd, cache, batch);
-  const int64_t l = shape.latent;
-  const Call call{out_THL,        q_THd, LatentLayout(cache), batch, scale, shape.heads,
-                  l + shape.rope, l,     (l + 15) / 16 * 16};
+  const int64_t dim = shape.latent + shape.rope;
+  const Call call{out_THL, q_THd, LatentLayout(cache), batch, scale, shape.heads, dim};
   plan_units(call);
-  const auto rows = static_cast<size_t>(std::max(kRowsTogether, call.heads));
-  const auto dim = static_cast<size_t>(call.dim);
-  const auto grow = [](auto& v, size_t n) {
-    if (v.size() < n) v.resize(n);
-  };
   for (Scratch& s : scratch_) {
-    grow(s.scores, rows * kExtent);
-    for (auto* v : {&s.factors, &s.largest, &s.sum}) grow(*v, rows);
-    grow(s.visible, rows);
-    grow(s.q, rows * dim);
-    grow(s.out, rows * static_cast<size_t>(call.padded));
-    grow(s.positions, kExtent * dim);
-    grow(s.keys, kExtent * dim);
+    s.rows.fit(std::max(kRowsTogether, call.heads), dim, shape.latent);
+    const auto extent = static_cast<size_t>(kExtent * dim);
+    for (auto* v : {&s.positions, &s.keys})
+      if (v->size() < extent) v->resize(extent);
   }
   team_.share(static_cast<int64_t>(units_.size()), 1, [&](int thread, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u)
@@ -83,13 +72,24 @@ void LatentAttention::load_extent(const Call& call, int64_t row, int64_t first, 
                                   Scratch& scratch) const {
   const int64_t d = call.dim;
   const int64_t here = std::min<int64_t>(kExtent, end - first);
+  const auto widen = [&, format = scaled_format(kernels_, call.layout.element)](float* to, const char* from,
+                                                                                int64_t count) {
+    float scale = 0;
+    std::memcpy(&scale, from, sizeof scale);
+    format.widen(to, reinterpret_cast<const uint8_t*>(from) + sizeof scale, count, scale);
+  };
   for (int64_t p = 0; p < here; ++p) {
     const char* from = call.layout.position(call.batch, row, first + p);
     float* to = scratch.positions.data() + p * d;
-    if (call.layout.element == DType::f16)
+    if (call.layout.scaled) {
+      const int64_t l = call.layout.cache.latent_dim;
+      widen(to, from, l);
+      widen(to + l, from + call.layout.key_at, d - l);
+    } else if (call.layout.element == DType::f16) {
       kernels_.from_half(to, reinterpret_cast<const uint16_t*>(from), d);
-    else
+    } else {
       std::memcpy(to, from, call.layout.bytes);
+    }
   }
   const int64_t filled = (here + kGroup - 1) / kGroup * kGroup;
   std::fill_n(scratch.positions.begin() + here * d, (filled - here) * d, 0.0F);
@@ -103,38 +103,9 @@ void LatentAttention::load_extent(const Call& call, int64_t row, int64_t first, 
   }
 }
 
-void LatentAttention::attend_unit(const Call& call, const Unit& unit, Scratch& scratch) const {
-  const auto rows = static_cast<int>(unit.tokens * unit.heads);
-  const auto head_at = [&](int64_t row) {  // which of all T x H heads query row `row` of the unit is
-    return (unit.first_token + row / unit.heads) * call.heads + unit.first_head + row % unit.heads;
-  };
-  const int64_t tiles = tiles_for(rows, kQueryRows);
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t first = tile_start(rows, tiles, t);
-    const int64_t m = tile_start(rows, tiles, t + 1) - first;
-    for (int64_t row = 0; row < m; ++row) {
-      const float* q_d = call.q_THd.as<const float>() + head_at(first + row) * call.dim;
-      float* to = scratch.q.data() + first * call.dim + row;
-      for (int64_t i = 0; i < call.dim; ++i) to[i * m] = q_d[i];
-    }
-  }
-  std::fill_n(scratch.largest.begin(), rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(scratch.sum.begin(), rows, 0.0F);
-  std::fill_n(scratch.out.begin(), rows * call.padded, 0.0F);
-  const Queries queries{rows,
-                        call.dim,
-                        call.values,
-                        call.padded,
-                        call.scale,
-                        scratch.q.data(),
-                        scratch.visible.data(),
-                        scratch.scores.data(),
-                        scratch.factors.data(),
-                        scratch.largest.data(),
-                        scratch.sum.data(),
-                        scratch.out.data()};
-
-  const int64_t end = call.batch.positions_T[unit.first_token + unit.tokens - 1] + 1;
+void LatentAttention::attend_unit(const Call& call, const QueryUnit& unit, Scratch& scratch) const {
+  const Queries queries = scratch.rows.begin(kernels_, call.q_THd, call.heads, unit, call.scale);
+  const int64_t end = unit.seen(call.batch);
   for (int64_t first = 0; first < end; first += kExtent) {
     load_extent(call, unit.row, first, end, scratch);
     Extent extent{};
@@ -144,24 +115,10 @@ void LatentAttention::attend_unit(const Call& call, const Unit& unit, Scratch& s
       extent.k[g] = extent.next_k[g] = scratch.keys.data() + tile;
       extent.v[g] = scratch.positions.data() + tile;
     }
-    auto visible = scratch.visible.begin();
-    for (int64_t token = unit.first_token; token < unit.first_token + unit.tokens;
-         ++token, visible += unit.heads) {
-      const int64_t seen = call.batch.positions_T[token] + 1 - first;
-      std::fill_n(visible, unit.heads, static_cast<int32_t>(std::clamp<int64_t>(seen, 0, kExtent)));
-    }
+    scratch.rows.look_at(first, call.batch, unit);
     kernels_.attend_floats(extent, queries);
   }
-
-  for (int row = 0; row < rows; ++row) {
-    const float* out = scratch.out.data() + row * call.padded;
-    const float sum = scratch.sum[static_cast<size_t>(row)];
-    const int64_t to = head_at(row) * call.values;
-    if (call.out_THL.dtype == DType::bf16)
-      kernels_.finish_query_bf16(call.out_THL.as<uint16_t>() + to, out, sum, call.values);
-    else
-      kernels_.finish_query_f32(call.out_THL.as<float>() + to, out, sum, call.values);
-  }
+  scratch.rows.finish(kernels_, call.out_THL, call.heads, unit);
 }
 
 }  // namespace penstock::cpu

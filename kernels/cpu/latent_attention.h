@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/latent_layout.h"
+#include "kernels/cpu/query_rows.h"
 #include "kernels/cpu/team.h"
 #include "kernels/ops.h"
 
@@ -20,26 +21,19 @@ class LatentAttention {
 
  private:
   struct Call;
-  /// What one thread does at a time: neighbouring tokens of one row, some of their heads.
-  struct Unit {
-    int64_t row;
-    int64_t first_token;
-    int64_t tokens;
-    int64_t first_head;
-    int64_t heads;
-  };
-  /// Memory of one thread for one unit; an extent's positions as floats, once in rows and once in K tiles.
+  /// Memory of one thread for one unit: tokens of one row, some of their heads; an extent's positions as
+  /// floats, once in rows and once in K tiles.
   struct Scratch {
-    std::vector<float> q, scores, factors, largest, sum, out, positions, keys;
-    std::vector<int32_t> visible;
+    QueryRows rows;
+    std::vector<float> positions, keys;
   };
   void plan_units(const Call& call);
   void load_extent(const Call& call, int64_t row, int64_t first, int64_t end, Scratch& scratch) const;
-  void attend_unit(const Call& call, const Unit& unit, Scratch& scratch) const;
+  void attend_unit(const Call& call, const QueryUnit& unit, Scratch& scratch) const;
 
   const KernelTable& kernels_;
   Team& team_;
-  std::vector<Unit> units_;
+  std::vector<QueryUnit> units_;
   std::vector<Scratch> scratch_;  // one a thread
 };
 

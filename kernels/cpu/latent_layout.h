@@ -1,9 +1,11 @@
 // Where a position's latent and rotated key stand in the paged cache of latents: one behind the other,
 // positions of a block in order. In a cache of two-byte elements all are float16: the latent serves as K, of
-// whose rounding a log-probability depends most (docs/architecture.md, "Numbers").
+// whose rounding a log-probability depends most (docs/architecture.md, "Numbers"). In one of one-byte
+// elements the latent and the key each follow a float scale of their own.
 #pragma once
 
 #include "kernels/ops.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock::cpu {
 
@@ -11,12 +13,14 @@ struct LatentLayout {
   explicit LatentLayout(const LatentCacheView& c)
       : cache(c),
         element(c.dtype == DType::bf16 ? DType::f16 : c.dtype),
-        width(c.latent_dim + c.rope_dim),
-        bytes(static_cast<size_t>(width) * bytes_of(element)) {}
+        scaled(has_scales(c.dtype)),
+        key_at(static_cast<size_t>(kv_vector_bytes(c.latent_dim, element))),
+        bytes(static_cast<size_t>(latent_position_bytes(c.latent_dim, c.rope_dim, element))) {}
 
   const LatentCacheView& cache;
   DType element;
-  int64_t width;  // L + r
+  bool scaled;
+  size_t key_at;  // where the rotated key begins
   size_t bytes;   // of one position
 
   char* position(const BatchView& batch, int64_t row, int64_t position) const {

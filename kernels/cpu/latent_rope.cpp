@@ -20,6 +20,13 @@ void rotate_part(const KernelTable& kernels, float* to_r, const float* from_r, i
   kernels.rotate(to_r, rotary.cos_sin_P2r.as<const float>() + position * r, r / 2);
 }
 
+void store_scaled(const KernelTable& kernels, const LatentLayout& layout, char* to, const float* values,
+                  int64_t count) {
+  const float scale = scaled_format(kernels, layout.element)
+                          .quantize(reinterpret_cast<uint8_t*>(to) + sizeof(float), values, count);
+  std::memcpy(to, &scale, sizeof scale);
+}
+
 }  // namespace
 
 void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
@@ -28,7 +35,7 @@ void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<s
                            const LatentRotaryView& rotary, const BatchView& batch) {
   const auto [h, n, l, r] = shape;
   const LatentLayout layout(cache);
-  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(layout.width)));
+  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(l + r)));
 
   team.share(batch.tokens, 1, [&, h = h, n = n, l = l, r = r](int thread, int64_t begin, int64_t end) {
     float* row = scratch[static_cast<size_t>(thread)].data();
@@ -46,10 +53,14 @@ void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<s
       kernels.rms_norm_f32(row, latent, rotary.norm_L.as<const float>(), l, rotary.norm_eps);
       rotate_part(kernels, row + l, latent + l, r, rotary, position);
       char* to = layout.position(batch, batch.row_of_T[t], position);
-      if (layout.element == DType::f16)
-        kernels.to_half(reinterpret_cast<uint16_t*>(to), row, layout.width);
-      else
+      if (layout.scaled) {
+        store_scaled(kernels, layout, to, row, l);
+        store_scaled(kernels, layout, to + layout.key_at, row + l, r);
+      } else if (layout.element == DType::f16) {
+        kernels.to_half(reinterpret_cast<uint16_t*>(to), row, l + r);
+      } else {
         std::memcpy(to, row, layout.bytes);
+      }
     }
   });
 }

@@ -2,6 +2,7 @@
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/peak_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/scaled_rows.h"
 #include "kernels/cpu/simd_portable.h"
 
 namespace penstock::cpu {
@@ -13,6 +14,7 @@ const KernelTable& portable_kernels() {
     add_matmul<Portable>(table);
     add_attention<Portable>(table);
     add_rows<Portable>(table);
+    add_scaled_rows<Portable>(table);
     add_peak<Portable>(table);
     return table;
   }();

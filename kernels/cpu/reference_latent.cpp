@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/latent_layout.h"
 #include "kernels/cpu/number.h"
+#include "kernels/cpu/reference_cache.h"
 
 namespace penstock::cpu {
 namespace {
@@ -80,12 +81,13 @@ void reference_latent_rope_and_store(const LatentShape& shape, const TensorView&
     double sum = 0;
     for (int64_t i = 0; i < l; ++i) sum += static_cast<double>(from[i]) * static_cast<double>(from[i]);
     const double factor = 1 / std::sqrt(sum / static_cast<double>(l) + static_cast<double>(rotary.norm_eps));
-    char* to = layout.position(batch, batch.row_of_T[t], position);
+    std::vector<float> normed_L;
     for (int64_t i = 0; i < l; ++i)
-      write(to, layout.element, i,
-            static_cast<float>(static_cast<double>(from[i]) * factor) * rotary.norm_L.as<const float>()[i]);
-    const std::vector<float> key = rotated(from + l, r, rotary, position);
-    for (int64_t i = 0; i < r; ++i) write(to, layout.element, l + i, key[static_cast<size_t>(i)]);
+      normed_L.push_back(static_cast<float>(static_cast<double>(from[i]) * factor) *
+                         rotary.norm_L.as<const float>()[i]);
+    char* to = layout.position(batch, batch.row_of_T[t], position);
+    write_vector(to, layout.element, normed_L);
+    write_vector(to + layout.key_at, layout.element, rotated(from + l, r, rotary, position));
   }
 }
 
@@ -94,17 +96,22 @@ void reference_latent_attention(const LatentShape& shape, const TensorView& out_
   const int64_t l = shape.latent;
   const int64_t d = l + shape.rope;
   const LatentLayout layout(cache);
-  const auto cached = [&](int64_t t, int64_t p, int64_t i) {
-    return static_cast<double>(read(layout.position(batch, batch.row_of_T[t], p), layout.element, i));
-  };
-  for (int64_t t = 0; t < batch.tokens; ++t)
+  for (int64_t t = 0; t < batch.tokens; ++t) {
+    const int64_t seen = batch.positions_T[t] + 1;
+    std::vector<std::vector<double>> cached;  // of each position: the latent, then the key
+    for (int64_t p = 0; p < seen; ++p) {
+      const char* from = layout.position(batch, batch.row_of_T[t], p);
+      const std::vector<double> key = read_vector(from + layout.key_at, layout.element, shape.rope);
+      cached.push_back(read_vector(from, layout.element, l));
+      cached.back().insert(cached.back().end(), key.begin(), key.end());
+    }
     for (int64_t j = t * shape.heads; j < (t + 1) * shape.heads; ++j) {
-      const int64_t seen = batch.positions_T[t] + 1;
       std::vector<double> p_P(static_cast<size_t>(seen));
       for (int64_t p = 0; p < seen; ++p) {
         double dot = 0;
         for (int64_t i = 0; i < d; ++i)
-          dot += static_cast<double>(q_THd.as<const float>()[j * d + i]) * cached(t, p, i);
+          dot += static_cast<double>(q_THd.as<const float>()[j * d + i]) *
+                 cached[static_cast<size_t>(p)][static_cast<size_t>(i)];
         p_P[static_cast<size_t>(p)] = dot * static_cast<double>(scale);
       }
       const double largest = *std::max_element(p_P.begin(), p_P.end());
@@ -112,10 +119,11 @@ void reference_latent_attention(const LatentShape& shape, const TensorView& out_
       for (double& p : p_P) sum += p = std::exp(p - largest);
       for (int64_t i = 0; i < l; ++i) {
         double out = 0;
-        for (int64_t p = 0; p < seen; ++p) out += p_P[static_cast<size_t>(p)] * cached(t, p, i);
+        for (size_t p = 0; p < p_P.size(); ++p) out += p_P[p] * cached[p][static_cast<size_t>(i)];
         write(out_THL.data, out_THL.dtype, j * l + i, static_cast<float>(out / sum));
       }
     }
+  }
 }
 
 void reference_route(const RoutingView& routing, const TensorView& logits_TE, const GateView& gate) {

@@ -8,6 +8,7 @@
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/fp8_rows.h"
 #include "kernels/cpu/number.h"
+#include "kernels/cpu/reference_cache.h"
 #include "kernels/cpu/reference_latent.h"
 #include "kernels/sampling.h"
 
@@ -33,15 +34,16 @@ DType key_dtype(const KvCacheView& cache) {
   return cache.dtype == DType::bf16 ? DType::f16 : cache.dtype;
 }
 
-/// Inside a block of the reference's cache: [K or V][G][position][d].
+/// Inside a block of the reference's cache: [K or V][G][position], each a vector of d.
 struct CacheAt {
   const KvCacheView& cache;
   const BatchView& batch;
 
-  int64_t element(int64_t row, int64_t position, bool value, int64_t kv_head) const {
+  char* vector(int64_t row, int64_t position, bool value, int64_t kv_head) const {
     const int64_t block = batch.block_table_RB[row * batch.table_stride + position / cache.block_size];
     const int64_t head = (block * 2 + (value ? 1 : 0)) * cache.kv_heads + kv_head;
-    return (head * cache.block_size + position % cache.block_size) * cache.head_dim;
+    return static_cast<char*>(cache.data) + (head * cache.block_size + position % cache.block_size) *
+                                                kv_vector_bytes(cache.head_dim, cache.dtype);
   }
 };
 
@@ -144,11 +146,12 @@ class ReferenceOps final : public Ops {
           normalise(head_d, is_query ? rotary.q_norm_d : rotary.k_norm_d, rotary.norm_eps);
           rotate(head_d, rotary, position);
         }
-        const TensorView to =
-            is_query ? q_THd : TensorView{cache.data, is_value ? cache.dtype : key_dtype(cache), {}};
-        const int64_t first =
-            is_query ? (t * h + j) * d : at.element(batch.row_of_T[t], position, is_value, (j - h) % g);
-        for (int64_t i = 0; i < d; ++i) write(to.data, to.dtype, first + i, head_d[static_cast<size_t>(i)]);
+        if (is_query)
+          for (int64_t i = 0; i < d; ++i)
+            write(q_THd.data, q_THd.dtype, (t * h + j) * d + i, head_d[static_cast<size_t>(i)]);
+        else
+          write_vector(at.vector(batch.row_of_T[t], position, is_value, (j - h) % g),
+                       is_value ? cache.dtype : key_dtype(cache), head_d);
       }
     }
   }
@@ -165,23 +168,25 @@ class ReferenceOps final : public Ops {
         std::vector<double> p_P(static_cast<size_t>(seen));
         double largest = -std::numeric_limits<double>::infinity();
         for (int64_t p = 0; p < seen; ++p) {
+          const std::vector<double> key_d =
+              read_vector(at.vector(row, p, false, kv_head), key_dtype(cache), d);
           double dot = 0;
           for (int64_t i = 0; i < d; ++i)
             dot += static_cast<double>(read(q_THd.data, q_THd.dtype, (t * h + j) * d + i)) *
-                   static_cast<double>(
-                       read(cache.data, key_dtype(cache), at.element(row, p, false, kv_head) + i));
+                   key_d[static_cast<size_t>(i)];
           p_P[static_cast<size_t>(p)] = dot * static_cast<double>(scale);
           largest = std::max(largest, p_P[static_cast<size_t>(p)]);
         }
         double sum = 0;
         for (double& p : p_P) sum += p = std::exp(p - largest);
-        for (int64_t i = 0; i < d; ++i) {
-          double out = 0;
-          for (int64_t p = 0; p < seen; ++p)
-            out += p_P[static_cast<size_t>(p)] *
-                   static_cast<double>(read(cache.data, cache.dtype, at.element(row, p, true, kv_head) + i));
-          write(out_THd.data, out_THd.dtype, (t * h + j) * d + i, static_cast<float>(out / sum));
+        std::vector<double> out_d(static_cast<size_t>(d));
+        for (int64_t p = 0; p < seen; ++p) {
+          const std::vector<double> value_d = read_vector(at.vector(row, p, true, kv_head), cache.dtype, d);
+          for (size_t i = 0; i < out_d.size(); ++i) out_d[i] += p_P[static_cast<size_t>(p)] * value_d[i];
         }
+        for (int64_t i = 0; i < d; ++i)
+          write(out_THd.data, out_THd.dtype, (t * h + j) * d + i,
+                static_cast<float>(out_d[static_cast<size_t>(i)] / sum));
       }
     }
   }

@@ -12,6 +12,7 @@ class CacheWriter {
   CacheWriter(const KernelTable& kernels, const KvCacheView& cache, const BatchView& batch)
       : kernels_(kernels), layout_(cache), batch_(batch), d_(cache.head_dim) {}
 
+  /// `narrow_d` is room for d elements of two bytes.
   void store(int64_t token, int64_t kv_head, bool value, const float* head_d, uint16_t* narrow_d) const {
     const int64_t row = batch_.row_of_T[token];
     const int64_t position = batch_.positions_T[token];
@@ -19,11 +20,15 @@ class CacheWriter {
     const int64_t block = batch_.block_table_RB[row * batch_.table_stride + position / size];
     char* part = layout_.part(block, kv_head, value);
     const int64_t in_block = position % size;
+    if (layout_.scaled) {
+      store_codes(part, in_block, value, head_d, reinterpret_cast<uint8_t*>(narrow_d));
+      return;
+    }
     if (!layout_.tiled) {
       store_plain(part + static_cast<size_t>(in_block * d_) * layout_.element_bytes(), value, head_d);
       return;
     }
-    char* tile = part + static_cast<size_t>(in_block / kTilePositions) * layout_.tile_bytes();
+    char* tile = part + static_cast<size_t>(in_block / kTilePositions) * layout_.tile_bytes;
     const int64_t i = in_block % kTilePositions;
     if (value)
       store_value(tile, i, head_d, position + 1 == batch_.context_R[row]);
@@ -32,6 +37,19 @@ class CacheWriter {
   }
 
  private:
+  void store_codes(char* part, int64_t in_block, bool value, const float* head_d, uint8_t* codes_d) const {
+    const float scale = scaled_format(kernels_, layout_.cache.dtype).quantize(codes_d, head_d, d_);
+    const int64_t positions = layout_.tiled ? kTilePositions : layout_.cache.block_size;
+    char* tile = part + static_cast<size_t>(in_block / positions) * layout_.tile_bytes;
+    const int64_t i = in_block % positions;
+    std::memcpy(tile + static_cast<size_t>(i) * sizeof scale, &scale, sizeof scale);
+    auto* codes = reinterpret_cast<uint8_t*>(tile) + layout_.scale_bytes(positions);
+    if (value || !layout_.tiled)
+      std::memcpy(codes + i * d_, codes_d, static_cast<size_t>(d_));
+    else
+      for (int64_t j = 0; j < d_; ++j) codes[j * kTilePositions + i] = codes_d[j];
+  }
+
   void store_plain(char* to, bool value, const float* head_d) const {
     if (layout_.pairs)
       (value ? kernels_.narrow : kernels_.to_half)(reinterpret_cast<uint16_t*>(to), head_d, d_);

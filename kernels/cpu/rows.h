@@ -9,6 +9,11 @@
 
 namespace penstock::cpu {
 
+/// Of a cache of one-byte elements.
+inline const ScaledFormat& scaled_format(const KernelTable& kernels, DType kv_dtype) {
+  return kv_dtype == DType::e4m3 ? kernels.e4m3 : kernels.int8;
+}
+
 constexpr int64_t kRowsAtOnce = 4;  // a thread takes at least so many of the short rows
 
 void embed(const KernelTable& kernels, Team& team, const TensorView& x_TD, const int32_t* ids_T,

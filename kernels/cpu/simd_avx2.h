@@ -64,6 +64,28 @@ struct Avx2 {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(all + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
     for (int i = 0; i < n; ++i) p[i] = all[i];
   }
+  /// 2^-8 of sixteen FP8 E4M3 values (float16 with fewer bits, shifted into its place); NaN becomes a number.
+  static F load_e4m3(const uint8_t* p) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {e4m3(x), e4m3(_mm_srli_si128(x, 8))};
+  }
+  static F load_e4m3(const uint8_t* p, int n) {
+    if (n == 16) return load_e4m3(p);
+    uint8_t part[16] = {};
+    for (int i = 0; i < n; ++i) part[i] = p[i];
+    return load_e4m3(part);
+  }
+  static F load_int8(const uint8_t* p) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+  }
+  static F load_int8(const uint8_t* p, int n) {
+    if (n == 16) return load_int8(p);
+    uint8_t part[16] = {};
+    for (int i = 0; i < n; ++i) part[i] = p[i];
+    return load_int8(part);
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     uint16_t all[16];
@@ -148,6 +170,10 @@ struct Avx2 {
     const __m256i count = _mm256_set1_epi32(n);
     return {_mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
             _mm256_cmpgt_epi32(count, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
+  }
+  static __m256 e4m3(__m128i x) {  // the sign reaches bits 15 and 14, of which the second is the exponent's
+    const __m128i wide = _mm_slli_epi16(_mm_cvtepi8_epi16(x), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(wide, _mm_set1_epi16(static_cast<int16_t>(0xBF80))));
   }
   static __m256 low(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
   static __m256 high(__m256i x) {

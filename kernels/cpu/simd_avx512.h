@@ -32,6 +32,11 @@ struct Avx512 {
   static void store_half(uint16_t* p, F x, int n) {
     _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
+  /// 2^-8 of sixteen FP8 E4M3 values (float16 with fewer bits, shifted into its place); NaN becomes a number.
+  static F load_e4m3(const uint8_t* p) { return e4m3(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load_e4m3(const uint8_t* p, int n) { return e4m3(_mm_maskz_loadu_epi8(first(n), p)); }
+  static F load_int8(const uint8_t* p) { return int8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  static F load_int8(const uint8_t* p, int n) { return int8(_mm_maskz_loadu_epi8(first(n), p)); }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     const __m512i wide = _mm512_cvtepu16_epi32(narrow(x));
@@ -140,7 +145,14 @@ struct Avx512 {
   }
   static __m256i narrow(F x) {
     return (__m256i)_mm512_cvtneps_pbh(x);
-  }  // NOLINT: as above
+  }                           // NOLINT: as above
+  static F e4m3(__m128i x) {  // the sign reaches bits 15 and 14, of which the second is the exponent's
+    const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(x), 7);
+    return _mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16(static_cast<int16_t>(0xBF80))));
+  }
+  static F int8(__m128i x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
+  }
 };
 
 }  // namespace penstock::cpu

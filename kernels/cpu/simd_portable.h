@@ -59,6 +59,18 @@ struct Portable {
   static void store_half(uint16_t* p, F x, int n) {
     for (int i = 0; i < n; ++i) p[i] = narrow_half(x.lane[i]);
   }
+  /// 2^-8 of sixteen FP8 E4M3 values (float16 with fewer bits, shifted into its place); NaN becomes a number.
+  static F load_e4m3(const uint8_t* p) { return load_e4m3(p, 16); }
+  static F load_e4m3(const uint8_t* p, int n) {
+    return each([&](int i) {
+      const uint32_t bits = i < n ? p[i] : 0;
+      return widen_half(static_cast<uint16_t>((bits & 0x80) << 8 | (bits & 0x7F) << 7));
+    });
+  }
+  static F load_int8(const uint8_t* p) { return load_int8(p, 16); }
+  static F load_int8(const uint8_t* p, int n) {
+    return each([&](int i) { return i < n ? static_cast<float>(static_cast<int8_t>(p[i])) : 0.0F; });
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     for (int i = 0; i < n; ++i) p[2 * i] = narrow(x.lane[i]);

@@ -14,6 +14,8 @@ const char* name_of(DType dtype) {
       return "int32";
     case DType::e4m3:
       return "float8_e4m3";
+    case DType::i8:
+      return "int8";
   }
   return "?";
 }

@@ -14,12 +14,12 @@
 
 namespace penstock {
 
-enum class DType : uint8_t { f32, bf16, f16, i32, e4m3 };
+enum class DType : uint8_t { f32, bf16, f16, i32, e4m3, i8 };
 
 constexpr size_t bytes_of(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::e4m3 ? 1 : 2;
+  return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::e4m3 || dtype == DType::i8 ? 1 : 2;
 }
-const char* name_of(DType dtype);  ///< "float32", "bfloat16", "float16", "int32", "float8_e4m3"
+const char* name_of(DType dtype);  ///< "float32", "bfloat16", "float16", "int32", "float8_e4m3", "int8"
 
 /// Up to four dimensions, row-major.
 class Shape {

@@ -41,6 +41,7 @@ void convert(void* to, DType to_dtype, const TensorView& from) {
       break;
     case DType::i32:
     case DType::e4m3:
+    case DType::i8:
       throw Error("internal error: integers are no weights, and FP8 ones need their scales");
   }
 }

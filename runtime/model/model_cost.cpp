@@ -1,5 +1,7 @@
 #include "runtime/model/model_cost.h"
 
+#include "runtime/model/kv_cache.h"
+
 namespace penstock {
 namespace {
 
@@ -64,11 +66,11 @@ double flops_a_position(const MlaConfig& a) {
   return 2.0 * static_cast<double>(a.heads * (2 * a.kv_lora_rank + a.qk_rope_head_dim));
 }
 
-int64_t values_a_position(const GqaConfig& a) {
-  return 2 * a.kv_heads * a.head_dim;
+int64_t kv_bytes_a_position(const GqaConfig& a, DType kv_dtype) {
+  return kv_position_bytes(a.kv_heads, a.head_dim, kv_dtype);
 }
-int64_t values_a_position(const MlaConfig& a) {
-  return a.kv_lora_rank + a.qk_rope_head_dim;
+int64_t kv_bytes_a_position(const MlaConfig& a, DType kv_dtype) {
+  return latent_position_bytes(a.kv_lora_rank, a.qk_rope_head_dim, kv_dtype);
 }
 
 const LayerConfig& layer_of(const ModelConfig& config, int64_t layer) {
@@ -100,9 +102,9 @@ double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64
          static_cast<double>(context);
 }
 
-int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType dtype, int64_t block_size) {
-  return std::visit([](const auto& a) { return values_a_position(a); }, layer_of(config, layer).attention) *
-         block_size * static_cast<int64_t>(bytes_of(dtype));
+int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType kv_dtype, int64_t block_size) {
+  return block_size * std::visit([&](const auto& a) { return kv_bytes_a_position(a, kv_dtype); },
+                                 layer_of(config, layer).attention);
 }
 
 }  // namespace penstock

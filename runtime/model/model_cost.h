@@ -21,7 +21,7 @@ PartCost head_cost(const ModelConfig& config, DType dtype);
 /// Multiplying q with the keys and the probabilities with the values of `context` positions, for one token.
 double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context);
 
-/// K and V of `block_size` positions of one layer.
-int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType dtype, int64_t block_size);
+/// K and V of `block_size` positions of one layer, their scales included.
+int64_t kv_bytes_per_block(const ModelConfig& config, int64_t layer, DType kv_dtype, int64_t block_size);
 
 }  // namespace penstock

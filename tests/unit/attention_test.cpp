@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "runtime/model/kv_cache.h"
 #include "tests/unit/kernel_testing.h"
 
 namespace penstock::testing {
@@ -23,9 +24,10 @@ class Sequences {
     const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end());
     stride_ = (longest + block_size - 1) / block_size + 1;
     const int64_t blocks = stride_ * static_cast<int64_t>(lengths_.size()) + 3;
-    const Tensor cache = values.poisoned(cache_dtype, {blocks, 2 * heads.kv_heads * heads.dim * block_size});
-    cache_memory_ = cache;
-    cache_ = {cache.view.data, cache_dtype, blocks, heads.kv_heads, heads.dim, block_size};
+    cache_memory_ = device.tensor(
+        DType::i8, {blocks, block_size * kv_position_bytes(heads.kv_heads, heads.dim, cache_dtype)});
+    cache_ = {cache_memory_.view.data, cache_dtype, blocks, heads.kv_heads, heads.dim, block_size};
+    poison_cache();
     std::vector<int32_t> order(static_cast<size_t>(blocks));
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), values.engine());
@@ -115,16 +117,23 @@ class Sequences {
     }
   }
 
+  void do_not_rotate() {
+    const int64_t half = heads_.dim / 2;
+    for (int64_t i = 0; i < angles_.view.shape.elements(); ++i)
+      angles_.view.as<float>()[i] = i % heads_.dim < half ? 1 : 0;
+  }
+
   /// Outputs and cache back to NaN.
   void forget() {
     for (size_t r = 0; r < out_.size(); ++r) out_[r] = values_.poisoned(dtype_, out_[r].view.shape);
-    for (int64_t i = 0; i < cache_memory_.view.shape.elements(); ++i)
-      cpu::write(cache_.data, cache_.dtype, i, kNan);
+    poison_cache();
   }
 
   std::vector<Tensor> outputs() const { return out_; }
 
  private:
+  /// Every scale and every element that can be one is NaN: in all formats that is all ones.
+  void poison_cache() { std::memset(cache_.data, 0xFF, cache_memory_.view.bytes()); }
   int64_t width() const { return (heads_.heads + 2 * heads_.kv_heads) * heads_.dim; }
 
   Values& values_;
@@ -145,18 +154,24 @@ TEST_P(AttentionTest, GivesTheSameBitsForPrefillChunksAndDecode) {
   const struct {
     Heads heads;
     DType dtype;
+    DType cache_dtype;
     int64_t block_size;
   } cases[] = {
-      {{4, 2, 128}, DType::bf16, 16}, {{4, 2, 128}, DType::f32, 16}, {{7, 1, 64}, DType::bf16, 32},
-      {{3, 3, 20}, DType::bf16, 16},  {{3, 3, 20}, DType::f32, 16},  {{4, 4, 80}, DType::bf16, 64},
-      {{2, 1, 16}, DType::bf16, 1},   {{2, 1, 96}, DType::f32, 7},   {{2, 2, 256}, DType::bf16, 8},
+      {{4, 2, 128}, DType::bf16, DType::bf16, 16}, {{4, 2, 128}, DType::f32, DType::f32, 16},
+      {{7, 1, 64}, DType::bf16, DType::bf16, 32},  {{3, 3, 20}, DType::bf16, DType::bf16, 16},
+      {{3, 3, 20}, DType::f32, DType::f32, 16},    {{4, 4, 80}, DType::bf16, DType::bf16, 64},
+      {{2, 1, 16}, DType::bf16, DType::bf16, 1},   {{2, 1, 96}, DType::f32, DType::f32, 7},
+      {{2, 2, 256}, DType::bf16, DType::bf16, 8},  {{4, 2, 128}, DType::bf16, DType::e4m3, 16},
+      {{4, 2, 128}, DType::f32, DType::i8, 16},    {{7, 1, 64}, DType::bf16, DType::i8, 32},
+      {{3, 3, 22}, DType::f32, DType::e4m3, 16},   {{2, 1, 22}, DType::bf16, DType::i8, 7},
+      {{2, 2, 96}, DType::bf16, DType::e4m3, 1},
   };
   const auto fast = ops(2);
   const auto one_thread = ops(1);
   for (const auto& c : cases) {
     const Shape shape{c.heads.heads, c.heads.kv_heads, c.heads.dim, c.block_size};
-    SCOPED_TRACE(shape.text() + name_of(c.dtype));
-    Sequences sequences(*device_, values_, c.heads, c.dtype, c.dtype, c.block_size, {150, 1, 66, 97});
+    SCOPED_TRACE(shape.text() + name_of(c.dtype) + name_of(c.cache_dtype));
+    Sequences sequences(*device_, values_, c.heads, c.dtype, c.cache_dtype, c.block_size, {150, 1, 66, 97});
     sequences.run_in_chunks(*fast, 1000);
     const std::vector<Tensor> at_once = sequences.outputs();
     const auto expect_same = [&](const std::string& cut) {
@@ -194,6 +209,52 @@ TEST_P(AttentionTest, MatchesTheReference) {
         expect_close(sequences.out(row), expected[static_cast<size_t>(row)], rounds ? 0.03 : 1e-5,
                      rounding(dtype));
     }
+}
+
+/// Without rotation both back ends store the very same codes, so what is left is the order of sums.
+TEST_P(AttentionTest, MatchesTheReferenceWhereTheCacheHasScales) {
+  const auto reference = make_reference_ops(*device_);
+  const auto fast = ops(2);
+  for (const DType cache_dtype : {DType::e4m3, DType::i8})
+    for (const int64_t block_size : {16, 7})
+      for (const int64_t dim : {16, 22, 64, 80, 128, 256}) {
+        SCOPED_TRACE(std::to_string(dim) + name_of(cache_dtype));
+        Sequences sequences(*device_, values_, {6, 2, dim}, DType::f32, cache_dtype, block_size, {70, 33});
+        sequences.do_not_rotate();
+        sequences.run_in_chunks(*reference, 1000);
+        const std::vector<Tensor> expected = sequences.outputs();
+        sequences.forget();
+        sequences.run_in_chunks(*fast, 1000);
+        for (int64_t row = 0; row < sequences.rows(); ++row)
+          expect_close(sequences.out(row), expected[static_cast<size_t>(row)], 1e-5, rounding(DType::f32));
+      }
+}
+
+/// What a format costs: attention over it is near attention over float32, int8 nearer than FP8.
+TEST_P(AttentionTest, LosesLittleWhereTheCacheHasScales) {
+  const auto fast = ops(2);
+  Values again(*device_, 7);
+  Sequences exact(*device_, again, {6, 2, 64}, DType::f32, DType::f32, 16, {70});
+  exact.run_in_chunks(*fast, 1000);
+  const auto error_in = [&](DType cache_dtype) {
+    Values same(*device_, 7);
+    Sequences sequences(*device_, same, {6, 2, 64}, DType::f32, cache_dtype, 16, {70});
+    sequences.run_in_chunks(*fast, 1000);
+    double sum = 0;
+    const int64_t elements = exact.out(0).shape.elements();
+    for (int64_t i = 0; i < elements; ++i) {
+      const double error =
+          static_cast<double>(at(sequences.out(0), i)) - static_cast<double>(at(exact.out(0), i));
+      sum += error * error;
+    }
+    return std::sqrt(sum / static_cast<double>(elements));
+  };
+  const double fp8 = error_in(DType::e4m3);
+  const double int8 = error_in(DType::i8);
+  EXPECT_LT(fp8, 0.05);
+  EXPECT_LT(int8, 0.015);
+  EXPECT_GT(int8, 0);
+  EXPECT_LT(int8, fp8);
 }
 
 TEST_P(AttentionTest, SurvivesScoresFarApart) {

@@ -102,7 +102,16 @@ TEST(DeepseekConfig, WeightsAndCacheAreAsLargeAsPublished) {
   };
   EXPECT_NEAR(all_weights(load(v2_lite())), 15.7, 0.05);  // billions
   EXPECT_NEAR(all_weights(load(v3())), 671.0, 0.5);
-  EXPECT_EQ(kv_bytes_per_block(load(v3()), 0, DType::bf16, 16), 16 * 576 * 2);
+  const auto kv_of_all_layers = [](const ModelConfig& c, DType kv_dtype) {
+    int64_t bytes = 0;
+    for (int64_t l = 0; l < c.layer_count(); ++l) bytes += kv_bytes_per_block(c, l, kv_dtype, 16);
+    return bytes / 16;
+  };
+  EXPECT_EQ(kv_of_all_layers(load(v2_lite()), DType::bf16), 27 * 576 * 2);
+  EXPECT_EQ(kv_of_all_layers(load(v2_lite()), DType::e4m3), 27 * (576 + 8));
+  EXPECT_EQ(kv_of_all_layers(load(v3()), DType::bf16), 61 * 576 * 2);
+  EXPECT_EQ(kv_of_all_layers(load(v3()), DType::e4m3), 61 * (576 + 8));
+  EXPECT_EQ(kv_of_all_layers(load(v3()), DType::i8), 61 * (576 + 8));
   // A token takes 37 billion of V3's weights.
   const ModelConfig c = load(v3());
   double flops = head_cost(c, DType::bf16).flops_per_token;

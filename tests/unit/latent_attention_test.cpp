@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/model/kv_cache.h"
 #include "tests/unit/kernel_testing.h"
 
 namespace penstock::testing {
@@ -14,7 +15,8 @@ struct Sizes {
 /// Two sequences whose projections are fixed in advance, fed to the operations in any cut.
 class Latents {
  public:
-  Latents(Device& device, Values& values, Sizes sizes, DType dtype, int64_t block_size, bool interleave)
+  Latents(Device& device, Values& values, Sizes sizes, DType dtype, DType cache_dtype, int64_t block_size,
+          bool interleave)
       : values_(values), sizes_(sizes), dtype_(dtype), block_size_(block_size), interleave_(interleave) {
     const auto [h, n, l, r] = sizes;
     for (const int64_t length : kLengths) {
@@ -26,11 +28,12 @@ class Latents {
     angles_ = values.random(DType::f32, {kLengths[0], r});
     up_ = values.random(DType::f32, {l, n});
     blocks_a_row_ = kLengths[0] / block_size + 1;
-    cache_memory_ = values.poisoned(dtype, {2 * blocks_a_row_ * block_size, l + r});
-    cache_ = {cache_memory_.view.data, dtype, 2 * blocks_a_row_, l, r, block_size};
+    cache_memory_ =
+        device.tensor(DType::i8, {2 * blocks_a_row_, block_size * latent_position_bytes(l, r, cache_dtype)});
+    cache_ = {cache_memory_.view.data, cache_dtype, 2 * blocks_a_row_, l, r, block_size};
+    poison_cache();
     for (int64_t b = 0; b < 2 * blocks_a_row_; ++b)  // the rows' blocks alternate
       table_.push_back(static_cast<int32_t>(b % blocks_a_row_ * 2 + b / blocks_a_row_));
-    static_cast<void>(device);
   }
 
   /// All positions in chunks of `chunk`, both rows together or one after the other.
@@ -48,13 +51,15 @@ class Latents {
       result.push_back(out);
       out = values_.poisoned(dtype_, out.view.shape);
     }
-    for (int64_t i = 0; i < cache_memory_.view.shape.elements(); ++i)
-      cpu::write(cache_.data, cache_.dtype, i, kNan);
+    poison_cache();
     return result;
   }
 
  private:
   static constexpr int64_t kLengths[] = {150, 67};
+
+  /// Every scale and every element that can be one is NaN: in all formats that is all ones.
+  void poison_cache() { std::memset(cache_.data, 0xFF, cache_memory_.view.bytes()); }
 
   void step(Ops& ops, const std::vector<int64_t>& rows, int64_t start, int64_t chunk) {
     const auto [h, n, l, r] = sizes_;
@@ -127,15 +132,19 @@ class Latents {
 
 class LatentAttentionTest : public OnEveryKernelTable {};
 
+constexpr std::pair<DType, DType> kDtypes[] = {{DType::f32, DType::f32},
+                                               {DType::bf16, DType::bf16},
+                                               {DType::f32, DType::e4m3},
+                                               {DType::bf16, DType::i8}};
 constexpr Sizes kSizes[] = {{4, 16, 32, 8}, {3, 10, 20, 6}, {1, 5, 7, 2}, {70, 8, 16, 4}};
 
 TEST_P(LatentAttentionTest, GivesTheSameBitsForPrefillChunksAndDecode) {
   const auto fast = ops(2);
   const auto one_thread = ops(1);
   for (const Sizes& sizes : kSizes)
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      SCOPED_TRACE(std::to_string(sizes.heads) + " heads " + name_of(dtype));
-      Latents latents(*device_, values_, sizes, dtype, 16, true);
+    for (const auto& [dtype, cache_dtype] : kDtypes) {
+      SCOPED_TRACE(std::to_string(sizes.heads) + " heads " + name_of(dtype) + name_of(cache_dtype));
+      Latents latents(*device_, values_, sizes, dtype, cache_dtype, 16, true);
       const std::vector<Tensor> at_once = latents.run(*fast, 1000, true);
       for (const int64_t chunk : {33, 1}) {
         const std::vector<Tensor> in_chunks = latents.run(*one_thread, chunk, false);
@@ -149,10 +158,10 @@ TEST_P(LatentAttentionTest, MatchesTheReference) {
   const auto reference = make_reference_ops(*device_);
   const auto fast = ops(2);
   for (const Sizes& sizes : kSizes)
-    for (const DType dtype : {DType::f32, DType::bf16})
+    for (const auto& [dtype, cache_dtype] : kDtypes)
       for (const bool interleave : {false, true}) {
-        SCOPED_TRACE(std::to_string(sizes.heads) + " heads " + name_of(dtype));
-        Latents latents(*device_, values_, sizes, dtype, interleave ? 7 : 16, interleave);
+        SCOPED_TRACE(std::to_string(sizes.heads) + " heads " + name_of(dtype) + name_of(cache_dtype));
+        Latents latents(*device_, values_, sizes, dtype, cache_dtype, interleave ? 7 : 16, interleave);
         const std::vector<Tensor> expected = latents.run(*reference, 1000, true);
         const std::vector<Tensor> found = latents.run(*fast, 1000, true);
         for (size_t row = 0; row < found.size(); ++row)
