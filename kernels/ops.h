@@ -174,12 +174,20 @@ struct Sampled {
   bool finite = true;             // false: a NaN or +infinity was among the logits (CPUs look)
 };
 
+/// Sums of squares over vectors of K and V that a cache keeps in one byte a value.
+struct CacheRounding {
+  double error = 0;  // of what rounding took
+  double kept = 0;   // of the vectors
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
 
   /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
   virtual std::string numerics() const = 0;
+  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow.
+  virtual CacheRounding take_cache_rounding() { return {}; }
   /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
   virtual DType projection_dtype(DType weight_dtype) const = 0;
 

@@ -109,6 +109,8 @@ class DecoderStage final : public Stage {
     allocate_cache(blocks);
   }
 
+  CacheRounding take_cache_rounding() override { return ops_.take_cache_rounding(); }
+
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     if (plan.rows().empty()) return {};
     const std::optional<StepSize> size = graphs_.size_for(plan);

@@ -182,6 +182,7 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
       forward_in_parts(stage_, device_, *slot.plan, in_TD, out_TD, [this] { meter_.ran_out_of_memory(); });
   device_.synchronize();
   if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
+  if (const CacheRounding r = stage_.take_cache_rounding(); r.kept > 0) meter_.rounded(r.error, r.kept);
   if (const auto bad =
           std::count_if(sampled.begin(), sampled.end(), [](const Sampled& s) { return !s.finite; });
       bad > 0)

@@ -25,6 +25,9 @@ class Stage {
   /// The same in the dtype that the stage computes in, whatever the cache's was.
   virtual void allocate_full_precision_cache(int64_t blocks) = 0;
 
+  /// What the KV cache's format took from vectors kept since the last call.
+  virtual CacheRounding take_cache_rounding() = 0;
+
   /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last().
   /// Returns, row by row in the plan's order, one entry for each of its targets and one if it has `sampling`;
   /// empty unless is_last().

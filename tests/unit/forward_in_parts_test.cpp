@@ -33,6 +33,7 @@ class ScarceStage final : public Stage {
   void allocate_full_precision_cache(int64_t blocks) override {
     stage_.allocate_full_precision_cache(blocks);
   }
+  CacheRounding take_cache_rounding() override { return stage_.take_cache_rounding(); }
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     int64_t tokens = 0;
     for (const auto& row : plan.rows()) tokens += row.tokens_size();

@@ -85,6 +85,17 @@ TEST(StageMeter, TellsOfAForwardThatDoesNotEnd) {
   EXPECT_EQ(r.micro_batches(), 1u);
 }
 
+TEST(StageMeter, TellsTheCachesRoundingSinceTheLastReport) {
+  StageMeter meter(0);
+  EXPECT_FALSE(meter.report(at(0)).has_kv_error());
+  meter.rounded(1, 60);
+  meter.rounded(3, 40);
+  meter.drew_from_no_numbers(2);
+  EXPECT_DOUBLE_EQ(meter.report(at(1)).kv_error(), 0.2);
+  EXPECT_FALSE(meter.report(at(2)).has_kv_error());
+  EXPECT_EQ(meter.report(at(2)).nonfinite_tokens(), 2u);
+}
+
 TEST(StageMeter, HandsEveryStretchOutOnceWhenTracing) {
   StageMeter meter(0, true);
   meter.begin(proto::ACTIVITY_BUSY, 7, at(0));
