@@ -35,6 +35,7 @@ struct KernelTiming {
 struct MatmulCase {
   int64_t m, n, k;
   DType dtype;
+  bool in_fp8 = false;  ///< how the weight is kept
 };
 
 /// `sequences` rows of `tokens` new tokens each, whose context (the new ones included) is `context`.

@@ -124,6 +124,14 @@ struct RoutingView {
     auto* const at = static_cast<int32_t*>(memory);
     return {static_cast<float*>(memory), at + pairs, at + 2 * pairs, at + 3 * pairs, tokens, chosen, experts};
   }
+  /// each(expert, first of its pairs, how many), in order, for every expert that has one. Where
+  /// expert_start_E1 is host memory.
+  template <class Each>
+  void for_each_expert(const Each& each) const {
+    for (int64_t e = 0; e < experts; ++e)
+      if (const int64_t first = expert_start_E1[e], count = expert_start_E1[e + 1] - first; count > 0)
+        each(e, first, count);
+  }
 };
 
 /// Whether matmul overwrites its output or adds to it.

@@ -28,6 +28,7 @@ int bench_all(int threads) {
   std::vector<MatmulCase> products;
   for (const int64_t m : {1, 4, 8, 16, 32, 64, 128, 512}) products.push_back({m, 5632, 2048, DType::bf16});
   for (const int64_t m : {1, 32, 128}) products.push_back({m, 5632, 2048, DType::f32});
+  for (const int64_t m : {1, 4, 8, 64}) products.push_back({m, 2816, 2048, DType::bf16, true});
   print(bench_matmul(threads, products));
   const std::vector<AttentionCase> attention{{64, 1, 216, 16, 8, 128, 16, DType::bf16},
                                              {8, 1, 4096, 16, 8, 128, 16, DType::bf16},

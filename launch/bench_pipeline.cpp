@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <numeric>
 #include <optional>
 #include <sstream>
 
@@ -13,9 +12,11 @@
 #include "launch/agree.h"
 #include "launch/bench.h"
 #include "launch/bench_edges.h"
+#include "launch/decode_bounds.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
+#include "runtime/model/model_cost.h"
 #include "runtime/pipeline/runner.h"
 #include "runtime/requests/scheduler.h"
 
@@ -130,33 +131,34 @@ void print_share(const char* what, double tokens, double seconds, double flops, 
 }
 
 void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans,
-                   const MachineBounds& bounds) {
+                   const DecodeStep& step, const MachineBounds& bounds) {
   const double peak = bounds.bf16_flops;
-  const CutCost& cost = ready.shape.cost;
-  const double layers = std::accumulate(cost.layers.begin(), cost.layers.end(), 0.0);
+  const ModelConfig& config = ready.shape.config;
+  const double head = head_cost(config, ready.shape.dtype).flops_per_token;
+  double layers = 0;
+  for (int64_t l = 0; l < config.layer_count(); ++l)
+    layers += layer_cost(config, l, ready.shape.dtype).flops_per_token;
   const auto prompt_tokens = static_cast<double>(flags.prompts * flags.input_len);
   const auto output_tokens = static_cast<double>(flags.prompts * flags.output_len);
   // The last token of an answer is never fed back.
-  const double all = (prompt_tokens + output_tokens - static_cast<double>(flags.prompts)) * layers +
-                     output_tokens * cost.head;
+  const double all =
+      (prompt_tokens + output_tokens - static_cast<double>(flags.prompts)) * layers + output_tokens * head;
   if (flags.output_len == 1) {
     print_share("prefill", prompt_tokens, plans.seconds(), all, peak);
     return;
   }
   print_share("whole job, output", output_tokens, plans.seconds(), all, peak);
   const auto decoded = static_cast<double>(plans.decode_tokens());
-  print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + cost.head), peak);
+  print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + head), peak);
   if (plans.decode_seconds() <= 0) return;
-  // Every micro-batch reads all layers and the head once; the stages read their own at the same time.
+  // The stages work on steps of their own at the same time.
   const auto computing = std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
                                        [](const StageCut& c) { return c.layers > 0 || c.head; });
-  const StageCut everything{false, 0, ready.shape.config.layer_count(), true};
-  const double read = static_cast<double>(plans.decode_steps()) *
-                      static_cast<double>(weight_bytes(ready.shape, everything)) / plans.decode_seconds() /
-                      static_cast<double>(computing);
-  std::printf("%-22s %9lld steps, weights read at %.1f GB/s a stage, %5.1f %% of %.1f GB/s\n", "",
-              static_cast<long long>(plans.decode_steps()), 1e-9 * read, 100 * read / bounds.read_bytes,
-              1e-9 * bounds.read_bytes);
+  std::printf(
+      "%-22s %s\n", "",
+      floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
+                 static_cast<int>(computing))
+          .c_str());
 }
 
 /// What each stage did with the time from its first forward to its last, and how fast the edge into it is.
@@ -217,10 +219,12 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
 
   std::optional<BenchPlans> plans;
   if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
-  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+  DecodeCounter stage(*ready.stage);
+  Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
   const std::string mine = runner.run().SerializeAsString();
   const std::vector<std::string> reports = agree(world, [&mine] { return mine; });
+  const std::vector<std::string> counted = agree(world, [&stage] { return stage.text(); });
   bounds = higher(bounds, measured_bounds(world, ready));
   if (world.rank() > 0) return;
   std::printf(
@@ -233,7 +237,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   std::printf("%-22s %s %s, memory %s, measured in this run\n", "multiply-add peak",
               name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
               rate_text(bounds.read_bytes, "B").c_str());
-  print_figures(flags, ready, *plans, bounds);
+  print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
 }
 

@@ -17,6 +17,10 @@ constexpr int64_t kTokensPerMicroBatch = 512;
 constexpr int64_t kGpuRowsPerMicroBatch = 1024;
 constexpr int64_t kGpuTokensPerMicroBatch = 8192;
 constexpr int64_t kMostTokensPerMicroBatch = 65536;
+// What `bench pipeline` measures of arithmetic for each byte read, roughly: bfloat16 on two cores, and on an
+// H100. Decides only how --layer-partition auto weighs layers with experts.
+constexpr double kFlopsPerByte = 12;
+constexpr double kGpuFlopsPerByte = 250;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
   const int64_t most = default_max_model_len(config);
@@ -28,12 +32,14 @@ int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& confi
   return options.max_model_len > 0 ? options.max_model_len : most;
 }
 
-CutCost cut_cost(const ModelConfig& config, DType dtype) {
+CutCost cut_cost(const ModelConfig& config, DType dtype, bool on_gpu) {
   CutCost cost;
   cost.embedding = embedding_cost(config, dtype).flops_per_token;
   cost.head = head_cost(config, dtype).flops_per_token;
+  const int64_t rows = on_gpu ? kGpuRowsPerMicroBatch : kRowsPerMicroBatch;
   for (int64_t l = 0; l < config.layer_count(); ++l)
-    cost.layers.push_back(layer_cost(config, l, dtype).flops_per_token);
+    cost.layers.push_back(
+        layer_work_per_token(config, l, dtype, rows, on_gpu ? kGpuFlopsPerByte : kFlopsPerByte));
   return cost;
 }
 
@@ -70,6 +76,12 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->group(group)
       ->capture_default_str();
+  app.add_option(
+         "--expert-loading", o.lazy_experts,
+         "eager reads all experts at the start; lazy reads each when a row is first routed to it [eager]")
+      ->transform(CLI::Transformer(std::map<std::string, bool>{{"eager", false}, {"lazy", true}})
+                      .description("eager or lazy"))
+      ->group(group);
   app.add_option("--max-model-len", o.max_model_len,
                  "Longest prompt and answer together, in tokens [the model's]")
       ->check(CLI::PositiveNumber)
@@ -212,12 +224,18 @@ void refuse_kv_dtype_on_gpus(const JobOptions& options) {
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
+  if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
   if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
   refuse_kv_dtype_on_gpus(options);
+  if (names_gpu(options.device) && options.lazy_experts)
+    throw UsageError(
+        "--expert-loading lazy: expected --device cpu, as the host must see where rows are "
+        "routed to; found --device " +
+        options.device);
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.kv_dtype = resolve_kv_dtype(options.kv_cache_dtype, shape.dtype);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
-  shape.cost = cut_cost(shape.config, shape.dtype);
+  shape.cost = cut_cost(shape.config, shape.dtype, names_gpu(options.device));
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
   shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
@@ -249,6 +267,13 @@ int64_t weight_bytes(const JobShape& shape, const StageCut& cut) {
   if (cut.head) bytes += head_cost(shape.config, shape.dtype).weight_bytes;
   for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
     bytes += layer_cost(shape.config, l, shape.dtype).weight_bytes;
+  return bytes;
+}
+
+int64_t expert_bytes(const JobShape& shape, const StageCut& cut) {
+  int64_t bytes = 0;
+  for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
+    bytes += layer_cost(shape.config, l, shape.dtype).expert_bytes;
   return bytes;
 }
 

@@ -37,6 +37,7 @@ struct JobOptions {
   std::string dtype = "auto";
   std::string kv_cache_dtype = "auto";
   std::string load_format = "auto";
+  bool lazy_experts = false;  // each read when a row is first routed to it
   int64_t max_model_len = 0;  // 0: what the model was made for
   uint64_t seed = 0;
   // machine
@@ -88,5 +89,7 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed);
 /// Bytes of K and V that one block takes on a stage.
 int64_t kv_bytes_per_block(const JobShape& shape, const StageCut& cut, int64_t block_size);
 int64_t weight_bytes(const JobShape& shape, const StageCut& cut);
+/// Of weight_bytes: of routed experts.
+int64_t expert_bytes(const JobShape& shape, const StageCut& cut);
 
 }  // namespace penstock

@@ -31,18 +31,23 @@ void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
   const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
   int64_t kv_per_token = 0;
-  std::printf(
-      "rank  part                       weights MiB   KV MiB / 1000 tokens   share of the products\n");
+  int64_t experts = 0;
+  std::printf("rank  part                       weights MiB   KV MiB / 1000 tokens   share of the work\n");
   for (size_t s = 0; s < shape.partition.size(); ++s) {
     const StageCut& cut = shape.partition[s];
     const int64_t kv = kv_bytes_per_block(shape, cut, options.block_size) / options.block_size;
     kv_per_token += kv;
+    experts += expert_bytes(shape, cut);
     std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
                 mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
   std::printf("\nKV cache: %lld bytes a token over all ranks, in %s%s\n",
               static_cast<long long>(kv_per_token), name_of(shape.kv_dtype),
               has_scales(shape.kv_dtype) ? " and its scales" : "");
+  if (experts > 0)
+    std::printf("routed experts: %.1f MiB of the weights over all ranks, read %s\n", mib(experts),
+                options.lazy_experts ? "as rows are routed to them (--expert-loading lazy)"
+                                     : "at the start (--expert-loading lazy reads those that rows need)");
 
   const TimingModel timing{costs, 0.05 * all / stages};
   std::printf(

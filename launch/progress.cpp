@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "launch/expert_memory.h"
 #include "runtime/base/log.h"
 
 namespace penstock {
@@ -160,6 +161,7 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         share(static_cast<double>(r.memory_fragmented_bytes()),
               static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
   }
+  text += experts_text(reports, ready.weights != nullptr);
   if (reports.size() > 1) {
     const auto [measured, predicted] = bubbles(reports, ready);
     text += printed(

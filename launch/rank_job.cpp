@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "launch/agree.h"
+#include "launch/expert_memory.h"
 #include "launch/memory_plan.h"
 #include "launch/placement.h"
 #include "launch/rank_device.h"
@@ -51,8 +52,10 @@ std::unique_ptr<WeightSource> open_weights(const JobOptions& options) {
 }
 
 /// What is left for KV once everything else is there: of a GPU, its share of the whole memory less what is
-/// used already, divided among its ranks; of a CPU, whose memory others use too, a share of what is free.
-int64_t kv_share(const World& world, const JobOptions& options, const Device& device, int sharers) {
+/// used already, divided among its ranks; of a CPU, whose memory others use too, a share of what is free and
+/// not for experts that come later.
+int64_t kv_share(const World& world, const JobOptions& options, const Device& device, int sharers,
+                 uint64_t experts_to_come) {
   const MemoryInfo memory = device.memory();
   const auto free = static_cast<double>(memory.free);
   if (device.kind() == DeviceKind::cuda) {
@@ -61,21 +64,23 @@ int64_t kv_share(const World& world, const JobOptions& options, const Device& de
                                 sharers);
   }
   const double share = options.memory_utilization > 0 ? options.memory_utilization : kCpuMemoryUtilization;
-  return static_cast<int64_t>(share * free / world.local_size());
+  return static_cast<int64_t>(share * static_cast<double>(free_beside_experts(memory.free, experts_to_come)) /
+                              world.local_size());
 }
 
 /// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
 int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape,
-                          const Device& device, const Stage& stage, int sharers) {
+                          const Device& device, const Stage& stage, int sharers, uint64_t experts_to_come) {
   const int64_t a_row = (shape.max_model_len + options.block_size - 1) / options.block_size;
   const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
   const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
   if (per_block == 0) return usable;
   const auto buffers =
       static_cast<int64_t>(Runner::buffer_bytes(stage, shape.schedule, {0, 0, shape.max_num_batched_tokens}));
-  const int64_t bytes = options.kv_cache_bytes > 0
-                            ? options.kv_cache_bytes
-                            : std::max<int64_t>(0, kv_share(world, options, device, sharers) - buffers);
+  const int64_t bytes =
+      options.kv_cache_bytes > 0
+          ? options.kv_cache_bytes
+          : std::max<int64_t>(0, kv_share(world, options, device, sharers, experts_to_come) - buffers);
   const int64_t blocks = std::min(usable, bytes / per_block);
   if (blocks < a_row)
     throw UsageError(
@@ -166,9 +171,12 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
           " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
           std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
 
-  const StageSpec spec{cut.first_layer, cut.layers,          cut.embedding,      cut.head,
-                       shape.dtype,     shape.max_model_len, options.block_size, shape.max_num_batched_tokens,
-                       shape.max_rows,  shape.kv_dtype};
+  const StageSpec spec{cut.first_layer,    cut.layers,
+                       cut.embedding,      cut.head,
+                       shape.dtype,        shape.max_model_len,
+                       options.block_size, shape.max_num_batched_tokens,
+                       shape.max_rows,     options.lazy_experts ? ExpertLoading::lazy : ExpertLoading::eager,
+                       shape.kv_dtype};
   RankDevice opened = open_device(world, shape.devices);
   ready.device = std::move(opened.device);
   ready.gpu_id = opened.gpu_id;
@@ -176,8 +184,9 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const bool on_gpu = ready.device->kind() == DeviceKind::cuda;
   agree(world, [&]() -> std::string {
     ready.ops = on_gpu ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
-    const auto weights = open_weights(options);
-    ready.stage = build_stage(shape.config, *weights, spec, *ready.device, *ready.ops);
+    ready.weights = open_weights(options);
+    ready.stage = build_stage(shape.config, *ready.weights, spec, *ready.device, *ready.ops);
+    if (!options.lazy_experts) ready.weights.reset();
     if (!on_gpu) return {};
     // What the largest micro-batch takes besides the planned memory (kernels, libraries) is in use before the
     // rest becomes cache.
@@ -186,9 +195,10 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     return {};
   });
   ready.edges = make_edges(world, *ready.device, shape.devices, opened.gpus_are_shared);
+  const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
-    return std::to_string(
-        affordable_blocks(world, options, shape, *ready.device, *ready.stage, opened.sharers));
+    return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage,
+                                            opened.sharers, experts_to_come));
   });
   ready.blocks = INT64_MAX;
   for (const std::string& blocks : affordable)
@@ -197,8 +207,12 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     ready.stage->allocate_cache(ready.blocks);
     return {};
   });
-  ready.planned_bytes = planned_bytes(
-      world, *ready.device, ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
+  warn_of_experts_without_room(world, *ready.device, *ready.stage, ready.blocks, experts_to_come);
+  const ExpertUse experts = ready.stage->expert_use();
+  ready.planned_bytes =
+      planned_bytes(world, *ready.device,
+                    ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks) + experts.bytes -
+                        experts.held_bytes);
   ready.numerics = agreed_numerics(world, shape, shape.kv_dtype, *ready.ops);
   ready.full_numerics = agreed_numerics(world, shape, shape.dtype, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);

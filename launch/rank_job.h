@@ -10,6 +10,7 @@
 #include "launch/job_options.h"
 #include "proto/plan.pb.h"
 #include "runtime/comm/world.h"
+#include "runtime/model/weight_source.h"
 #include "runtime/pipeline/stage.h"
 
 namespace penstock {
@@ -29,6 +30,7 @@ struct ReadyRank {
   uint64_t planned_bytes = 0;  ///< in use on the device once every cache stands
   std::string gpu_id;          ///< its UUID; empty for a CPU
   std::unique_ptr<Ops> ops;
+  std::unique_ptr<WeightSource> weights;  ///< kept where experts come lazily
   std::unique_ptr<Stage> stage;
   RunnerEdges edges;  ///< for the runner
   int64_t blocks = 0;

@@ -13,6 +13,12 @@ proto::StageReport complete_report(proto::StageReport report, const ReadyRank& r
   report.set_weight_bytes(ready.stage->weight_bytes());
   report.set_kv_bytes(ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks));
   report.set_peak_resident_bytes(peak_resident_bytes());
+  const ExpertUse experts = ready.stage->expert_use();
+  report.set_experts(experts.experts);
+  report.set_experts_held(experts.held);
+  report.set_expert_bytes(experts.bytes);
+  report.set_expert_held_bytes(experts.held_bytes);
+  report.set_expert_read_seconds(experts.read_seconds);
   report.set_memory_planned_bytes(ready.planned_bytes);
   if (ready.device->kind() == DeviceKind::cpu) {
     const MemoryInfo memory = ready.device->memory();

@@ -45,7 +45,7 @@ class Scorer {
     const auto weights = open_checkpoint(model);
     stage_ = build_stage(config_, *weights,
                          {0, config_.layer_count(), true, true, dtype_, context, options.block_size,
-                          kTokensAtOnce, kTokensAtOnce, kv_dtype_},
+                          kTokensAtOnce, kTokensAtOnce, ExpertLoading::eager, kv_dtype_},
                          *device_, *ops_);
     blocks_ = (context + options.block_size - 1) / options.block_size;
     stage_->allocate_cache(blocks_);

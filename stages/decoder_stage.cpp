@@ -89,6 +89,12 @@ class DecoderStage final : public Stage {
     return bytes + (head_ ? head_->weight_bytes() : 0);
   }
 
+  ExpertUse expert_use() const override {
+    ExpertUse use;
+    for (const DecoderLayer& layer : layers_) use += layer.expert_use();
+    return use;
+  }
+
   size_t kv_bytes_per_block() const override {
     size_t bytes = 0;
     for (const DecoderLayer& layer : layers_) bytes += layer.attention().kv_bytes_per_block();

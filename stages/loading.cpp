@@ -26,22 +26,39 @@ void load_into(const BuildContext& context, const std::string& name, const Shape
 using TakeScaledRows =
     std::function<void(int64_t first_row, const TensorView& rows_rK, const TensorView& scales_rB)>;
 
-void read_scaled(const BuildContext& context, const WeightPart& part, int64_t k, const TakeScaledRows& take) {
-  const Fp8Blocks blocks = context.config.fp8.value_or(Fp8Blocks{});
-  if (!context.config.fp8 || blocks.columns % kFp8Columns != 0)
+std::string scales_of(const WeightPart& part) {
+  return part.name + "_scale_inv";
+}
+
+/// The blocks that share a scale, of a part that is kept in FP8.
+Fp8Blocks blocks_of(const MatrixSource& from, const WeightPart& part) {
+  if (!from.fp8 || from.fp8->columns % kFp8Columns != 0)
     throw UsageError(part.name + " is kept in FP8: expected a quantization_config in config.json whose " +
                      "weight_block_size has a multiple of " + std::to_string(kFp8Columns) +
-                     " columns, found " +
-                     (context.config.fp8 ? std::to_string(blocks.columns) : std::string("none")));
-  const int64_t down = blocks_over(part.rows, blocks.rows);
-  const int64_t across = blocks_over(k, blocks.columns);
-  std::vector<float> scales(static_cast<size_t>(down * across));
-  context.source.read(part.name + "_scale_inv", {down, across}, [&](int64_t first, const TensorView& rows) {
+                     " columns, found " + (from.fp8 ? std::to_string(from.fp8->columns) : "none"));
+  return *from.fp8;
+}
+
+Shape shape_of_scales(const Fp8Blocks& blocks, const WeightPart& part, int64_t k) {
+  return {blocks_over(part.rows, blocks.rows), blocks_over(k, blocks.columns)};
+}
+
+bool all_in_fp8(const MatrixSource& from, const std::vector<WeightPart>& parts) {
+  return std::all_of(parts.begin(), parts.end(),
+                     [&](const WeightPart& part) { return from.source.is_fp8(part.name); });
+}
+
+void read_scaled(const MatrixSource& from, const WeightPart& part, int64_t k, const TakeScaledRows& take) {
+  const Fp8Blocks blocks = blocks_of(from, part);
+  const Shape shape = shape_of_scales(blocks, part, k);
+  const int64_t across = shape[1];
+  std::vector<float> scales(static_cast<size_t>(shape.elements()));
+  from.source.read(scales_of(part), shape, [&](int64_t first, const TensorView& rows) {
     convert(scales.data() + first * across, DType::f32, rows);
   });
   const int64_t wanted = blocks_over(k, kFp8Columns);
   std::vector<float> expanded;
-  context.source.read_fp8(part.name, {part.rows, k}, [&](int64_t first, const TensorView& rows) {
+  from.source.read_fp8(part.name, {part.rows, k}, [&](int64_t first, const TensorView& rows) {
     const auto* bytes = rows.as<const uint8_t>();
     if (std::any_of(bytes, bytes + rows.bytes(), [](uint8_t b) { return (b & 0x7F) == 0x7F; }))
       throw UsageError(part.name + ": expected numbers, found NaN in FP8 rows from " + std::to_string(first));
@@ -54,22 +71,20 @@ void read_scaled(const BuildContext& context, const WeightPart& part, int64_t k,
   });
 }
 
-}  // namespace
-
-void read_floats(const BuildContext& context, const WeightPart& part, int64_t k, const TakeRows& take) {
+void read_floats(const MatrixSource& from, const WeightPart& part, int64_t k, const TakeRows& take) {
   std::vector<float> floats;
   const auto give = [&](int64_t first, const TensorView& rows) {
     take(first, {floats.data(), DType::f32, rows.shape});
   };
-  if (!context.source.is_fp8(part.name)) {
-    context.source.read(part.name, {part.rows, k}, [&](int64_t first, const TensorView& rows) {
+  if (!from.source.is_fp8(part.name)) {
+    from.source.read(part.name, {part.rows, k}, [&](int64_t first, const TensorView& rows) {
       floats.resize(static_cast<size_t>(rows.shape.elements()));
       convert(floats.data(), DType::f32, rows);
       give(first, rows);
     });
     return;
   }
-  read_scaled(context, part, k, [&](int64_t first, const TensorView& rows, const TensorView& scales) {
+  read_scaled(from, part, k, [&](int64_t first, const TensorView& rows, const TensorView& scales) {
     floats.resize(static_cast<size_t>(rows.shape.elements()));
     for (int64_t i = 0; i < rows.shape.elements(); ++i)
       floats[static_cast<size_t>(i)] = f32_from_e4m3(rows.as<const uint8_t>()[i]) *
@@ -78,30 +93,55 @@ void read_floats(const BuildContext& context, const WeightPart& part, int64_t k,
   });
 }
 
-std::unique_ptr<Matrix> load_matrix(const BuildContext& context, const std::vector<WeightPart>& parts,
-                                    int64_t k) {
+}  // namespace
+
+void read_floats(const BuildContext& context, const WeightPart& part, int64_t k, const TakeRows& take) {
+  read_floats(context.matrices(), part, k, take);
+}
+
+std::unique_ptr<Matrix> make_matrix_for(const MatrixSource& from, const std::vector<WeightPart>& parts,
+                                        int64_t k) {
   int64_t n = 0;
   for (const WeightPart& part : parts) n += part.rows;
-  const bool fp8 = std::all_of(parts.begin(), parts.end(),
-                               [&](const WeightPart& part) { return context.source.is_fp8(part.name); });
-  auto matrix = fp8 ? context.ops.make_fp8_matrix(n, k, context.spec.dtype)
-                    : context.ops.make_matrix(n, k, context.spec.dtype);
+  return all_in_fp8(from, parts) ? from.ops.make_fp8_matrix(n, k, from.dtype)
+                                 : from.ops.make_matrix(n, k, from.dtype);
+}
+
+std::unique_ptr<Matrix> load_matrix(const MatrixSource& from, const std::vector<WeightPart>& parts,
+                                    int64_t k) {
+  const bool fp8 = all_in_fp8(from, parts);
+  auto matrix = make_matrix_for(from, parts, k);
   int64_t at = 0;
   for (const WeightPart& part : parts) {
     const auto put = [&](int64_t first, const TensorView& rows) {
-      context.ops.load_rows(*matrix, at + first, rows);
+      from.ops.load_rows(*matrix, at + first, rows);
     };
     if (fp8)
-      read_scaled(context, part, k, [&](int64_t first, const TensorView& rows, const TensorView& scales) {
-        context.ops.load_fp8_rows(*matrix, at + first, rows, scales);
+      read_scaled(from, part, k, [&](int64_t first, const TensorView& rows, const TensorView& scales) {
+        from.ops.load_fp8_rows(*matrix, at + first, rows, scales);
       });
-    else if (context.source.is_fp8(part.name))
-      read_floats(context, part, k, put);
+    else if (from.source.is_fp8(part.name))
+      read_floats(from, part, k, put);
     else
-      context.source.read(part.name, {part.rows, k}, put);
+      from.source.read(part.name, {part.rows, k}, put);
     at += part.rows;
   }
   return matrix;
+}
+
+void check_matrix(const MatrixSource& from, const std::vector<WeightPart>& parts, int64_t k) {
+  for (const WeightPart& part : parts) {
+    from.source.check(part.name, {part.rows, k});
+    if (from.source.is_fp8(part.name))
+      from.source.check(scales_of(part), shape_of_scales(blocks_of(from, part), part, k));
+  }
+}
+
+void announce_matrix(const MatrixSource& from, const std::vector<WeightPart>& parts) {
+  for (const WeightPart& part : parts) {
+    from.source.announce(scales_of(part));
+    from.source.announce(part.name);
+  }
 }
 
 Tensor load_vector(const BuildContext& context, const std::vector<WeightPart>& parts) {

@@ -3,6 +3,7 @@
 // all its tokens; what the experts give is added up token by token, best expert first.
 #include <algorithm>
 
+#include "stages/experts.h"
 #include "stages/parts.h"
 
 namespace penstock {
@@ -19,19 +20,11 @@ class Moe final : public Mlp {
         config_(config),
         hidden_(context.config.hidden_size),
         dtype_(context.spec.dtype),
-        projection_dtype_(context.ops.projection_dtype(context.spec.dtype)) {
-    const int64_t width = config.intermediate_size;
+        projection_dtype_(context.ops.projection_dtype(context.spec.dtype)),
+        experts_(context, config, prefix + "experts.") {
     gate_ED_ = load_matrix(context, {{prefix + "gate.weight", config.gate.experts}}, hidden_);
     if (config.gate.correction_bias)
       correction_E_ = load_vector(context, {{prefix + "gate.e_score_correction_bias", config.gate.experts}});
-    for (int64_t e = 0; e < config.gate.experts; ++e) {
-      const std::string expert = prefix + "experts." + std::to_string(e) + ".";
-      gate_up_.push_back(load_matrix(
-          context, {{expert + "gate_proj.weight", width}, {expert + "up_proj.weight", width}}, hidden_));
-      down_.push_back(load_matrix(context, {{expert + "down_proj.weight", hidden_}}, width));
-      gate_up_pointers_.push_back(gate_up_.back().get());
-      down_pointers_.push_back(down_.back().get());
-    }
     if (config.shared_intermediate_size > 0)
       shared_ = make_dense_mlp(context, {config.shared_intermediate_size, config.shared_bias},
                                prefix + "shared_experts.");
@@ -48,12 +41,10 @@ class Moe final : public Mlp {
   }
 
   size_t weight_bytes() const override {
-    size_t bytes = gate_ED_->bytes() + (correction_E_ ? correction_E_.view.bytes() : 0) +
-                   (shared_ ? shared_->weight_bytes() : 0);
-    for (const auto* experts : {&gate_up_, &down_})
-      for (const auto& matrix : *experts) bytes += matrix->bytes();
-    return bytes;
+    return gate_ED_->bytes() + (correction_E_ ? correction_E_.view.bytes() : 0) +
+           (shared_ ? shared_->weight_bytes() : 0) + experts_.use().held_bytes;
   }
+  ExpertUse expert_use() const override { return experts_.use(); }
 
   size_t scratch_bytes(int64_t tokens) const override {
     const int64_t most = std::min(tokens, most_tokens_);
@@ -89,10 +80,11 @@ class Moe final : public Mlp {
                                                   config_.gate.experts_per_token, config_.gate.experts);
     ops_.matmul(logits_TE, h_TD, *gate_ED_, {}, Into::overwrite);
     ops_.route(routing, logits_TE, view_);
+    experts_.prepare(routing);
     ops_.gather_rows(h_SD, h_TD, routing.token_S);
-    ops_.matmul_by_expert(gate_up_S2F, h_SD, gate_up_pointers_, routing);
+    ops_.matmul_by_expert(gate_up_S2F, h_SD, experts_.gate_up(), routing);
     ops_.swiglu(y_SF, gate_up_S2F);
-    ops_.matmul_by_expert(y_SD, y_SF, down_pointers_, routing);
+    ops_.matmul_by_expert(y_SD, y_SF, experts_.down(), routing);
     ops_.combine_experts(x_TD, y_SD, routing);
   }
 
@@ -102,13 +94,10 @@ class Moe final : public Mlp {
   int64_t hidden_;
   DType dtype_;
   DType projection_dtype_;
+  Experts experts_;
   int64_t most_tokens_ = 0;  // routed in one go
   std::unique_ptr<Matrix> gate_ED_;
   Tensor correction_E_;
-  std::vector<std::unique_ptr<Matrix>> gate_up_;  // by expert; rows: gate, then up
-  std::vector<std::unique_ptr<Matrix>> down_;
-  std::vector<const Matrix*> gate_up_pointers_;
-  std::vector<const Matrix*> down_pointers_;
   std::unique_ptr<Mlp> shared_;
   GateView view_;
   DeviceMemory routing_memory_;

@@ -34,7 +34,8 @@ class Attention {
 class Mlp {
  public:
   virtual ~Mlp() = default;
-  virtual size_t weight_bytes() const = 0;
+  virtual size_t weight_bytes() const = 0;             // held now; any thread
+  virtual ExpertUse expert_use() const { return {}; }  // any thread
   virtual size_t scratch_bytes(int64_t tokens) const = 0;
   /// x_TD += mlp(h_TD). `h_TD` is the normed input, in the stage's dtype.
   virtual void forward(TensorView x_TD, TensorView h_TD, Scratch& scratch) = 0;
@@ -56,6 +57,7 @@ class DecoderLayer {
  public:
   DecoderLayer(const BuildContext& context, int64_t layer, const Tensor& cos_sin_P2r);
   size_t weight_bytes() const;
+  ExpertUse expert_use() const { return mlp_->expert_use(); }
   size_t scratch_bytes(int64_t tokens) const;
   Attention& attention() { return *attention_; }
   const Attention& attention() const { return *attention_; }

@@ -135,6 +135,17 @@ std::string dims(std::initializer_list<std::pair<const char*, int64_t>> named) {
   return text;
 }
 
+std::unique_ptr<Matrix> random_in_fp8(Ops& ops, int64_t n, int64_t k, DType dtype) {
+  auto matrix = ops.make_fp8_matrix(n, k, dtype);
+  std::vector<uint8_t> values(static_cast<size_t>(n * k));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint8_t>((i * 2654435761U >> 16) % 0x7F);
+  std::vector<float> scales(static_cast<size_t>(n * ((k + kFp8Columns - 1) / kFp8Columns)), 1.0F);
+  const auto blocks = static_cast<int64_t>(scales.size()) / n;
+  ops.load_fp8_rows(*matrix, 0, {values.data(), DType::e4m3, {n, k}},
+                    {scales.data(), DType::f32, {n, blocks}});
+  return matrix;
+}
+
 /// How many copies of `bytes` bytes to take in turn, so that each comes from memory.
 size_t copies_of(size_t bytes) {
   return std::max<size_t>(1, kColdBytes / bytes);
@@ -163,21 +174,23 @@ std::vector<KernelTiming> bench_matmul(int threads, std::span<const MatmulCase> 
   const auto ops = make_cpu_ops(*device, threads);
   Bounds bounds(*device, threads);
   std::vector<KernelTiming> timings;
-  for (const auto& [m, n, k, dtype] : cases) {
+  for (const auto& [m, n, k, dtype, in_fp8] : cases) {
     const Tensor x = device->tensor(dtype, {m, k});
     const Tensor w = device->tensor(dtype, {n, k});
     const Tensor y = device->tensor(DType::f32, {m, n});
     fill_random(x);
     fill_random(w);
     std::vector<std::unique_ptr<Matrix>> copies(copies_of(w.view.bytes()));
-    for (auto& copy : copies) {
-      copy = ops->make_matrix(n, k, dtype);
-      ops->load_rows(*copy, 0, w);
-    }
+    for (auto& copy : copies)
+      copy = in_fp8 ? random_in_fp8(*ops, n, k, dtype) : ops->make_matrix(n, k, dtype);
+    if (!in_fp8)
+      for (auto& copy : copies) ops->load_rows(*copy, 0, w);
     timings.push_back(
-        time(bounds, std::string("matmul ") + name_of(dtype) + dims({{"M", m}, {"N", n}, {"K", k}}), dtype,
-             2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
-             static_cast<double>(w.view.bytes()), [&](int i) {
+        time(bounds,
+             std::string("matmul ") + name_of(dtype) + (in_fp8 ? " x FP8" : "") +
+                 dims({{"M", m}, {"N", n}, {"K", k}}),
+             dtype, 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
+             static_cast<double>(copies[0]->bytes()), [&](int i) {
                ops->matmul(y, x, *copies[static_cast<size_t>(i) % copies.size()], {}, Into::overwrite);
              }));
   }

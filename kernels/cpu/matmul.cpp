@@ -1,5 +1,6 @@
 #include "kernels/cpu/matmul.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cpu/contract.h"
@@ -13,6 +14,7 @@ namespace {
 constexpr int64_t kBlockSteps = 512;
 constexpr int64_t kRowsAtOnce =
     256;  // input rows multiplied in one pass over the weight: more do not stay in the L2 cache
+constexpr int64_t kRowsTogether = 1024;    // of experts: their packed input stays in the last cache
 constexpr int64_t kRowsAhead = 12;         // rows of y fetched before they are written
 constexpr int64_t kPackedAtOnce = 8;       // blocks of a tile; less is not worth waking a thread
 constexpr int64_t kStreamDistance = 4096;  // bytes ahead when a weight is only streamed through
@@ -92,11 +94,15 @@ struct Multiplier::Rows {
   int64_t first = 0;  // rows [first, first + count) of x and y
   int64_t count = 0;
   int64_t tiles = 0;
+  int64_t packed = 0;  // where its packed input begins
 
+  int64_t blocks() const { return tiles_for(w.steps(), kBlockSteps); }
   int64_t start(int64_t tile) const { return tile_start(count, tiles, tile); }
   /// Where the tile that starts at `row` stands, for steps [s0, s1) of one block: the tiles of a block
   /// follow each other, so that going through them is reading one stream.
-  int64_t packed_at(int64_t row, int64_t s0, int64_t s1) const { return s0 * count + row * (s1 - s0); }
+  int64_t packed_at(int64_t row, int64_t s0, int64_t s1) const {
+    return packed + s0 * count + row * (s1 - s0);
+  }
   /// Panels of columns of y.
   int64_t y_panels() const { return gated ? w.panels() / 2 : w.panels(); }
 };
@@ -107,6 +113,8 @@ Multiplier::Multiplier(const KernelTable& kernels, Team& team)
       sums_(static_cast<size_t>(team.size())),
       block_sums_(sums_.size()),
       widened_(sums_.size()) {}
+
+Multiplier::~Multiplier() = default;
 
 void Multiplier::operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
                             const TensorView& bias_N, Into into) {
@@ -138,53 +146,122 @@ void Multiplier::multiply_in_passes(Rows rows, int64_t m) {
     rows.first = tile_start(m, passes, pass);
     rows.count = tile_start(m, passes, pass + 1) - rows.first;
     rows.tiles = tiles_for(rows.count, kernels_.tile_rows);
-    multiply_rows(rows);
+    multiply_all({&rows, 1});
   }
 }
 
-void Multiplier::multiply_rows(const Rows& rows) {
-  packed_.resize(static_cast<size_t>(rows.count * rows.w.steps()));
-  for (auto& sums : sums_) sums.resize(static_cast<size_t>(rows.count) * kPanel * (rows.gated ? 2 : 1));
-  if (rows.w.in_fp8()) {
-    for (auto& sums : block_sums_) sums.resize(kTileRows * kPanel);
-    for (auto& widened : widened_) widened.resize(kFp8Columns * kStepBytes);
+void Multiplier::by_expert(const TensorView& y_SN, const TensorView& x_SK,
+                           std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
+  int64_t together = 0;  // rows
+  int64_t words = 0;     // of their packed input
+  const auto flush = [&] {
+    multiply_all(together_);
+    together_.clear();
+    together = words = 0;
+  };
+  routing.for_each_expert([&](int64_t e, int64_t start, int64_t m) {
+    const auto& w = dynamic_cast<const PackedMatrix&>(*w_ENK[static_cast<size_t>(e)]);
+    check_matmul(y_SN.rows(start, m), x_SK.rows(start, m), w, w.dtype(), {});
+    const RowsAt y{y_SN.as<char>(), y_SN.dtype, w.n()};
+    const RowsAt x{x_SK.as<char>(), x_SK.dtype, w.k()};
+    const int64_t passes = tiles_for(m, kRowsAtOnce);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t first = tile_start(m, passes, pass);
+      const int64_t count = tile_start(m, passes, pass + 1) - first;
+      if (together + count > kRowsTogether) flush();
+      together_.push_back({w,
+                           y,
+                           x,
+                           {},
+                           Into::overwrite,
+                           false,
+                           start + first,
+                           count,
+                           tiles_for(count, kernels_.tile_rows),
+                           words});
+      together += count;
+      words += count * w.steps();
+    }
+  });
+  flush();
+}
+
+namespace {
+
+/// Units of work of several products are numbered through: `starts` holds where each product's begin, and
+/// last where all end. Calls each(product, number within it) for units [begin, end).
+template <class Each>
+void for_units(const std::vector<int64_t>& starts, int64_t begin, int64_t end, const Each& each) {
+  const auto after = std::upper_bound(starts.begin(), starts.end(), begin);
+  auto product = static_cast<size_t>(after - starts.begin() - 1);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    while (unit >= starts[product + 1]) ++product;
+    each(product, unit - starts[product]);
   }
-  pack(rows);
+}
+
+}  // namespace
+
+void Multiplier::multiply_all(std::span<const Rows> all) {
+  int64_t panels = 0;
+  for (const Rows& rows : all) panels += rows.y_panels();
+  if (panels == 0) return;
   // Panels are what threads share; with few panels the rows of one are shared as well.
-  const int64_t panels = rows.y_panels();
-  const int64_t parts = std::clamp<int64_t>(4 * team_.size() / panels, 1, rows.tiles);
-  team_.share(panels * parts, 1, [&](int thread, int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit)
+  const int64_t parts_wanted = 4 * team_.size() / panels;
+  const auto parts_of = [&](const Rows& rows) { return std::clamp<int64_t>(parts_wanted, 1, rows.tiles); };
+  pack_units_.assign(1, 0);
+  panel_units_.assign(1, 0);
+  for (const Rows& rows : all) {
+    pack_units_.push_back(pack_units_.back() + rows.tiles * rows.blocks());
+    panel_units_.push_back(panel_units_.back() + rows.y_panels() * parts_of(rows));
+    make_room(rows);
+  }
+  team_.share(pack_units_.back(), kPackedAtOnce, [&](int, int64_t begin, int64_t end) {
+    for_units(pack_units_, begin, end, [&](size_t product, int64_t unit) {
+      const Rows& rows = all[product];
+      pack(rows, unit / rows.blocks(), unit % rows.blocks());
+    });
+  });
+  team_.share(panel_units_.back(), 1, [&](int thread, int64_t begin, int64_t end) {
+    for_units(panel_units_, begin, end, [&](size_t product, int64_t unit) {
+      const Rows& rows = all[product];
+      const int64_t parts = parts_of(rows);
       multiply_panel(
           rows, unit / parts,
           {tile_start(rows.tiles, parts, unit % parts), tile_start(rows.tiles, parts, unit % parts + 1)},
           thread);
+    });
   });
 }
 
-void Multiplier::pack(const Rows& rows) {
+void Multiplier::make_room(const Rows& rows) {
+  const auto grow = [](auto& memory, int64_t size) {
+    if (memory.size() < static_cast<size_t>(size)) memory.resize(static_cast<size_t>(size));
+  };
+  grow(packed_, rows.packed + rows.count * rows.w.steps());
+  for (auto& sums : sums_) grow(sums, rows.count * kPanel * (rows.gated ? 2 : 1));
+  if (!rows.w.in_fp8()) return;
+  for (auto& sums : block_sums_) grow(sums, kTileRows * kPanel);
+  for (auto& widened : widened_) grow(widened, kFp8Columns * kStepBytes);
+}
+
+void Multiplier::pack(const Rows& rows, int64_t tile, int64_t block) {
   const int64_t steps = rows.w.steps();
-  const int64_t k = rows.w.k();
   const bool pairs = rows.w.dtype() == DType::bf16;
-  const int64_t whole = pairs ? k / 2 : k;  // steps before a last one that is half of a pair
-  const int64_t blocks = tiles_for(steps, kBlockSteps);
-  team_.share(rows.tiles * blocks, kPackedAtOnce, [&](int, int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = rows.start(unit / blocks);
-      const int64_t m = rows.start(unit / blocks + 1) - first;
-      const int64_t s0 = unit % blocks * kBlockSteps;
-      const int64_t s1 = std::min(s0 + kBlockSteps, steps);
-      const int64_t stride = rows.x.stride * (pairs ? 2 : 4);
-      const char* from = rows.x.data + (rows.first + first) * stride;
-      uint32_t* to = packed_.data() + rows.packed_at(first, s0, s1);
-      kernels_.pack_tile(to, from + s0 * 4, stride, static_cast<int>(m), std::min(s1, whole) - s0);
-      for (int64_t row = 0; row < m && s1 > whole; ++row) {
-        uint16_t last;
-        std::memcpy(&last, from + row * stride + whole * 4, 2);
-        to[(whole - s0) * m + row] = last;
-      }
-    }
-  });
+  const int64_t whole = pairs ? rows.w.k() / 2 : steps;  // steps before a last one that is half of a pair
+  const int64_t first = rows.start(tile);
+  const int64_t m = rows.start(tile + 1) - first;
+  const int64_t s0 = block * kBlockSteps;
+  const int64_t s1 = std::min(s0 + kBlockSteps, steps);
+  const int64_t stride = rows.x.stride * (pairs ? 2 : 4);
+  const char* from = rows.x.data + (rows.first + first) * stride;
+  uint32_t* to = packed_.data() + rows.packed_at(first, s0, s1);
+  kernels_.pack_tile(to, from + s0 * 4, stride, static_cast<int>(m), std::min(s1, whole) - s0);
+  for (int64_t row = 0; row < m && s1 > whole; ++row) {
+    uint16_t last;
+    std::memcpy(&last, from + row * stride + whole * 4, 2);
+    to[(whole - s0) * m + row] = last;
+  }
 }
 
 /// Within a block of K the chain is that of the widened values; block after block it is scaled and added.

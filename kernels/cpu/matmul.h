@@ -2,6 +2,7 @@
 // their bits. Driven by the thread that owns the Ops.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/kernel_table.h"
@@ -62,6 +63,7 @@ struct RowsAt {
 class Multiplier {
  public:
   Multiplier(const KernelTable& kernels, Team& team);
+  ~Multiplier();
   void operator()(const TensorView& y_TN, const TensorView& x_TK, const PackedMatrix& w_NK,
                   const TensorView& bias_N, Into into);
   /// The same for `m` rows of `w.k()` and `w.n()` elements; x has w's dtype.
@@ -76,6 +78,10 @@ class Multiplier {
   /// of the thread that made them. The bits of the product in f32 and swiglu().
   void gated(const TensorView& y_TF, const TensorView& x_TK, const PackedMatrix& w_2FK,
              const TensorView& bias_2F);
+  /// y_SN = x_SK w^T, where each pair's w is that of its expert: w_ENK[e] is of type PackedMatrix. Experts
+  /// with few rows are multiplied together, so that no thread waits at the end of each.
+  void by_expert(const TensorView& y_SN, const TensorView& x_SK, std::span<const Matrix* const> w_ENK,
+                 const RoutingView& routing);
 
  private:
   struct Rows;
@@ -84,8 +90,9 @@ class Multiplier {
     int64_t begin, end;
   };
   void multiply_in_passes(Rows rows, int64_t m);
-  void multiply_rows(const Rows& rows);
-  void pack(const Rows& rows);
+  void multiply_all(std::span<const Rows> all);
+  void make_room(const Rows& rows);
+  void pack(const Rows& rows, int64_t tile, int64_t block);
   void multiply_panel(const Rows& rows, int64_t panel, Tiles tiles, int thread);
   void sum_panel(const Rows& rows, int64_t panel, const char* next_panel, Tiles tiles, float* sums) const;
   void sum_fp8_panel(const Rows& rows, int64_t panel, Tiles tiles, float* sums, int thread);
@@ -93,7 +100,10 @@ class Multiplier {
 
   const KernelTable& kernels_;
   Team& team_;
-  std::vector<uint32_t> packed_;                // tiles of the input: [steps][rows of the tile] words
+  std::vector<uint32_t> packed_;     // tiles of the input: [steps][rows of the tile] words
+  std::vector<Rows> together_;       // of experts
+  std::vector<int64_t> pack_units_;  // where each of the products begins among all units of work
+  std::vector<int64_t> panel_units_;
   std::vector<std::vector<float>> sums_;        // a thread's unfinished results of one panel
   std::vector<std::vector<float>> block_sums_;  // and of one block of an FP8 weight
   std::vector<std::vector<char>> widened_;      // and that block, widened

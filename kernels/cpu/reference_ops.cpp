@@ -228,11 +228,10 @@ class ReferenceOps final : public Ops {
   void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                         const RoutingView& routing) override {
     check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
-    for (size_t e = 0; e < w_ENK.size(); ++e) {
-      const int64_t first = routing.expert_start_E1[e];
-      const int64_t count = routing.expert_start_E1[e + 1] - first;
-      if (count > 0) matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[e], {}, Into::overwrite);
-    }
+    routing.for_each_expert([&](int64_t e, int64_t first, int64_t count) {
+      matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[static_cast<size_t>(e)], {},
+             Into::overwrite);
+    });
   }
 
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {

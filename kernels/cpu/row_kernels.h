@@ -44,9 +44,12 @@ void from_half(float* to, const uint16_t* from, int64_t count) {
 }
 
 /// E4M3 is float16 with fewer bits: shifted into its place it is 2^-8 of its value, subnormals too. NaN
-/// becomes a number; weights hold none. n is a multiple of 16.
+/// becomes a number; weights hold none. n is a multiple of 16. A policy may have a shorter way to bf16.
 template <class V, class To>
 void widen_e4m3(To* to, const uint8_t* from, int64_t count) {
+  if constexpr (sizeof(To) == 2 && requires { V::widen_e4m3(to, from); }) {
+    for (; count >= 32; count -= 32, to += 32, from += 32) V::widen_e4m3(to, from);
+  }
   uint16_t halves[16];
   for (int64_t i = 0; i < count; i += 16) {
     for (int lane = 0; lane < 16; ++lane) {

@@ -37,6 +37,19 @@ struct Avx512 {
   static F load_e4m3(const uint8_t* p, int n) { return e4m3(_mm_maskz_loadu_epi8(first(n), p)); }
   static F load_int8(const uint8_t* p) { return int8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static F load_int8(const uint8_t* p, int n) { return int8(_mm_maskz_loadu_epi8(first(n), p)); }
+  /// 32 values of E4M3 as bf16, 2^-8 of each. The exponent is moved to its place; of numbers below its range
+  /// (0 to 7 times 2^-17) each has a place of its own.
+  static void widen_e4m3(uint16_t* to, const uint8_t* from) {
+    alignas(64) static constexpr uint16_t kSmall[32] = {0,        110 << 7, 111 << 7, 0x37C0,
+                                                        112 << 7, 0x3820,   0x3840,   0x3860};
+    const __m512i w = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    const __m512i normal = _mm512_add_epi16(
+        _mm512_slli_epi16(_mm512_and_si512(w, _mm512_set1_epi16(0x7F)), 4), _mm512_set1_epi16(112 << 7));
+    const __m512i magnitude = _mm512_mask_permutexvar_epi16(
+        normal, _mm512_testn_epi16_mask(w, _mm512_set1_epi16(0x78)), w, _mm512_load_si512(kSmall));
+    const __m512i sign = _mm512_and_si512(_mm512_slli_epi16(w, 8), _mm512_set1_epi16(INT16_MIN));
+    _mm512_storeu_si512(to, _mm512_or_si512(sign, magnitude));
+  }
   /// The first n lanes, rounded to bf16, into every second element from p on.
   static void store_alternate(uint16_t* p, F x, int n) {
     const __m512i wide = _mm512_cvtepu16_epi32(narrow(x));
@@ -143,9 +156,6 @@ struct Avx512 {
   static F widen(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
   }
-  static __m256i narrow(F x) {
-    return (__m256i)_mm512_cvtneps_pbh(x);
-  }                           // NOLINT: as above
   static F e4m3(__m128i x) {  // the sign reaches bits 15 and 14, of which the second is the exponent's
     const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(x), 7);
     return _mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16(static_cast<int16_t>(0xBF80))));
@@ -153,6 +163,9 @@ struct Avx512 {
   static F int8(__m128i x) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x));
   }
+  static __m256i narrow(F x) {
+    return (__m256i)_mm512_cvtneps_pbh(x);
+  }  // NOLINT: as above
 };
 
 }  // namespace penstock::cpu

@@ -1,6 +1,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -17,6 +18,17 @@ size_t number_in(const char* path, size_t otherwise) {
   std::ifstream file(path);
   size_t value = 0;
   return file >> value ? value : otherwise;
+}
+
+/// Of the control group's memory, files that are only cached: the system takes it back when somebody needs
+/// it.
+size_t cached_files() {
+  std::ifstream file("/sys/fs/cgroup/memory.stat");
+  size_t cached = 0;
+  std::string name;
+  for (size_t bytes = 0; file >> name >> bytes;)
+    if (name == "active_file" || name == "inactive_file") cached += bytes;
+  return cached;
 }
 
 size_t available_memory() {
@@ -45,7 +57,8 @@ class CpuDevice final : public Device {
     const auto physical =
         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
     const size_t limit = number_in("/sys/fs/cgroup/memory.max", physical);
-    const size_t used = number_in("/sys/fs/cgroup/memory.current", 0);
+    const size_t charged = number_in("/sys/fs/cgroup/memory.current", 0);
+    const size_t used = charged - std::min(charged, cached_files());
     MemoryInfo info{std::min(physical, limit), available_memory()};
     if (limit < physical) info.free = std::min(info.free, limit > used ? limit - used : 0);
     return info;

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 constexpr uint64_t kChunkBytes = 4U << 20;
 constexpr size_t kReadsInFlight = 4;
 
+constexpr const char* kPlain = "F32, BF16 or F16";
 constexpr const char* kFp8 = "F8_E4M3";
 
 std::optional<DType> weight_dtype(const std::string& name) {
@@ -63,12 +64,20 @@ class Checkpoint final : public WeightSource {
   }
 
   void read(const std::string& name, const Shape& expected, const TakeRows& take) override {
-    stream(name, expected, weight_dtype(locate(name).entry->dtype), "F32, BF16 or F16", take);
+    stream(name, expected, plain_dtype(name), kPlain, take);
   }
 
   bool is_fp8(const std::string& name) const override { return locate(name).entry->dtype == kFp8; }
   void read_fp8(const std::string& name, const Shape& expected, const TakeRows& take) override {
     stream(name, expected, is_fp8(name) ? std::optional(DType::e4m3) : std::nullopt, kFp8, take);
+  }
+
+  void check(const std::string& name, const Shape& expected) const override {
+    check(locate(name), name, expected, is_fp8(name) ? DType::e4m3 : plain_dtype(name), kPlain);
+  }
+  void announce(const std::string& name) const override {
+    const auto it = find(name);
+    if (it != tensors_.end()) it->second.file->announce(it->second.entry->offset, it->second.entry->bytes);
   }
 
   int64_t bytes_read() const override { return bytes_read_; }
@@ -79,15 +88,23 @@ class Checkpoint final : public WeightSource {
     const SafetensorsFile::Entry* entry;
   };
 
-  void stream(const std::string& name, const Shape& expected, std::optional<DType> dtype,
-              const char* expected_dtype, const TakeRows& take) {
+  std::optional<DType> plain_dtype(const std::string& name) const {
+    return weight_dtype(locate(name).entry->dtype);
+  }
+
+  static void check(const Located& found, const std::string& name, const Shape& expected,
+                    std::optional<DType> dtype, const char* expected_dtype) {
     ensure(expected.rank() == 1 || expected.rank() == 2, "weights have one or two dimensions");
-    const Located found = locate(name);
     const std::string where = found.file->path().string() + ": " + name + ": ";
     if (!same(found.entry->shape, expected))
       throw UsageError(where + "expected " + expected.text() + ", found " + text_of(found.entry->shape));
     if (!dtype) throw UsageError(where + "expected " + expected_dtype + ", found " + found.entry->dtype);
+  }
 
+  void stream(const std::string& name, const Shape& expected, std::optional<DType> dtype,
+              const char* expected_dtype, const TakeRows& take) {
+    const Located found = locate(name);
+    check(found, name, expected, dtype, expected_dtype);
     const int64_t rows = expected[0];
     const int64_t columns = expected.rank() == 2 ? expected[1] : 1;
     const uint64_t row_bytes = static_cast<uint64_t>(columns) * bytes_of(*dtype);
@@ -149,9 +166,12 @@ class Checkpoint final : public WeightSource {
   }
 
   /// Some checkpoints hold the bare decoder, without the "model." in front.
+  std::unordered_map<std::string, Located>::const_iterator find(const std::string& name) const {
+    const auto it = tensors_.find(name);
+    return it == tensors_.end() && name.starts_with("model.") ? tensors_.find(name.substr(6)) : it;
+  }
   Located locate(const std::string& name) const {
-    auto it = tensors_.find(name);
-    if (it == tensors_.end() && name.starts_with("model.")) it = tensors_.find(name.substr(6));
+    const auto it = find(name);
     if (it == tensors_.end())
       throw UsageError(dir_.string() + ": tensor " + name + " is missing from the checkpoint");
     return it->second;

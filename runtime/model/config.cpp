@@ -121,6 +121,10 @@ RopeConfig rope_of(const Fields& config, int64_t head_dim, int64_t max_positions
   const auto factor = [&](std::optional<double> otherwise = {}) {
     return rope.number("factor", 0, 1e6, otherwise);
   };
+  const double stretch = static_cast<double>(max_positions) / static_cast<double>(original);
+  if (type != "default")
+    if (const std::optional<double> all_dim = rope.optional_number("mscale_all_dim", -1e6, 1e6))
+      out.softmax_factor = latent_softmax_factor(factor(stretch), *all_dim);
   if (type == "default") {
     out.scaling = RopeDefault{};
   } else if (type == "linear") {
@@ -134,7 +138,7 @@ RopeConfig rope_of(const Fields& config, int64_t head_dim, int64_t max_positions
   } else if (type == "yarn") {
     RopeYarn yarn;
     yarn.original_max_position_embeddings = original;
-    yarn.factor = factor(static_cast<double>(max_positions) / static_cast<double>(original));
+    yarn.factor = factor(stretch);
     yarn.beta_fast = rope.number("beta_fast", 0, 1e6, 32.0);
     yarn.beta_slow = rope.number("beta_slow", 0, 1e6, 1.0);
     yarn.attention_factor = rope.optional_number("attention_factor", 0, 1e6);

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kMostExperts = 1 << 16;
 
-MlaConfig attention_of(const Fields& config) {
+MlaConfig attention_of(const Fields& config, bool v3) {
   MlaConfig a;
   a.heads = config.integer("num_attention_heads", 1, kWidest);
   // Written as null, q comes from the hidden state directly; left out, the class's default holds.
@@ -17,7 +17,7 @@ MlaConfig attention_of(const Fields& config) {
   a.qk_nope_head_dim = config.integer("qk_nope_head_dim", 1, kWidest, 128);
   a.qk_rope_head_dim = config.integer("qk_rope_head_dim", 2, kWidest, 64);
   a.v_head_dim = config.integer("v_head_dim", 1, kWidest, 128);
-  a.rope_interleave = config.flag("rope_interleave", true);
+  a.rope_interleave = !v3 || config.flag("rope_interleave", true);  // V2 knows no other way
   a.bias = config.flag("attention_bias", false);
   const int64_t widest_head = std::max(a.qk_nope_head_dim + a.qk_rope_head_dim, a.v_head_dim);
   if (a.heads * widest_head > kWidest)
@@ -73,7 +73,7 @@ GateConfig gate_of(ModelConfig& out, const Fields& config, bool v3) {
 
 void read_deepseek_layers(ModelConfig& out, const Fields& config, int64_t layers, bool reads_mlp_bias) {
   const bool v3 = out.architecture == "DeepseekV3ForCausalLM";
-  const MlaConfig attention = attention_of(config);
+  const MlaConfig attention = attention_of(config, v3);
   const bool mlp_bias = reads_mlp_bias && config.flag("mlp_bias", false);
   const DenseMlpConfig dense{config.integer("intermediate_size", 1, kWidest), mlp_bias};
   out.layers.assign(static_cast<size_t>(layers), LayerConfig{attention, dense});
@@ -99,13 +99,11 @@ void read_deepseek_layers(ModelConfig& out, const Fields& config, int64_t layers
 }
 
 void set_latent_scale(ModelConfig& out) {
-  double scale = 1;
-  if (const auto* yarn = std::get_if<RopeYarn>(&out.rope.scaling); yarn != nullptr)
-    scale = yarn_softmax_factor(*yarn);
   for (LayerConfig& layer : out.layers) {
     auto& mla = std::get<MlaConfig>(layer.attention);
-    mla.softmax_scale = static_cast<float>(
-        scale / std::sqrt(static_cast<double>(mla.qk_nope_head_dim + mla.qk_rope_head_dim)));
+    mla.softmax_scale =
+        static_cast<float>(out.rope.softmax_factor /
+                           std::sqrt(static_cast<double>(mla.qk_nope_head_dim + mla.qk_rope_head_dim)));
   }
 }
 

@@ -10,7 +10,7 @@ namespace penstock {
 /// the field, what was expected and what was found.
 void read_deepseek_layers(ModelConfig& out, const Fields& config, int64_t layers, bool reads_mlp_bias);
 
-/// softmax_scale of every layer, once out.rope is known: yarn with mscale_all_dim sharpens the softmax.
+/// softmax_scale of every layer, once out.rope is known: mscale_all_dim sharpens the softmax.
 void set_latent_scale(ModelConfig& out);
 
 }  // namespace penstock

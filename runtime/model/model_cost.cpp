@@ -1,5 +1,8 @@
 #include "runtime/model/model_cost.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "runtime/model/kv_cache.h"
 
 namespace penstock {
@@ -10,6 +13,7 @@ struct Counts {
   int64_t vectors = 0;     // norm weights and biases
   int64_t idle = 0;        // weights of experts that one token does not choose
   int64_t plain = 0;       // of the multiplied weights: never held in FP8
+  int64_t routed = 0;      // of all weights: of routed experts
 };
 
 Counts count(const GqaConfig& a, int64_t hidden) {
@@ -37,7 +41,7 @@ Counts count(const MoeConfig& m, int64_t hidden) {
   const int64_t expert = 3 * hidden * m.intermediate_size;
   const GateConfig& gate = m.gate;
   Counts all{gate.experts * hidden + gate.experts_per_token * expert, gate.correction_bias ? gate.experts : 0,
-             (gate.experts - gate.experts_per_token) * expert, gate.experts * hidden};
+             (gate.experts - gate.experts_per_token) * expert, gate.experts * hidden, gate.experts * expert};
   if (m.shared_intermediate_size > 0) {
     const Counts shared = count(DenseMlpConfig{m.shared_intermediate_size, m.shared_bias}, hidden);
     all.multiplied += shared.multiplied;
@@ -56,7 +60,8 @@ PartCost cost(const Counts& counts, DType dtype, bool fp8 = false) {
   return {plain * static_cast<int64_t>(bytes_of(dtype)) +
               bytes_in_fp8(counts.multiplied + counts.idle - plain) +
               counts.vectors * static_cast<int64_t>(bytes_of(DType::f32)),
-          2.0 * static_cast<double>(counts.multiplied)};
+          2.0 * static_cast<double>(counts.multiplied),
+          fp8 ? bytes_in_fp8(counts.routed) : counts.routed * static_cast<int64_t>(bytes_of(dtype))};
 }
 
 double flops_a_position(const GqaConfig& a) {
@@ -89,12 +94,28 @@ PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
   const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
   return cost(
       {attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
-       attention.idle + mlp.idle, attention.plain + mlp.plain},
+       attention.idle + mlp.idle, attention.plain + mlp.plain, mlp.routed},
       dtype, config.fp8.has_value());
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {
   return cost({config.vocab_size * config.hidden_size, config.hidden_size}, dtype);
+}
+
+double share_of_experts_hit(const ModelConfig& config, int64_t layer, int64_t tokens) {
+  const auto* moe = std::get_if<MoeConfig>(&layer_of(config, layer).mlp);
+  if (moe == nullptr) return 0;
+  const double missed =
+      1 - static_cast<double>(moe->gate.experts_per_token) / static_cast<double>(moe->gate.experts);
+  return 1 - std::pow(missed, static_cast<double>(tokens));
+}
+
+double layer_work_per_token(const ModelConfig& config, int64_t layer, DType dtype, int64_t tokens,
+                            double flops_per_byte) {
+  const PartCost cost = layer_cost(config, layer, dtype);
+  const double read = static_cast<double>(cost.weight_bytes - cost.expert_bytes) +
+                      static_cast<double>(cost.expert_bytes) * share_of_experts_hit(config, layer, tokens);
+  return std::max(cost.flops_per_token, flops_per_byte * read / static_cast<double>(tokens));
 }
 
 double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context) {

@@ -11,12 +11,23 @@ namespace penstock {
 struct PartCost {
   int64_t weight_bytes = 0;    // weights in `dtype`, norms and biases in float32
   double flops_per_token = 0;  // 2 per multiplied weight; lookups, norms and attention scores not counted
+  int64_t expert_bytes = 0;    // of weight_bytes: of routed experts, of which a token chooses a few
 };
 
 PartCost embedding_cost(const ModelConfig& config, DType dtype);
 PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype);
 /// Final norm and output projection. Its FLOPs fall only on tokens whose logits are wanted.
 PartCost head_cost(const ModelConfig& config, DType dtype);
+
+/// How much of the routed experts' weights `tokens` tokens need together, when each chooses as if by lot: 0
+/// to 1.
+double share_of_experts_hit(const ModelConfig& config, int64_t layer, int64_t tokens);
+
+/// What a layer takes of a micro-batch's time, in FLOP for each of its `tokens` tokens: its products, or
+/// reading its weights once where that takes longer, as with experts that few tokens share. `flops_per_byte`:
+/// how many FLOP the machine does while it reads a byte.
+double layer_work_per_token(const ModelConfig& config, int64_t layer, DType dtype, int64_t tokens,
+                            double flops_per_byte);
 
 /// Multiplying q with the keys and the probabilities with the values of `context` positions, for one token.
 double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context);

@@ -101,10 +101,9 @@ float rope_attention_factor(const RopeConfig& rope) {
   return static_cast<float>(yarn_mscale(yarn->factor, 1));
 }
 
-double yarn_softmax_factor(const RopeYarn& yarn) {
-  const double all_dim = yarn.mscale_all_dim.value_or(0);
-  if (all_dim == 0) return 1;
-  const double mscale = yarn_mscale(yarn.factor, all_dim);
+double latent_softmax_factor(double factor, double mscale_all_dim) {
+  if (mscale_all_dim == 0) return 1;
+  const double mscale = yarn_mscale(factor, mscale_all_dim);
   return mscale * mscale;
 }
 

@@ -38,13 +38,15 @@ struct RopeConfig {
   double theta = 10000;
   int64_t rotary_dim = 0;  // leading part of a head that is rotated; even
   std::variant<RopeDefault, RopeLinear, RopeLlama3, RopeYarn> scaling;
+  double softmax_factor = 1;  // what latent attention multiplies the scores by: latent_softmax_factor
 };
 
 /// What cos and sin are multiplied by: 1 except under yarn.
 float rope_attention_factor(const RopeConfig& rope);
 
-/// What DeepSeek multiplies the scores by: the square of the mscale that mscale_all_dim gives, 1 without it.
-double yarn_softmax_factor(const RopeYarn& yarn);
+/// What DeepSeek multiplies the scores by under any kind of scaling: the square of the mscale that
+/// mscale_all_dim gives, 1 where that is 0.
+double latent_softmax_factor(double factor, double mscale_all_dim);
 
 /// rotary_dim / 2 angles per unit of position.
 std::vector<float> rope_inverse_frequencies(const RopeConfig& rope);

@@ -36,6 +36,8 @@ class SafetensorsFile {
   /// Reads exactly `bytes` at `offset` of the file. Thread-safe. Throws Error when the file has become
   /// shorter.
   void read(uint64_t offset, void* to, uint64_t bytes) const;
+  /// Asks the system to fetch that range, and does not wait for it. Thread-safe.
+  void announce(uint64_t offset, uint64_t bytes) const;
 
  private:
   void parse_header(uint64_t file_bytes);

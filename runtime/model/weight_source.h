@@ -26,6 +26,12 @@ class WeightSource {
   /// its bytes as rows of DType::e4m3.
   virtual bool is_fp8(const std::string& name) const = 0;
   virtual void read_fp8(const std::string& name, const Shape& expected, const TakeRows& take) = 0;
+  /// Throws what read, or read_fp8 of a tensor kept in FP8, would say of its name, shape and dtype; reads
+  /// nothing.
+  virtual void check(const std::string& name, const Shape& expected) const = 0;
+  /// The tensor is going to be read soon: what holds it may fetch it meanwhile. Of one that is not there
+  /// nothing is said.
+  virtual void announce(const std::string& name) const = 0;
   /// Bytes of tensor data read so far. Summed over the ranks of a job: the size of the model.
   virtual int64_t bytes_read() const = 0;
 };

@@ -9,6 +9,27 @@
 
 namespace penstock {
 
+/// What the routed experts of a stage take and did so far.
+struct ExpertUse {
+  uint64_t experts = 0;     ///< of all its layers
+  uint64_t held = 0;        ///< of which the weights are in memory: all, or those that a row was routed to
+  uint64_t bytes = 0;       ///< that all of them take, or would take
+  uint64_t held_bytes = 0;  ///< that those in memory take
+  uint64_t hit_bytes =
+      0;  ///< multiplied with: an expert's weights once for each layer's forward that hits it
+  double read_seconds = 0;  ///< that forwards spent reading experts
+
+  ExpertUse& operator+=(const ExpertUse& other) {
+    experts += other.experts;
+    held += other.held;
+    bytes += other.bytes;
+    held_bytes += other.held_bytes;
+    hit_bytes += other.hit_bytes;
+    read_seconds += other.read_seconds;
+    return *this;
+  }
+};
+
 class Stage {
  public:
   virtual ~Stage() = default;
@@ -18,8 +39,9 @@ class Stage {
   virtual bool is_first() const = 0;  ///< holds the embedding: takes token ids, no hidden states
   virtual bool is_last() const = 0;   ///< holds the head: gives sampled tokens, no hidden states
 
-  virtual size_t weight_bytes() const = 0;
-  virtual size_t kv_bytes_per_block() const = 0;  ///< 0 for a stage without layers
+  virtual size_t weight_bytes() const = 0;             ///< held now; any thread
+  virtual ExpertUse expert_use() const { return {}; }  ///< any thread
+  virtual size_t kv_bytes_per_block() const = 0;       ///< 0 for a stage without layers
   /// Gives the stage its KV blocks, instead of those that it had: what was in them is lost.
   virtual void allocate_cache(int64_t blocks) = 0;
   /// The same in the dtype that the stage computes in, whatever the cache's was.

@@ -127,6 +127,37 @@ TEST(DeepseekConfig, MscaleAloneChangesTheAnglesAndNotTheScale) {
   EXPECT_FLOAT_EQ(rope_attention_factor(c.rope), static_cast<float>(0.1 * std::log(40.0) + 1));
 }
 
+TEST(DeepseekConfig, MscaleAllDimSharpensTheSoftmaxUnderAnyScalingOfRope) {
+  Json config = v3();
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}, {"mscale_all_dim", 0.5}};
+  const double mscale = 0.1 * 0.5 * std::log(4.0) + 1;
+  const ModelConfig c = load(config);
+  EXPECT_FLOAT_EQ(mla(c).softmax_scale, static_cast<float>(mscale * mscale / std::sqrt(192.0)));
+  EXPECT_EQ(rope_attention_factor(c.rope), 1.0F);
+  config["rope_scaling"]["type"] = "default";
+  EXPECT_FLOAT_EQ(mla(load(config)).softmax_scale, 1 / std::sqrt(192.0F));
+}
+
+TEST(DeepseekConfig, V2AlwaysRotatesNeighbours) {
+  EXPECT_TRUE(mla(load(with(v2_lite(), "rope_interleave", false))).rope_interleave);
+  EXPECT_FALSE(mla(load(with(v3(), "rope_interleave", false))).rope_interleave);
+}
+
+TEST(DeepseekConfig, ALayerWithExpertsTakesTheTimeOfReadingThemWhereFewTokensShareThem) {
+  const ModelConfig c = load(v2_lite());
+  EXPECT_EQ(share_of_experts_hit(c, 0, 64), 0) << "a dense layer";
+  EXPECT_DOUBLE_EQ(share_of_experts_hit(c, 1, 1), 6.0 / 64);
+  EXPECT_NEAR(share_of_experts_hit(c, 1, 64), 0.998, 0.001);
+  const PartCost dense = layer_cost(c, 0, DType::bf16);
+  const PartCost experts = layer_cost(c, 1, DType::bf16);
+  EXPECT_EQ(dense.expert_bytes, 0);
+  EXPECT_EQ(experts.expert_bytes, int64_t{2} * 64 * 3 * 2048 * 1408);
+  EXPECT_EQ(layer_work_per_token(c, 0, DType::bf16, 64, 12), dense.flops_per_token) << "products take longer";
+  EXPECT_NEAR(layer_work_per_token(c, 1, DType::bf16, 64, 12),
+              12.0 * static_cast<double>(experts.weight_bytes) / 64, 1e6);
+  EXPECT_EQ(layer_work_per_token(c, 1, DType::bf16, 100000, 12), experts.flops_per_token);
+}
+
 TEST(DeepseekConfig, LayersWithExpertsFollowFirstAndFrequency) {
   const ModelConfig c = load(with(v3(), "moe_layer_freq", 2));
   for (size_t l = 0; l < 61; ++l)

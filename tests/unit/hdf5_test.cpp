@@ -329,9 +329,9 @@ proto::FinishedRow finished_row(bool logprobs) {
   if (logprobs) answer.fields.logprobs = 2;
   answer.choices.resize(1);
   Choice& choice = answer.choices[0];
-  choice.text = "the text";
+  choice.text = R"(a text with "logprobs":{ in it)";
   choice.stop_reason = 4;
-  choice.token_texts = {{"x", {}}, {"y", {}}};
+  choice.token_texts = {{"}\\\"{", {}}, {"\"logprobs\":{", {}}};  // what a careless reader would trip over
   choice.sequence = {0, {{3, -0.5F, {}}, {4, -0.1F, {}}}, FinishReason::stop};
   proto::FinishedRow row;
   row.set_line(format_answer(answer));
@@ -352,7 +352,7 @@ TEST_F(Hdf5, AJournaledRowGivesItsTextFromTheLineAndItsNumbersFromTheChoices) {
   EXPECT_EQ(row.prompt_tokens, 3);
   ASSERT_EQ(row.choices.size(), 1U);
   const ResultChoice& found = row.choices[0];
-  EXPECT_EQ(found.text, "the text");
+  EXPECT_EQ(found.text, R"(a text with "logprobs":{ in it)");
   EXPECT_EQ(found.finish_reason, "stop");
   EXPECT_EQ(found.stop_reason, "4");
   EXPECT_EQ(found.tokens, (std::vector<int32_t>{3, 4}));

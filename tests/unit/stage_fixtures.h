@@ -25,6 +25,7 @@ struct Limits {
   int64_t block_size = 16;
   int64_t max_tokens = 512;
   int64_t max_rows = 16;
+  ExpertLoading experts = ExpertLoading::eager;
 };
 
 /// The stages of one model, chained by hand.
@@ -38,7 +39,7 @@ class Chain {
       stages_.push_back(
           build_stage(config, source,
                       {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
-                       limits.block_size, limits.max_tokens, limits.max_rows},
+                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts},
                       device, ops));
       layer += cut.layers;
     }

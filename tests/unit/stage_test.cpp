@@ -141,11 +141,12 @@ TEST(ModelCost, IsWhatAStageHolds) {
       EXPECT_EQ(weighs(3, false, false), 3 * layer_cost(config, 0, dtype).weight_bytes);
       EXPECT_EQ(weighs(0, false, true), head_cost(config, dtype).weight_bytes);
       for (const DType kv : {dtype, DType::e4m3, DType::i8})
-        EXPECT_EQ(
-            static_cast<int64_t>(
-                build_stage(config, *source, {0, 3, false, false, dtype, 64, 8, 20, 3, kv}, *device, *ops)
-                    ->kv_bytes_per_block()),
-            3 * kv_bytes_per_block(config, 0, kv, 8));
+        EXPECT_EQ(static_cast<int64_t>(
+                      build_stage(config, *source,
+                                  {0, 3, false, false, dtype, 64, 8, 20, 3, ExpertLoading::eager, kv},
+                                  *device, *ops)
+                          ->kv_bytes_per_block()),
+                  3 * kv_bytes_per_block(config, 0, kv, 8));
       EXPECT_EQ(built(0, true, true)->kv_bytes_per_block(), 0U);
     }
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "runtime/base/error.h"
 
@@ -23,16 +24,50 @@ std::string text_of(const Json& choice) {
   return message == choice.end() ? text_or_empty(choice, "text") : text_or_empty(*message, "content");
 }
 
-/// The line without log-probabilities, most of its bytes, which come from the journal as numbers.
-Json parse_line(const std::string& line) {
-  return Json::parse(line, [](int, Json::parse_event_t event, Json& parsed) {
-    return event != Json::parse_event_t::key || parsed.get_ref<const std::string&>() != "logprobs";
-  });
+// Inside a JSON string these quotes would have backslashes.
+constexpr std::string_view kLogprobs = "\"logprobs\":";
+
+/// A row asks for all its choices.
+bool asked_for_logprobs(const std::string& line) {
+  return line.find(std::string(kLogprobs) + "null") == std::string::npos;
 }
 
-/// A row asks for all its choices. Inside a JSON string these quotes would have backslashes.
-bool asked_for_logprobs(const std::string& line) {
-  return line.find("\"logprobs\":null") == std::string::npos;
+/// Where the object that begins at `begin` ends; the text's end when it does not.
+size_t end_of_object(std::string_view text, size_t begin) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t i = begin; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted) {
+      if (c == '\\')
+        ++i;
+      else
+        quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{') {
+      ++depth;
+    } else if (c == '}' && --depth == 0) {
+      return i + 1;
+    }
+  }
+  return text.size();
+}
+
+/// The line without log-probabilities, most of its bytes, which come from the journal as numbers.
+Json parse_line(std::string_view line) {
+  std::string shorter;
+  size_t at = 0;
+  for (size_t key; (key = line.find(kLogprobs, at)) != std::string_view::npos;) {
+    const size_t value = key + kLogprobs.size();
+    shorter += line.substr(at, value - at);
+    at = value;
+    if (value == line.size() || line[value] != '{') continue;
+    shorter += "null";
+    at = end_of_object(line, value);
+  }
+  shorter += line.substr(at);
+  return Json::parse(shorter);
 }
 
 ResultChoice choice_of(const Json& json, const proto::JournaledChoice& numbers, bool logprobs) {
