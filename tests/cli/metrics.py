@@ -286,12 +286,12 @@ class Metrics(ProgramTest):
         text = self.get("/metrics")
         m, state = metrics_of(text), json.loads(self.get("/state"))
         self.end(0)
-        self.assertEqual(self.log.count("stepping back from a KV cache of float8_e4m3 to one of float32"), 1, self.log)
+        self.assertEqual(self.log.count("stepping back from a KV cache of float8_e4m3 to one of bfloat16"), 1, self.log)
         self.assertEqual([a["status"] for a in alerts.heard][:1], ["firing"])
-        self.assertIn("one of float32", alerts.heard[0]["text"])
+        self.assertIn("one of bfloat16", alerts.heard[0]["text"])
         self.assertEqual(m["penstock:guard_steps_total"]['goal="kv_error"'], 1)
-        self.assertIn('cache_dtype="float32"', text)
-        self.assertIn("of float32", state["guard"]["settings"])
+        self.assertIn('cache_dtype="bfloat16"', text)
+        self.assertIn("of bfloat16", state["guard"]["settings"])
         self.assertNotIn(" KV ", state["numerics"])
         found = [0, 0]
         for answer, low, full in zip(self.answers(), *by_precision):
@@ -318,7 +318,7 @@ class Metrics(ProgramTest):
         run = self.generate(2, "--kv-cache-dtype", "int8", "--guard", "nonfinite=1", "--metrics-interval", "0.05", model=model)
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertIn("guard: nonfinite is ", run.stderr)
-        self.assertIn("stepping back from a KV cache of int8 to one of float32", run.stderr)
+        self.assertIn("stepping back from a KV cache of int8 to one of bfloat16", run.stderr)
         self.assertEqual(len(self.answers()), 8)
 
     def test_flags_of_the_guard_are_checked_before_anything_is_read(self):
