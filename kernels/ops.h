@@ -179,6 +179,13 @@ struct Sampled {
   float logprob = 0;              // of `token`, from log-softmax of the raw logits in float32
   std::vector<TokenLogprob> top;  // most likely first; ties by lower token id
   int32_t rank = 0;               // of a scored token: how many tokens are at least as likely as it
+  bool finite = true;             // false: a NaN or +infinity was among the logits (CPUs look)
+};
+
+/// Sums of squares over vectors of K and V that a cache keeps in one byte a value.
+struct CacheRounding {
+  double error = 0;  // of what rounding took
+  double kept = 0;   // of the vectors
 };
 
 class Ops {
@@ -187,6 +194,8 @@ class Ops {
 
   /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
   virtual std::string numerics() const = 0;
+  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow.
+  virtual CacheRounding take_cache_rounding() { return {}; }
   /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
   virtual DType projection_dtype(DType weight_dtype) const = 0;
 

@@ -25,6 +25,10 @@ class DecodeCounter final : public Stage {
   ExpertUse expert_use() const override { return stage_.expert_use(); }
   size_t kv_bytes_per_block() const override { return stage_.kv_bytes_per_block(); }
   void allocate_cache(int64_t blocks) override { stage_.allocate_cache(blocks); }
+  void allocate_full_precision_cache(int64_t blocks) override {
+    stage_.allocate_full_precision_cache(blocks);
+  }
+  CacheRounding take_cache_rounding() override { return stage_.take_cache_rounding(); }
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override;
 
   /// For DecodeBounds on rank 0.

@@ -18,9 +18,6 @@
 namespace penstock {
 namespace {
 
-// Below this a micro-batch costs more in hand-overs than it computes, whatever the goals are.
-constexpr int64_t kLeastTokensPerMicroBatch = 16;
-
 /// Lets the runner ask a BatchJob for plans: the two stand on one floor and do not know each other.
 class JobPlans final : public PlanSource {
  public:
@@ -28,9 +25,7 @@ class JobPlans final : public PlanSource {
   JobPlans(BatchJob& job, RequestMetrics* requests, Guarding* guard)
       : job_(job), requests_(requests), guard_(guard) {}
   proto::Plan plan(int slot) override {
-    if (guard_ != nullptr)
-      if (const std::optional<GuardSettings> s = guard_->changed())
-        job_.change_limits(s->max_num_seqs, s->max_num_batched_tokens, s->kv_blocks);
+    if (guard_ != nullptr) guard_->steer(job_);
     proto::Plan plan = job_.plan(slot);
     if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
     return plan;
@@ -71,23 +66,6 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   for (const StageFacts& facts : ready.facts)
     job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
   return job;
-}
-
-/// Null without goals. A job never steps back so far that a sequence of --max-model-len has no room, or that
-/// slots stay empty.
-std::unique_ptr<Guarding> make_guard(const JobOptions& options, const ReadyRank& ready, JobMetrics& metrics) {
-  if (options.watch.guard.empty()) {
-    if (!options.watch.alert_url.empty())
-      throw UsageError("--alert-url: expected --guard with goals to alert of, found none");
-    return nullptr;
-  }
-  if (options.watch.interval_seconds <= 0)
-    throw UsageError("--guard: expected --metrics-interval above 0, which measures, found 0");
-  const int64_t slots = ready.shape.schedule.micro_batches;
-  const GuardSettings start{ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, ready.blocks};
-  const GuardSettings least{slots, kLeastTokensPerMicroBatch,
-                            (ready.shape.max_model_len + options.block_size - 1) / options.block_size};
-  return std::make_unique<Guarding>(options.watch, start, least, metrics);
 }
 
 /// Null where the model has no template, or no tokenizer.

@@ -124,7 +124,12 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
   text += printed("\n%lld prompt tokens, %lld output tokens", static_cast<long long>(end.prompt_tokens),
                   static_cast<long long>(end.generated_tokens));
   if (end.first_row_seconds) text += printed(", first row after %.1f s", *end.first_row_seconds);
-  text += printed(", %lld preemptions\n\n", static_cast<long long>(end.preemptions));
+  text += printed(", %lld preemptions\n", static_cast<long long>(end.preemptions));
+  if (end.rows_renewed > 0)
+    text += printed(
+        "%lld of these rows were computed in %s, after the guard's step: their system_fingerprint says so\n",
+        static_cast<long long>(end.rows_renewed), ready.full_numerics.c_str());
+  text += '\n';
 
   text +=
       "stage  part                 host           busy   input    plan    send  micro-batches  tokens each  "

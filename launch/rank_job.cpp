@@ -98,10 +98,10 @@ std::string numerics_name(DType dtype, DType kv_dtype, const Ops& ops) {
 
 /// How numbers are computed, the same on every stage that computes: looking up embeddings is exact
 /// everywhere.
-std::string agreed_numerics(World& world, const JobShape& shape, const Ops& ops) {
+std::string agreed_numerics(World& world, const JobShape& shape, DType kv_dtype, const Ops& ops) {
   const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
   const bool computes = cut.layers > 0 || cut.head;
-  const std::string mine = numerics_name(shape.dtype, shape.kv_dtype, ops);
+  const std::string mine = numerics_name(shape.dtype, kv_dtype, ops);
   const std::vector<std::string> all = world.gather_all(computes ? mine : std::string());
   const auto first = std::find_if(all.begin(), all.end(), [](const std::string& n) { return !n.empty(); });
   const std::string& expected = first == all.end() ? mine : *first;
@@ -213,7 +213,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
       planned_bytes(world, *ready.device,
                     ready.stage->kv_bytes_per_block() * static_cast<uint64_t>(ready.blocks) + experts.bytes -
                         experts.held_bytes);
-  ready.numerics = agreed_numerics(world, shape, *ready.ops);
+  ready.numerics = agreed_numerics(world, shape, shape.kv_dtype, *ready.ops);
+  ready.full_numerics = agreed_numerics(world, shape, shape.dtype, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
   if (oversubscribed && sharers == world.size()) ready.processors = std::max(1, usable_cores() / threads);
   return ready;

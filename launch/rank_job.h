@@ -35,6 +35,7 @@ struct ReadyRank {
   RunnerEdges edges;  ///< for the runner
   int64_t blocks = 0;
   std::string numerics;
+  std::string full_numerics;      ///< with a KV cache of the dtype that is computed in
   std::vector<StageFacts> facts;  ///< by stage
   int processors = 0;             ///< stages that can compute at once where they share cores; 0: all of them
 };

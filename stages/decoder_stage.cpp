@@ -110,6 +110,13 @@ class DecoderStage final : public Stage {
     blocks_ = blocks;
   }
 
+  void allocate_full_precision_cache(int64_t blocks) override {
+    for (DecoderLayer& layer : layers_) layer.attention().use_full_precision();
+    allocate_cache(blocks);
+  }
+
+  CacheRounding take_cache_rounding() override { return ops_.take_cache_rounding(); }
+
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     if (plan.rows().empty()) return {};
     const std::optional<StepSize> size = graphs_.size_for(plan);

@@ -62,6 +62,8 @@ class Gqa final : public Attention {
     cache_.blocks = blocks;
   }
 
+  void use_full_precision() override { cache_.dtype = dtype_; }
+
   void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) override {
     const TensorView qkv_TN = scratch.take(projection_dtype_, {batch.tokens, qkv_ND_->n()});
     const TensorView q_THd = scratch.take(projection_dtype_, {batch.tokens, q_width()});

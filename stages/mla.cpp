@@ -121,6 +121,8 @@ class Mla final : public Attention {
     cache_.blocks = blocks;
   }
 
+  void use_full_precision() override { cache_.dtype = dtype_; }
+
   void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) override {
     const int64_t tokens = batch.tokens;
     const TensorView q_THe = scratch.take(DType::f32, {tokens, heads(), head_width()});

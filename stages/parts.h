@@ -25,6 +25,8 @@ class Attention {
   /// Before the first forward; again, for another number. Memory is reserved here, but a CPU touches its
   /// pages when they are first written.
   virtual void allocate_cache(int64_t blocks) = 0;
+  /// From the next allocate_cache on the cache keeps the dtype that the stage computes in.
+  virtual void use_full_precision() = 0;
   /// x_TD += output(attend(h_TD)). `h_TD` is the normed input, in the stage's dtype.
   virtual void forward(TensorView x_TD, TensorView h_TD, const BatchView& batch, Scratch& scratch) = 0;
 };

@@ -24,11 +24,21 @@ class CpuOps final : public Ops {
         attend_(kernels_, team_),
         attend_latent_(kernels_, team_),
         samplers_(static_cast<size_t>(team_.size()), RowSampler(kernels_)),
-        heads_(static_cast<size_t>(team_.size())) {}
+        heads_(static_cast<size_t>(team_.size())),
+        rounding_(static_cast<size_t>(team_.size())) {}
 
   /// The number grows whenever a kernel changes bits; the extent is part of attention's arithmetic.
   std::string numerics() const override {
     return std::string("cpu-") + kernels_.name + "-1-extent" + std::to_string(kExtent);
+  }
+  CacheRounding take_cache_rounding() override {
+    CacheRounding all;
+    for (CacheRounding& one : rounding_) {
+      all.error += one.error;
+      all.kept += one.kept;
+      one = {};
+    }
+    return all;
   }
   DType projection_dtype(DType) const override { return DType::f32; }
 
@@ -69,7 +79,7 @@ class CpuOps final : public Ops {
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const HeadShape shape = check_rope(q_THd, cache, qkv_TN, rotary, batch);
-    cpu::rope_and_store(kernels_, team_, heads_, shape, q_THd, cache, qkv_TN, rotary, batch);
+    cpu::rope_and_store(kernels_, team_, heads_, rounding_, shape, q_THd, cache, qkv_TN, rotary, batch);
   }
   void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
                  float scale) override {
@@ -79,8 +89,8 @@ class CpuOps final : public Ops {
                              TensorView latent_TL, const LatentRotaryView& rotary,
                              const BatchView& batch) override {
     const LatentShape shape = check_latent_rope(q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
-    cpu::latent_rope_and_store(kernels_, team_, heads_, shape, q_THd, plain_THn, cache, q_THe, latent_TL,
-                               rotary, batch);
+    cpu::latent_rope_and_store(kernels_, team_, heads_, rounding_, shape, q_THd, plain_THn, cache, q_THe,
+                               latent_TL, rotary, batch);
   }
   void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache, const BatchView& batch,
                         float scale) override {
@@ -148,6 +158,7 @@ class CpuOps final : public Ops {
   LatentAttention attend_latent_;
   std::vector<RowSampler> samplers_;       // one a thread
   std::vector<std::vector<float>> heads_;  // scratch of operations on rows, one a thread
+  std::vector<CacheRounding> rounding_;    // by thread
 };
 
 }  // namespace

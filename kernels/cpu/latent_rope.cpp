@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "kernels/cpu/cache_rounding.h"
 #include "kernels/cpu/latent_layout.h"
 #include "kernels/cpu/rows.h"
 
@@ -20,22 +21,26 @@ void rotate_part(const KernelTable& kernels, float* to_r, const float* from_r, i
   kernels.rotate(to_r, rotary.cos_sin_P2r.as<const float>() + position * r, r / 2);
 }
 
+/// `room` is scratch for `count` floats; `rounding` is null where nobody looks.
 void store_scaled(const KernelTable& kernels, const LatentLayout& layout, char* to, const float* values,
-                  int64_t count) {
-  const float scale = scaled_format(kernels, layout.element)
-                          .quantize(reinterpret_cast<uint8_t*>(to) + sizeof(float), values, count);
+                  int64_t count, float* room, CacheRounding* rounding) {
+  const ScaledFormat& format = scaled_format(kernels, layout.element);
+  auto* codes = reinterpret_cast<uint8_t*>(to) + sizeof(float);
+  const float scale = format.quantize(codes, values, count);
   std::memcpy(to, &scale, sizeof scale);
+  if (rounding != nullptr) add_rounding(format, values, codes, scale, count, room, *rounding);
 }
 
 }  // namespace
 
 void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
-                           const LatentShape& shape, const TensorView& q_THd, const TensorView& plain_THn,
-                           const LatentCacheView& cache, const TensorView& q_THe, const TensorView& latent_TL,
+                           std::vector<CacheRounding>& rounding, const LatentShape& shape,
+                           const TensorView& q_THd, const TensorView& plain_THn, const LatentCacheView& cache,
+                           const TensorView& q_THe, const TensorView& latent_TL,
                            const LatentRotaryView& rotary, const BatchView& batch) {
   const auto [h, n, l, r] = shape;
   const LatentLayout layout(cache);
-  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(l + r)));
+  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(2 * (l + r))));
 
   team.share(batch.tokens, 1, [&, h = h, n = n, l = l, r = r](int thread, int64_t begin, int64_t end) {
     float* row = scratch[static_cast<size_t>(thread)].data();
@@ -54,8 +59,9 @@ void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<s
       rotate_part(kernels, row + l, latent + l, r, rotary, position);
       char* to = layout.position(batch, batch.row_of_T[t], position);
       if (layout.scaled) {
-        store_scaled(kernels, layout, to, row, l);
-        store_scaled(kernels, layout, to + layout.key_at, row + l, r);
+        CacheRounding* lost = looks_at_rounding(position) ? &rounding[static_cast<size_t>(thread)] : nullptr;
+        store_scaled(kernels, layout, to, row, l, row + l + r, lost);
+        store_scaled(kernels, layout, to + layout.key_at, row + l, r, row + l + r, lost);
       } else if (layout.element == DType::f16) {
         kernels.to_half(reinterpret_cast<uint16_t*>(to), row, l + r);
       } else {

@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "kernels/cpu/cache_rounding.h"
 #include "kernels/cpu/kv_layout.h"
 #include "kernels/cpu/rows.h"
 
@@ -12,8 +13,9 @@ class CacheWriter {
   CacheWriter(const KernelTable& kernels, const KvCacheView& cache, const BatchView& batch)
       : kernels_(kernels), layout_(cache), batch_(batch), d_(cache.head_dim) {}
 
-  /// `narrow_d` is room for d elements of two bytes.
-  void store(int64_t token, int64_t kv_head, bool value, const float* head_d, uint16_t* narrow_d) const {
+  /// `narrow_d` is room for d elements of two bytes, `wide_d` for d floats.
+  void store(int64_t token, int64_t kv_head, bool value, const float* head_d, uint16_t* narrow_d,
+             float* wide_d, CacheRounding& rounding) const {
     const int64_t row = batch_.row_of_T[token];
     const int64_t position = batch_.positions_T[token];
     const int64_t size = layout_.cache.block_size;
@@ -21,7 +23,11 @@ class CacheWriter {
     char* part = layout_.part(block, kv_head, value);
     const int64_t in_block = position % size;
     if (layout_.scaled) {
-      store_codes(part, in_block, value, head_d, reinterpret_cast<uint8_t*>(narrow_d));
+      auto* codes_d = reinterpret_cast<uint8_t*>(narrow_d);
+      const float scale = store_codes(part, in_block, value, head_d, codes_d);
+      if (looks_at_rounding(position))
+        add_rounding(scaled_format(kernels_, layout_.cache.dtype), head_d, codes_d, scale, d_, wide_d,
+                     rounding);
       return;
     }
     if (!layout_.tiled) {
@@ -37,7 +43,8 @@ class CacheWriter {
   }
 
  private:
-  void store_codes(char* part, int64_t in_block, bool value, const float* head_d, uint8_t* codes_d) const {
+  /// Returns the scale.
+  float store_codes(char* part, int64_t in_block, bool value, const float* head_d, uint8_t* codes_d) const {
     const float scale = scaled_format(kernels_, layout_.cache.dtype).quantize(codes_d, head_d, d_);
     const int64_t positions = layout_.tiled ? kTilePositions : layout_.cache.block_size;
     char* tile = part + static_cast<size_t>(in_block / positions) * layout_.tile_bytes;
@@ -48,6 +55,7 @@ class CacheWriter {
       std::memcpy(codes + i * d_, codes_d, static_cast<size_t>(d_));
     else
       for (int64_t j = 0; j < d_; ++j) codes[j * kTilePositions + i] = codes_d[j];
+    return scale;
   }
 
   void store_plain(char* to, bool value, const float* head_d) const {
@@ -90,16 +98,18 @@ class CacheWriter {
 }  // namespace
 
 void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
-                    const HeadShape& shape, const TensorView& q_THd, const KvCacheView& cache,
-                    const TensorView& qkv_TN, const RotaryView& rotary, const BatchView& batch) {
+                    std::vector<CacheRounding>& rounding, const HeadShape& shape, const TensorView& q_THd,
+                    const KvCacheView& cache, const TensorView& qkv_TN, const RotaryView& rotary,
+                    const BatchView& batch) {
   const auto [h, g, d] = shape;
   const int64_t all = h + 2 * g;
   const CacheWriter writer(kernels, cache, batch);
-  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(2 * d)));
+  for (auto& s : scratch) s.resize(std::max(s.size(), static_cast<size_t>(3 * d)));
 
   team.share(batch.tokens, 1, [&, h = h, g = g, d = d](int thread, int64_t begin, int64_t end) {
     float* head_d = scratch[static_cast<size_t>(thread)].data();
     auto* narrow_d = reinterpret_cast<uint16_t*>(head_d + d);
+    CacheRounding& lost = rounding[static_cast<size_t>(thread)];
     for (int64_t t = begin; t < end; ++t)
       for (int64_t j = 0; j < all; ++j) {
         const int64_t from = (t * all + j) * d;
@@ -116,7 +126,7 @@ void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vec
           kernels.rotate(head_d, angles, rotary.rotary_dim / 2);
         }
         if (j >= h)
-          writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d);
+          writer.store(t, (j - h) % g, j >= h + g, head_d, narrow_d, head_d + 2 * d, lost);
         else if (q_THd.dtype == DType::bf16)
           kernels.narrow(q_THd.as<uint16_t>() + (t * h + j) * d, head_d, d);
         else

@@ -22,14 +22,17 @@ void rms_norm(const KernelTable& kernels, Team& team, const TensorView& y_TD, co
               const TensorView& weight_D, float eps);
 void swiglu(const KernelTable& kernels, Team& team, const TensorView& y_TF, const TensorView& gate_up_T2F);
 void gather_rows(Team& team, const TensorView& y_RD, const TensorView& x_TD, const int32_t* rows_R);
-/// `scratch` holds at least d floats a thread.
+/// `scratch` has an entry a thread and grows to what is needed; so has `rounding`, to which is added what a
+/// cache of one-byte elements loses.
 void rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
-                    const HeadShape& shape, const TensorView& q_THd, const KvCacheView& cache,
-                    const TensorView& qkv_TN, const RotaryView& rotary, const BatchView& batch);
-/// `scratch` as above; it grows to what is needed.
+                    std::vector<CacheRounding>& rounding, const HeadShape& shape, const TensorView& q_THd,
+                    const KvCacheView& cache, const TensorView& qkv_TN, const RotaryView& rotary,
+                    const BatchView& batch);
+/// `scratch` and `rounding` as above.
 void latent_rope_and_store(const KernelTable& kernels, Team& team, std::vector<std::vector<float>>& scratch,
-                           const LatentShape& shape, const TensorView& q_THd, const TensorView& plain_THn,
-                           const LatentCacheView& cache, const TensorView& q_THe, const TensorView& latent_TL,
+                           std::vector<CacheRounding>& rounding, const LatentShape& shape,
+                           const TensorView& q_THd, const TensorView& plain_THn, const LatentCacheView& cache,
+                           const TensorView& q_THe, const TensorView& latent_TL,
                            const LatentRotaryView& rotary, const BatchView& batch);
 
 }  // namespace penstock::cpu

@@ -31,7 +31,8 @@ size_t blocks_of(size_t n) {
 
 std::span<const float> RowSampler::look_at(std::span<const float> logits_V) {
   maxima_.resize(blocks_of(logits_V.size()));
-  if (!kernels_.block_maxima(maxima_.data(), logits_V.data(), static_cast<int64_t>(logits_V.size()))) {
+  finite_ = kernels_.block_maxima(maxima_.data(), logits_V.data(), static_cast<int64_t>(logits_V.size()));
+  if (!finite_) {
     clean_.assign(logits_V.begin(), logits_V.end());
     for (float& x : clean_) x = std::isnan(x) ? kNothing : std::min(x, std::numeric_limits<float>::max());
     logits_V = clean_;
@@ -46,6 +47,7 @@ Sampled RowSampler::operator()(std::span<const float> logits_V, const SamplePara
   if (rules) apply_rules(logits_V, params, ruled_);
   std::span<const float> row_V = look_at(rules ? std::span<const float>(ruled_) : logits_V);
   Sampled sampled;
+  sampled.finite = finite_;
   if (largest_ != kNothing)
     sampled.token = is_greedy(params) ? first_of(row_V, largest_) : draw(row_V, largest_, params);
   if (params.logprobs < 0) return sampled;

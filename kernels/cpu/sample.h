@@ -18,7 +18,7 @@ class RowSampler {
 
  private:
   /// Finds the row's maxima; the row again, in `clean_` if it held what is no number. Its largest is
-  /// `largest_`.
+  /// `largest_`; `finite_` says whether all of it were numbers.
   std::span<const float> look_at(std::span<const float> logits_V);
   int32_t first_of(std::span<const float> logits_V, float value) const;
   int32_t draw(std::span<const float> logits_V, float largest, const SampleParams& params);
@@ -35,6 +35,7 @@ class RowSampler {
 
   const KernelTable& kernels_;
   float largest_ = 0;
+  bool finite_ = true;
   std::vector<float> ruled_;       // the row as its rules leave it, if it has some
   std::vector<float> clean_;       // the row without NaN and +inf, if it had any
   std::vector<float> maxima_;      // of each block of 64 logits

@@ -167,6 +167,14 @@ void write_stages(Writer& out, const JobSnapshot& s) {
            [&](const Labels& l, Stage st, size_t) { out.sample(l, st.report.tokens()); });
   by_stage(out, s, "stage_out_of_memory_total", "counter", "Forwards cut in two because memory ran out.",
            [&](const Labels& l, Stage st, size_t) { out.sample(l, st.report.out_of_memory()); });
+  by_stage(out, s, "stage_nonfinite_tokens_total", "counter",
+           "Tokens drawn from logits that were not all numbers.",
+           [&](const Labels& l, Stage st, size_t) { out.sample(l, st.report.nonfinite_tokens()); });
+  by_stage(out, s, "stage_kv_error_ratio", "gauge",
+           "Rounding error of the KV cache, relative to what it keeps, where it keeps one byte a value.",
+           [&](const Labels& l, Stage st, size_t) {
+             if (st.report.has_kv_error()) out.sample(l, st.report.kv_error());
+           });
   by_stage(out, s, "stage_report_age_seconds", "gauge", "Age of the stage's newest report.",
            [&](const Labels& l, Stage st, size_t) { out.sample(l, *st.age_seconds); });
   if (s.stages.size() > 1) {

@@ -21,7 +21,7 @@ struct GoalKind {
   const char* name;
   const char* meaning;
 };
-constexpr std::array<GoalKind, 9> kGoals{{
+constexpr std::array<GoalKind, 11> kGoals{{
     {"p99_tpot_ms", "99th percentile of requests' mean time per output token"},
     {"p99_itl_ms", "99th percentile of the time between two tokens"},
     {"oom", "forwards that ran out of memory"},
@@ -31,6 +31,8 @@ constexpr std::array<GoalKind, 9> kGoals{{
     {"comm", "share of time that a stage spends sending"},
     {"stall_s", "seconds without a token while requests run"},
     {"errors", "share of rows with an error"},
+    {"nonfinite", "tokens drawn from logits that were not all numbers"},
+    {"kv_error", "rounding error of the KV cache, relative to what it keeps"},
 }};
 
 std::string printed(double value) {
@@ -56,7 +58,7 @@ std::string known_goals() {
 
 /// Broken at once, without waiting: each one is a failure already.
 bool counts_failures(const std::string& goal) {
-  return goal == "oom";
+  return goal == "oom" || goal == "nonfinite";
 }
 
 bool is_over(const std::string& goal, double value, double limit) {
@@ -95,11 +97,17 @@ GuardOptions parse_guard(std::string_view text) {
 
 std::string GuardSettings::text() const {
   return "max_num_seqs " + std::to_string(max_num_seqs) + ", max_num_batched_tokens " +
-         std::to_string(max_num_batched_tokens) + ", KV blocks " + std::to_string(kv_blocks);
+         std::to_string(max_num_batched_tokens) + ", KV blocks " + std::to_string(kv_blocks) +
+         (kv_dtype.empty() ? "" : " of " + kv_dtype);
 }
 
-Guard::Guard(GuardOptions options, const GuardSettings& start, const GuardSettings& least)
-    : options_(std::move(options)), least_(least), settings_(start) {
+Guard::Guard(GuardOptions options, const GuardSettings& start, const GuardSettings& least,
+             std::optional<FullPrecision> full)
+    : options_(std::move(options)),
+      least_(least),
+      start_blocks_(start.kv_blocks),
+      full_(std::move(full)),
+      settings_(start) {
   for (const GuardOptions::Goal& goal : options_.goals) {
     Goal& g = goals_.emplace_back();
     g.figures.name = goal.name;
@@ -110,7 +118,11 @@ Guard::Guard(GuardOptions options, const GuardSettings& start, const GuardSettin
 std::vector<GuardEvent> Guard::look(const JobSnapshot& snapshot) {
   const double now = snapshot.figures.seconds;
   out_of_memory_ = 0;
-  for (const StageSnapshot& stage : snapshot.stages) out_of_memory_ += stage.report.out_of_memory();
+  nonfinite_ = 0;
+  for (const StageSnapshot& stage : snapshot.stages) {
+    out_of_memory_ += stage.report.out_of_memory();
+    nonfinite_ += stage.report.nonfinite_tokens();
+  }
   if (snapshot.figures.generated_tokens != generated_ || snapshot.figures.running == 0) progress_at_ = now;
   generated_ = snapshot.figures.generated_tokens;
   samples_.push_back({now, snapshot.requests.of(RequestHistogram::time_per_output_token),
@@ -134,6 +146,7 @@ std::optional<double> Guard::value_of(const std::string& name, const JobSnapshot
   if (name == "p99_tpot_ms") return p99_ms(last.per_token.since(first.per_token));
   if (name == "p99_itl_ms") return p99_ms(last.between_tokens.since(first.between_tokens));
   if (name == "oom") return static_cast<double>(out_of_memory_ - out_of_memory_before_);
+  if (name == "nonfinite") return static_cast<double>(nonfinite_ - nonfinite_before_);
   if (name == "preemptions") {
     if (last.seconds <= first.seconds) return std::nullopt;
     return 60 * static_cast<double>(last.preemptions - first.preemptions) / (last.seconds - first.seconds);
@@ -149,6 +162,10 @@ std::optional<double> Guard::value_of(const std::string& name, const JobSnapshot
     if (!stage.age_seconds) continue;
     double value = stage.recent.busy;
     if (name == "comm") value = stage.recent.send;
+    if (name == "kv_error") {
+      if (!stage.report.has_kv_error()) continue;
+      value = stage.report.kv_error();
+    }
     if (name == "memory") {
       if (stage.report.memory_total_bytes() == 0) continue;
       value = 1 - static_cast<double>(stage.report.memory_free_bytes()) /
@@ -156,6 +173,8 @@ std::optional<double> Guard::value_of(const std::string& name, const JobSnapshot
     }
     most = std::max(most.value_or(value), value);
   }
+  if (name == "kv_error" && !full_)
+    return most.value_or(0);  // nothing is rounded more than the job's dtype does
   return most;
 }
 
@@ -182,11 +201,7 @@ void Guard::look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEv
   if (!counts_failures(f.name) && now - *goal.over_since < options_.hold_seconds) return;
 
   f.broken = true;
-  const Lever lever =
-      f.name == "memory" ? Lever::kv
-      : f.name == "p99_tpot_ms" || f.name == "p99_itl_ms" || f.name == "oom" || f.name == "preemptions"
-          ? Lever::batch
-          : Lever::none;
+  const Lever lever = lever_of(f.name);
   const std::string for_long = counts_failures(f.name) ? "" : ", for " + printed(f.broken_seconds) + " s";
   if (const std::string step = step_back(lever, f.name != "oom"); !step.empty()) {
     ++f.steps;
@@ -199,6 +214,29 @@ void Guard::look_at(Goal& goal, const JobSnapshot& snapshot, std::vector<GuardEv
     goal.told = true;
     tell(Kind::broken, for_long + (lever == Lever::none ? "" : "; nothing is left to step back to"));
   }
+}
+
+Guard::Lever Guard::lever_of(const std::string& goal) {
+  if (goal == "memory") return Lever::kv;
+  if (goal == "nonfinite" || goal == "kv_error") return Lever::precision;
+  if (goal == "p99_tpot_ms" || goal == "p99_itl_ms" || goal == "oom" || goal == "preemptions")
+    return Lever::batch;
+  return Lever::none;
+}
+
+// In every setting that may still be gone back to: once the cache has been made anew, there is no other.
+void Guard::take_full_precision() {
+  const auto take = [this](GuardSettings& settings) {
+    // Blocks that were withheld stay so, as a share.
+    const double share = static_cast<double>(settings.kv_blocks) / static_cast<double>(start_blocks_);
+    settings.kv_blocks = std::max(std::min(least_.kv_blocks, full_->kv_blocks),
+                                  static_cast<int64_t>(share * static_cast<double>(full_->kv_blocks)));
+    settings.kv_dtype = full_->kv_dtype;
+  };
+  for (GuardSettings& settings : stepped_from_) take(settings);
+  if (held_) take(*held_);
+  take(settings_);
+  full_.reset();
 }
 
 std::string Guard::step_back(Lever lever, bool trouble_may_pass) {
@@ -218,7 +256,11 @@ std::string Guard::step_back(Lever lever, bool trouble_may_pass) {
     const auto smaller = static_cast<int64_t>(kKvStep * static_cast<double>(before.kv_blocks));
     settings_.kv_blocks = std::max(std::min(least_.kv_blocks, before.kv_blocks), smaller);
   }
+  if (lever == Lever::precision && full_) take_full_precision();
   if (settings_ == before) return {};
+  if (lever == Lever::precision)
+    return "stepping back from a KV cache of " + before.kv_dtype + " to one of " + settings_.kv_dtype + ", " +
+           settings_.text() + "; rows that are not finished begin anew";
   if (lever == Lever::batch && trouble_may_pass)
     stepped_from_.push_back(before);
   else
@@ -252,6 +294,7 @@ void Guard::remember(const std::string& step) {
 void Guard::begin_anew() {
   samples_ = {samples_.back()};
   out_of_memory_before_ = out_of_memory_;
+  nonfinite_before_ = nonfinite_;
   for (Goal& goal : goals_) goal.over_since.reset();
 }
 

@@ -55,7 +55,7 @@ Histogram journal_commit_histogram() {
 }
 
 JobMetrics::JobMetrics(JobDescription job)
-    : job_(std::move(job)), requests_(job_.max_model_len), stages_(job_.stages.size()) {}
+    : requests_(job.max_model_len), job_(std::move(job)), stages_(job_.stages.size()) {}
 
 void JobMetrics::stage_reported(const proto::StageReport& report, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
@@ -85,6 +85,13 @@ void JobMetrics::guarded(GuardFigures figures) {
   guard_ = std::move(figures);
 }
 
+void JobMetrics::cache_renewed(std::string numerics, std::string cache_dtype, int64_t blocks) {
+  const std::lock_guard lock(mutex_);
+  job_.numerics = std::move(numerics);
+  job_.cache_dtype = std::move(cache_dtype);
+  job_.blocks = blocks;
+}
+
 void JobMetrics::journal_committed(double seconds) {
   const std::lock_guard lock(mutex_);
   journal_commits_.observe(seconds);
@@ -97,9 +104,9 @@ void JobMetrics::finished() {
 
 JobSnapshot JobMetrics::snapshot(Clock::time_point now) const {
   JobSnapshot snapshot;
-  snapshot.job = job_;
   snapshot.requests = requests_.figures();
   const std::lock_guard lock(mutex_);
+  snapshot.job = job_;
   if (!recent_.empty()) {
     snapshot.figures = recent_.back();
     snapshot.recent =

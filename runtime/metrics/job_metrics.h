@@ -25,7 +25,7 @@ struct StageLabels {
   std::string part;  ///< "layers 0-5"
 };
 
-/// What does not change while the job runs.
+/// What does not change while the job runs, unless its KV cache is made anew.
 struct JobDescription {
   std::string model_name;
   std::string numerics;
@@ -105,6 +105,8 @@ class JobMetrics {
   /// Once a second or so: where the job stands.
   void progressed(const JobFigures& figures);
   void guarded(GuardFigures figures);
+  /// The KV cache was made anew.
+  void cache_renewed(std::string numerics, std::string cache_dtype, int64_t blocks);
   /// A group commit of the journal, write and sync.
   void journal_committed(double seconds);
   /// No figure changes any more.
@@ -118,9 +120,9 @@ class JobMetrics {
     Clock::time_point reported;
   };
 
-  const JobDescription job_;
   RequestMetrics requests_;
   mutable std::mutex mutex_;  // guards what follows
+  JobDescription job_;
   std::vector<StageState> stages_;
   std::deque<JobFigures> recent_;  // newest last
   std::vector<HistoryPoint> history_;

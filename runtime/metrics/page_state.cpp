@@ -56,7 +56,9 @@ Json stage_json(const StageLabels& labels, const StageSnapshot& stage) {
             {"used", r.memory_used_bytes()},
             {"total", r.memory_total_bytes()}}},
           {"utilization", r.has_device_utilization() ? Json(r.device_utilization()) : Json(nullptr)},
-          {"out_of_memory", r.out_of_memory()}};
+          {"out_of_memory", r.out_of_memory()},
+          {"nonfinite_tokens", r.nonfinite_tokens()},
+          {"kv_error", r.has_kv_error() ? Json(r.kv_error()) : Json(nullptr)}};
 }
 
 Json percentiles(const Histogram& h) {

@@ -1,5 +1,6 @@
 #include "runtime/metrics/stage_meter.h"
 
+#include <cmath>
 #include <utility>
 
 namespace penstock {
@@ -68,6 +69,17 @@ void StageMeter::ran_out_of_memory() {
   report_.set_out_of_memory(report_.out_of_memory() + 1);
 }
 
+void StageMeter::drew_from_no_numbers(uint64_t tokens) {
+  const std::lock_guard lock(mutex_);
+  report_.set_nonfinite_tokens(report_.nonfinite_tokens() + tokens);
+}
+
+void StageMeter::rounded(double error, double kept) {
+  const std::lock_guard lock(mutex_);
+  rounding_error_ += error;
+  kept_ += kept;
+}
+
 double StageMeter::seconds_of(proto::Activity activity, Clock::time_point now) const {
   const double ongoing = activity == activity_ && running_ ? between(since_, now) : 0;
   return seconds_[static_cast<size_t>(activity)] + ongoing;
@@ -77,6 +89,8 @@ proto::StageReport StageMeter::report(Clock::time_point now) {
   const std::lock_guard lock(mutex_);
   proto::StageReport report = report_;
   report_.clear_events();
+  if (kept_ > 0) report.set_kv_error(std::sqrt(rounding_error_ / kept_));
+  rounding_error_ = kept_ = 0;
   report.set_made_ns(nanoseconds(now.time_since_epoch()));
   report.set_activity(activity_);
   report.set_activity_seconds(between(since_, now));

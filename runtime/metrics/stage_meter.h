@@ -27,6 +27,9 @@ class StageMeter {
   void end(Clock::time_point now, int64_t tokens = 0);
   void sent(size_t bytes);
   void ran_out_of_memory();
+  void drew_from_no_numbers(uint64_t tokens);
+  /// Sums of squares over vectors that the KV cache keeps: of what rounding took, and of the vectors.
+  void rounded(double error, double kept);
 
   /// Any thread. Takes the kept stretches along.
   proto::StageReport report(Clock::time_point now);
@@ -45,6 +48,8 @@ class StageMeter {
   bool running_ = false;  // the first forward has begun
   Clock::time_point first_forward_begin_{};
   Clock::time_point last_forward_end_{};
+  double rounding_error_ = 0;  // since the last report
+  double kept_ = 0;
   proto::StageReport report_;  // counts and events
 };
 

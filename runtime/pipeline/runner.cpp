@@ -1,5 +1,7 @@
 #include "runtime/pipeline/runner.h"
 
+#include <algorithm>
+
 #include "runtime/pipeline/forward_in_parts.h"
 
 namespace penstock {
@@ -171,6 +173,8 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     slot.sending->wait();
     slot.sending.reset();
   }
+  if (const uint64_t blocks = slot.plan->full_precision_blocks(); blocks > 0)
+    stage_.allocate_full_precision_cache(static_cast<int64_t>(blocks));
   Stopwatch watch(meter_, proto::ACTIVITY_BUSY, step);
   const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
   const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
@@ -178,6 +182,11 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
       forward_in_parts(stage_, device_, *slot.plan, in_TD, out_TD, [this] { meter_.ran_out_of_memory(); });
   device_.synchronize();
   if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
+  if (const CacheRounding r = stage_.take_cache_rounding(); r.kept > 0) meter_.rounded(r.error, r.kept);
+  if (const auto bad =
+          std::count_if(sampled.begin(), sampled.end(), [](const Sampled& s) { return !s.finite; });
+      bad > 0)
+    meter_.drew_from_no_numbers(static_cast<uint64_t>(bad));
   watch.done(tokens);
 }
 

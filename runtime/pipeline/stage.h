@@ -44,6 +44,11 @@ class Stage {
   virtual size_t kv_bytes_per_block() const = 0;       ///< 0 for a stage without layers
   /// Gives the stage its KV blocks, instead of those that it had: what was in them is lost.
   virtual void allocate_cache(int64_t blocks) = 0;
+  /// The same in the dtype that the stage computes in, whatever the cache's was.
+  virtual void allocate_full_precision_cache(int64_t blocks) = 0;
+
+  /// What the KV cache's format took from vectors kept since the last call.
+  virtual CacheRounding take_cache_rounding() = 0;
 
   /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last().
   /// Returns, row by row in the plan's order, one entry for each of its targets and one if it has `sampling`;

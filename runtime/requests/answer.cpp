@@ -94,6 +94,7 @@ std::string format_answer(const Answer& answer) {
              {{"prompt_tokens", answer.prompt_tokens},
               {"completion_tokens", generated},
               {"total_tokens", answer.prompt_tokens + generated}}}};
+  if (!answer.system_fingerprint.empty()) body["system_fingerprint"] = answer.system_fingerprint;
   if (answer.chat && answer.fields.prompt_logprobs)
     body["prompt_logprobs"] = prompt_logprobs(answer.choices.front());
   if (answer.chat && answer.fields.return_token_ids)

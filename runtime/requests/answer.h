@@ -42,6 +42,8 @@ struct Answer {
   SamplingFields fields;            ///< what the row asked for
   std::vector<int32_t> end_tokens;  ///< those that end a sequence: stop_token_ids and end-of-sequence
   std::optional<ChatAnswer> chat;
+  /// How numbers were computed, where not as the job began: otherwise empty, and left out.
+  std::string system_fingerprint;
   std::vector<Choice> choices;
   /// By choice; with return_token_ids, echo or prompt_logprobs.
   std::vector<std::vector<int32_t>> prompt_token_ids;

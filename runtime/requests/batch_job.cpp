@@ -102,8 +102,15 @@ void BatchJob::read_ahead() {
 proto::Plan BatchJob::plan(int slot) {
   rethrow_failure();
   if (draining_) return {};
+  if (renewal_) {
+    if (scheduler_.in_flight()) return {};
+    renew();
+  }
+  if (const std::optional<Limits> limits = std::exchange(limits_, std::nullopt))
+    scheduler_.change_limits(limits->max_num_seqs, limits->max_num_batched_tokens, limits->usable_blocks);
   pull();
   proto::Plan plan = scheduler_.plan(slot);
+  if (!plan.rows().empty()) plan.set_full_precision_blocks(std::exchange(blocks_to_tell_, 0));
   planned_at_[static_cast<size_t>(slot)] = std::chrono::steady_clock::now();
   counters_.running = static_cast<int64_t>(scheduler_.running());
   counters_.waiting = static_cast<int64_t>(scheduler_.waiting());
@@ -127,8 +134,37 @@ void BatchJob::take_in(int slot, const proto::StepResult& result) {
     row.answer.choices[found->second.index].sequence = std::move(sequence);
     const std::shared_ptr<LiveRow> owner = std::move(found->second.row);
     live_.erase(found);
-    if (--row.unfinished == 0) hand_over({row.number, row.bytes, std::move(row.answer)});
+    if (--row.unfinished == 0) {
+      row.answer.system_fingerprint = numerics_;
+      hand_over({row.number, row.bytes, std::move(row.answer)});
+    }
   }
+}
+
+void BatchJob::renew_cache(int64_t blocks, std::string numerics) {
+  ensure(!renewal_ && numerics_.empty() && !numerics.empty() && blocks > 0,
+         "a cache is renewed once, with blocks, for other numerics");
+  renewal_ = Renewal{blocks, std::move(numerics)};
+}
+
+// A row of several choices may have some that are finished: those begin anew with the others.
+void BatchJob::renew() {
+  scheduler_.start_over(renewal_->blocks);
+  blocks_to_tell_ = static_cast<uint64_t>(renewal_->blocks);
+  numerics_ = std::move(renewal_->numerics);
+  renewal_.reset();
+  std::set<std::pair<std::shared_ptr<LiveRow>, size_t>> unfinished;
+  std::set<std::shared_ptr<LiveRow>> rows;
+  for (const auto& [id, choice] : live_) {
+    unfinished.emplace(choice.row, choice.index);
+    rows.insert(choice.row);
+  }
+  for (const std::shared_ptr<LiveRow>& row : rows)
+    for (size_t i = 0; i < row->specs.size(); ++i) {
+      if (unfinished.count({row, i}) > 0) continue;
+      ++row->unfinished;
+      begin(row->specs[i], row, i);
+    }
 }
 
 bool BatchJob::finished_or_wait() {
@@ -185,42 +221,53 @@ void BatchJob::take_up(ReadRow& read, ReadyRow ready) {
   row->answer.choices.resize(ready.prompt_ids.size() * n);
   row->unfinished = row->answer.choices.size();
   std::optional<std::vector<ChoiceSoFar>> saved;
-  if (const std::optional<proto::CutRow> cut = sink_->cut(read.number))
+  if (const std::optional<proto::CutRow> cut = sink_->cut(read.number); cut && cut->numerics() == numerics_)
     saved = choices_of(*cut, {ready.prompt_ids, n, std::max<int64_t>(1, fields.max_tokens),
                               fields.prompt_logprobs.has_value(), options_.intake.vocab_size});
   for (size_t i = 0; i < row->answer.choices.size(); ++i) {
     const std::vector<int32_t>& prompt = ready.prompt_ids[i / n];
     if (i % n == 0) row->answer.prompt_tokens += static_cast<int64_t>(prompt.size());
     if (keeps_prompt) row->answer.prompt_token_ids.push_back(prompt);
+    SequenceSpec spec{next_sequence_++, prompt, std::max<int64_t>(1, fields.max_tokens),
+                      row->answer.end_tokens, sampling_of(fields)};
+    spec.rules = rules;
+    if (i % n == 0) spec.prompt_logprobs = fields.prompt_logprobs;
+    if (!fields.stop.empty())
+      spec.make_ends = [tokenizer = tokenizer_, fields] {
+        return
+            [text = std::make_shared<SequenceText>(tokenizer, fields)](int32_t id) { return text->push(id); };
+      };
+    spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
+    if (row->answer.choices.size() > 1) row->specs.push_back(spec);
     if (saved && (*saved)[i].ended) {
       row->answer.choices[i].sequence = {0, std::move((*saved)[i].tokens), *(*saved)[i].ended,
                                          std::move((*saved)[i].prompt)};
       --row->unfinished;
       continue;
     }
-    SequenceSpec spec{next_sequence_++, prompt, std::max<int64_t>(1, fields.max_tokens),
-                      row->answer.end_tokens, sampling_of(fields)};
-    spec.rules = rules;
-    if (i % n == 0) spec.prompt_logprobs = fields.prompt_logprobs;
-    if (!fields.stop.empty())
-      spec.ends = [text = std::make_shared<SequenceText>(tokenizer_, fields)](int32_t id) {
-        return text->push(id);
-      };
-    spec.sampling.set_key(key_of(seed, ready.request.custom_id, i));
-    if (options_.metrics != nullptr)
-      options_.metrics->arrived(
-          spec.id,
-          {static_cast<int64_t>(prompt.size()), fields.max_tokens, fields.n, static_cast<int64_t>(i % n)},
-          RequestMetrics::Clock::now());
     if (saved) {
       spec.generated = std::move((*saved)[i].tokens);
       spec.scored = std::move((*saved)[i].prompt);
     }
-    live_[spec.id] = {row, i};
-    scheduler_.add(std::move(spec));
+    begin(std::move(spec), row, i);
   }
   counters_.prompt_tokens += row->answer.prompt_tokens;
-  if (row->unfinished == 0) hand_over({row->number, row->bytes, std::move(row->answer)});
+  if (row->unfinished == 0) {  // all of it was saved
+    row->answer.system_fingerprint = numerics_;
+    hand_over({row->number, row->bytes, std::move(row->answer)});
+  }
+}
+
+void BatchJob::begin(SequenceSpec spec, const std::shared_ptr<LiveRow>& row, size_t index) {
+  if (options_.metrics != nullptr) {
+    const SamplingFields& fields = row->answer.fields;
+    options_.metrics->arrived(spec.id,
+                              {static_cast<int64_t>(spec.prompt.size()), fields.max_tokens, fields.n,
+                               static_cast<int64_t>(index) % fields.n},
+                              RequestMetrics::Clock::now());
+  }
+  live_[spec.id] = {row, index};
+  scheduler_.add(std::move(spec));
 }
 
 void BatchJob::hand_over(DoneRow row) {
@@ -244,6 +291,8 @@ void BatchJob::write_behind() {
     record.set_line(format(*row));
     record.set_failed(failed);
     if (options_.metrics != nullptr) show(*row);
+    if (!failed) record.set_numerics(std::get<Answer>(row->what).system_fingerprint);
+    counters_.rows_renewed += record.numerics().empty() ? 0 : 1;
     if (options_.keep_numbers && !failed)
       for (Choice& choice : std::get<Answer>(row->what).choices)
         *record.add_choices() = journaled({std::move(choice.sequence.tokens), choice.sequence.reason});
@@ -312,6 +361,7 @@ void BatchJob::save_cut_rows() {
       *record.add_choices() = journaled(choice);
     }
     if (!any) continue;
+    record.set_numerics(numerics_);
     sink_->save(std::move(record));
     ++counters_.rows_cut;
   }
@@ -345,6 +395,7 @@ JobProgress BatchJob::progress() const {
   p.rows_done = counters_.rows_done;
   p.rows_resumed = static_cast<int64_t>(sink_->finished_rows());
   p.rows_cut = counters_.rows_cut;
+  p.rows_renewed = counters_.rows_renewed;
   p.slowest_round_seconds = counters_.slowest_round_seconds;
   p.rows_failed = counters_.rows_failed;
   p.failed_resumed = static_cast<int64_t>(sink_->failed_rows());

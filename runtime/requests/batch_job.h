@@ -57,6 +57,7 @@ struct JobProgress {
   std::optional<double> first_row_seconds;  ///< from the beginning to the first finished row
   double slowest_round_seconds = 0;         ///< longest way of a micro-batch from plan() to take_in()
   int64_t rows_cut = 0;                     ///< rows that drain() cut short, with tokens that are saved
+  int64_t rows_renewed = 0;  ///< finished after renew_cache(): computed otherwise than the manifest says
 };
 
 class BatchJob {
@@ -75,10 +76,16 @@ class BatchJob {
   void take_in(int slot, const proto::StepResult& result);
   bool finished_or_wait();
 
-  /// As Scheduler::change_limits; on the caller's thread of plan().
+  /// As Scheduler::change_limits, after a renewal that is due; on the caller's thread of plan().
   void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
-    scheduler_.change_limits(max_num_seqs, max_num_batched_tokens, usable_blocks);
+    limits_ = Limits{max_num_seqs, max_num_batched_tokens, usable_blocks};
   }
+  /// Once nothing is in flight, every row that is not finished begins anew, on a cache of so many blocks that
+  /// the stages make in full precision: no answer is a mixture. These answers and those that follow name
+  /// `numerics` as their system_fingerprint. At most once; on the caller's thread of plan().
+  void renew_cache(int64_t blocks, std::string numerics);
+  /// It is due, and has not happened yet.
+  bool renewing() const { return renewal_.has_value(); }
 
   /// Plans no more: finished_or_wait() says true once what is in flight has come back. Any thread.
   void drain();
@@ -102,14 +109,24 @@ class BatchJob {
     int64_t bytes = 0;
     Answer answer;
     size_t unfinished = 0;
+    std::vector<SequenceSpec> specs;  // by choice, where there are several: finished ones may begin anew
   };
   struct ChoiceOf {
     std::shared_ptr<LiveRow> row;
     size_t index = 0;
   };
+  struct Renewal {
+    int64_t blocks = 0;
+    std::string numerics;
+  };
+  struct Limits {
+    int64_t max_num_seqs = 0, max_num_batched_tokens = 0, usable_blocks = 0;
+  };
 
   void read_ahead();
   void pull();
+  void renew();
+  void begin(SequenceSpec spec, const std::shared_ptr<LiveRow>& row, size_t index);
   void take_up(ReadRow row);
   void take_up(ReadRow& read, ReadyRow row);
   void hand_over(DoneRow row);
@@ -131,6 +148,10 @@ class BatchJob {
 
   std::unordered_map<uint64_t, ChoiceOf> live_;  // by sequence
   uint64_t next_sequence_ = 0;
+  std::optional<Limits> limits_;    // to take up
+  std::optional<Renewal> renewal_;  // that is due
+  uint64_t blocks_to_tell_ = 0;     // to the stages, with the next plan
+  std::string numerics_;            // of rows from here on; empty: as the manifest says
   std::vector<std::chrono::steady_clock::time_point> planned_at_;  // by slot
   std::atomic<bool> draining_{false};
 
@@ -142,7 +163,7 @@ class BatchJob {
   struct {
     std::atomic<int64_t> rows_done{0}, rows_failed{0}, prompt_tokens{0}, generated_tokens{0}, running{0},
         waiting{0}, preemptions{0}, rows_read{0}, input_bytes{0}, first_row_microseconds{-1}, rows_cut{0},
-        handed_over{0}, put{0};
+        rows_renewed{0}, handed_over{0}, put{0};
     std::atomic<double> kv_used_share{0}, slowest_round_seconds{0};
     std::atomic<bool> input_ended{false};
   } counters_;

@@ -1,6 +1,7 @@
 #include "runtime/requests/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "runtime/base/error.h"
 
@@ -47,8 +48,10 @@ void Scheduler::add(SequenceSpec spec) {
   sequence->generated = std::move(spec.generated);
   sequence->scored = std::move(spec.scored);
   sequence->spec = std::move(spec);
-  if (sequence->spec.ends)
-    for (const GeneratedToken& token : sequence->generated) sequence->spec.ends(token.id);
+  if (sequence->spec.make_ends) {
+    sequence->ends = sequence->spec.make_ends();
+    for (const GeneratedToken& token : sequence->generated) sequence->ends(token.id);
+  }
   ensure(static_cast<int64_t>(sequence->generated.size()) < sequence->spec.max_tokens,
          "a sequence that goes on has tokens to generate");
   ensure(sequence->may_reach() <= longest_sequence(), "a sequence fits into the KV cache");
@@ -253,7 +256,7 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
     const std::vector<int32_t>& stops = s->spec.stop_tokens;
     const int32_t last = s->generated.back().id;
     const bool stopped =
-        std::find(stops.begin(), stops.end(), last) != stops.end() || (s->spec.ends && s->spec.ends(last));
+        std::find(stops.begin(), stops.end(), last) != stops.end() || (s->ends && s->ends(last));
     if (!stopped && static_cast<int64_t>(s->generated.size()) < s->spec.max_tokens) continue;
     pool_.release(s->blocks);
     forget_rules(*s);
@@ -268,9 +271,33 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
   return finished;
 }
 
+bool Scheduler::in_flight() const {
+  return std::any_of(in_flight_.begin(), in_flight_.end(), [](const auto& rows) { return !rows.empty(); });
+}
+
+// What ran comes first again, in the order of its admission.
+void Scheduler::start_over(int64_t blocks) {
+  ensure(!in_flight(), "nothing is in flight");
+  waiting_.insert(waiting_.begin(), std::make_move_iterator(running_.begin()),
+                  std::make_move_iterator(running_.end()));
+  running_.clear();
+  most_.blocks = blocks;
+  limits_ = most_;
+  pool_ = BlockPool(blocks);
+  for (const SequencePtr& s : waiting_) {
+    ensure(s->may_reach() <= longest_sequence(), "a sequence fits into the KV cache");
+    s->blocks.clear();
+    s->generated.clear();
+    s->scored.clear();
+    s->stored = 0;
+    forget_rules(*s);
+    if (s->spec.make_ends) s->ends = s->spec.make_ends();
+  }
+}
+
 std::vector<FinishedSequence> Scheduler::give_up() {
   std::vector<FinishedSequence> unfinished;
-  for (const std::vector<Sequence*>& rows : in_flight_) ensure(rows.empty(), "nothing is in flight");
+  ensure(!in_flight(), "nothing is in flight");
   for (const SequencePtr& s : running_) {
     pool_.release(s->blocks);
     unfinished.push_back({s->spec.id, std::move(s->generated), FinishReason::length, std::move(s->scored)});

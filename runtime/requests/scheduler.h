@@ -51,8 +51,9 @@ struct SequenceSpec {
   std::shared_ptr<const LogitRules> rules{};  ///< null: none
   /// Alternatives to each prompt token's log-probability; nothing: no log-probabilities of the prompt.
   std::optional<int32_t> prompt_logprobs{};
-  /// Told of every generated token once, in order; true ends the sequence with it. May be empty.
-  std::function<bool(int32_t)> ends{};
+  /// Makes what is told of every generated token once, in order; true ends the sequence with it. Called when
+  /// the sequence begins, and again when it starts over. May be empty.
+  std::function<std::function<bool(int32_t)>()> make_ends{};
   /// What an earlier job generated: the sequence goes on from there, with the bits it would have had. Fewer
   /// than max_tokens, none of which ends it.
   std::vector<GeneratedToken> generated{};
@@ -93,6 +94,11 @@ class Scheduler {
   /// Takes every sequence out, with the tokens it has so far; none may be in flight.
   std::vector<FinishedSequence> give_up();
 
+  bool in_flight() const;
+  /// Every sequence begins anew, with none of its tokens, over `blocks` KV blocks instead of those that there
+  /// were; limits of change_limits() hold no more. None may be in flight; each fits into the new blocks.
+  void start_over(int64_t blocks);
+
   /// From the next plan on. At most what it began with: stages have room for no more. What runs goes on until
   /// it ends or is preempted. `usable_blocks` holds any sequence that was or will be added.
   void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks);
@@ -103,6 +109,7 @@ class Scheduler {
  private:
   struct Sequence {
     SequenceSpec spec;
+    std::function<bool(int32_t)> ends;  // may be empty
     std::vector<GeneratedToken> generated;
     std::vector<GeneratedToken> scored;  // of the prompt, from its second token on
     std::vector<uint32_t> blocks;
@@ -133,7 +140,7 @@ class Scheduler {
   static void take_scores(const std::vector<Sequence*>& rows, const proto::StepResult& result);
   int64_t blocks_for(int64_t tokens) const { return (tokens + limits_.block_size - 1) / limits_.block_size; }
 
-  const SchedulerLimits most_;
+  SchedulerLimits most_;
   SchedulerLimits limits_;
   BlockPool pool_;
   std::deque<SequencePtr> waiting_;                // preempted ones in front

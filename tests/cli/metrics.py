@@ -269,6 +269,58 @@ class Metrics(ProgramTest):
         self.assertIn(f"max_num_seqs {sequences:.0f},", guard["settings"])
         self.end(0)
 
+    def test_the_guard_goes_to_full_precision_and_no_row_is_a_mixture(self):
+        rows = [row(f"row-{i}", max_tokens=10 + 15 * (i % 10), ignore_eos=True, temperature=0.7, seed=i, logprobs=1,
+                    n=1 + i % 2) for i in range(60)]
+        self.write("".join(rows))
+        flags = ("--max-num-seqs", "8", "--micro-batches", "2")
+        by_precision = []
+        for dtype in ("fp8", "auto"):
+            self.assertEqual(self.generate(0, "--resume", "never", "--kv-cache-dtype", dtype).returncode, 0, self.run_.stderr)
+            by_precision.append(self.answers())
+        self.assertNotEqual(*by_precision)
+        alerts = Alerts(self)
+        guard = ("--kv-cache-dtype", "fp8", "--guard", "kv_error=0.001,for=0.2", "--metrics-interval", "0.05", *flags)
+        self.go_on(3, "--resume", "never", *guard, "--alert-url", alerts.url, *LINGER)
+        self.read_log_until(r"^results: ")
+        text = self.get("/metrics")
+        m, state = metrics_of(text), json.loads(self.get("/state"))
+        self.end(0)
+        self.assertEqual(self.log.count("stepping back from a KV cache of float8_e4m3 to one of bfloat16"), 1, self.log)
+        self.assertEqual([a["status"] for a in alerts.heard][:1], ["firing"])
+        self.assertIn("one of bfloat16", alerts.heard[0]["text"])
+        self.assertEqual(m["penstock:guard_steps_total"]['goal="kv_error"'], 1)
+        self.assertIn('cache_dtype="bfloat16"', text)
+        self.assertIn("of bfloat16", state["guard"]["settings"])
+        self.assertNotIn(" KV ", state["numerics"])
+        found = [0, 0]
+        for answer, low, full in zip(self.answers(), *by_precision):
+            fingerprint = answer["response"]["body"].pop("system_fingerprint", None)
+            found[fingerprint is not None] += 1
+            self.assertEqual(answer, low if fingerprint is None else full)
+            self.assertIn(fingerprint, (None, state["numerics"]))
+        self.assertEqual(sum(found), 60)
+        self.assertGreater(found[1], 0, "every row was done before the step")
+        table = re.search(r"(\d+) of these rows were computed in (.*), after", self.log)
+        self.assertEqual((int(table[1]), table[2]), (found[1], state["numerics"]))
+
+    def test_logits_that_are_no_numbers_are_counted_and_lead_to_full_precision(self):
+        model = self.copy_of_demo()
+        for file in model.glob("*.safetensors"):  # the final norm's weights become NaN
+            data = bytearray(file.read_bytes())
+            head = 8 + int.from_bytes(data[:8], "little")
+            entry = json.loads(data[8:head]).get("model.norm.weight")
+            if entry:
+                begin, end = (head + offset for offset in entry["data_offsets"])
+                data[begin:end] = b"\xff" * (end - begin)
+                file.write_bytes(data)
+        self.write("".join(row(f"row-{i}", max_tokens=200, ignore_eos=True) for i in range(8)))
+        run = self.generate(2, "--kv-cache-dtype", "int8", "--guard", "nonfinite=1", "--metrics-interval", "0.05", model=model)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("guard: nonfinite is ", run.stderr)
+        self.assertIn("stepping back from a KV cache of int8 to one of bfloat16", run.stderr)
+        self.assertEqual(len(self.answers()), 8)
+
     def test_flags_of_the_guard_are_checked_before_anything_is_read(self):
         original = self.generate
         for flags, part in ((["--guard", "p99=3"], "--guard: expected GOAL=LIMIT"),

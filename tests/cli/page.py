@@ -23,7 +23,7 @@ def hostile_state(stages=4):
     stage = {"rank": 1, "host": HOSTILE, "device": LONG, "part": HOSTILE, "age": 9.5, "activity": HOSTILE,
              "activity_seconds": 9, "recent": {"busy": .5, "wait_input": .2, "wait_plan": .2, "send": .1},
              "seconds": {}, "micro_batches": 10, "tokens": 400, "sent_bytes": 5, "sent_per_second": 3e9,
-             "memory": {"weights": 1e9, "kv": 2e9, "used": 4e9, "total": 8e10}, "utilization": .7, "out_of_memory": 2}
+             "memory": {"weights": 1e9, "kv": 2e9, "used": 4e9, "total": 8e10}, "utilization": .7, "out_of_memory": 2, "nonfinite_tokens": 7, "kv_error": .031}
     rows = [{"custom_id": HOSTILE, "text": "</script></pre>" + HOSTILE, "reason": HOSTILE},
             {"custom_id": LONG, "text": LONG, "reason": LONG}]
     percentiles = [.01, .2, 3000]

@@ -60,22 +60,35 @@ class BatchFiles : public testing::Test {
 
   /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
   /// `steps` micro-batches. Returns what finish() says.
-  static bool play(BatchJob& job, int steps = INT_MAX) {
+  /// When `renew_after` of them have been planned the cache is renewed: a model of the new precision gives
+  /// other tokens, 20 further, as the plan that says so and those after it find it.
+  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX) {
+    uint32_t other = 0;
     std::vector<proto::StepResult> slots(2);
     std::vector<bool> busy(2, false);
     for (bool done = false; !done;)
       for (size_t m = 0; m < 2 && !done; ++m) {
         if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
         if (steps == 0) job.drain();
+        if (renew_after == 0) {
+          job.renew_cache(90, "other numerics");
+          renew_after = INT_MAX;
+        }
         const proto::Plan plan = job.plan(static_cast<int>(m));
+        if (plan.full_precision_blocks() > 0) {
+          EXPECT_EQ(plan.full_precision_blocks(), 90U);
+          EXPECT_FALSE(busy[1 - m]) << "a micro-batch is in flight on the cache that goes";
+          other = 20;
+        }
         busy[m] = !plan.rows().empty();
+        renew_after -= busy[m] ? 1 : 0;
         steps -= busy[m] ? 1 : 0;  // while the reader is slow there is nothing to plan
         if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
         slots[m].Clear();
         for (const auto& row : plan.rows()) {
           for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[m].add_scored());
           if (row.has_sampling())
-            score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size())) % 50,
+            score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
                   *slots[m].add_tokens());
         }
       }
@@ -204,6 +217,63 @@ TEST_F(BatchFiles, AJobThatIsGivenUpDoesNotWaitForItsInput) {
   BatchJobOptions o = options("");
   o.input.path = pipe;
   const BatchJob job(o, nullptr, make_direct_sink("/dev/null"));
+}
+
+TEST_F(BatchFiles, ARowIsWhollyOfOnePrecisionAndSaysWhich) {
+  std::string input;
+  for (int i = 0; i < 12; ++i)
+    input += row(std::to_string(i), R"("prompt": [1, 2, 3], "return_token_ids": true, "max_tokens": )" +
+                                        std::to_string(3 + 2 * i) + (i % 3 == 0 ? R"(, "n": 2)" : "") +
+                                        (i % 4 == 0 ? R"(, "logprobs": 1, "prompt_logprobs": 1)" : ""));
+  const auto lines = [&](int renew_after) {
+    Journal journal({folder_ / "out.jsonl", Resume::never, {}, {}});
+    journal.begin({{"how numbers are computed", "the first"}}, 12);
+    BatchJob job(options(input), nullptr, make_journal_sink(journal));
+    EXPECT_TRUE(play(job, INT_MAX, renew_after));
+    std::vector<Json> found;
+    std::ifstream out(folder_ / "out.jsonl");
+    for (std::string l; std::getline(out, l);) found.push_back(Json::parse(l));
+    int64_t renewed = 0;
+    for (const Json& l : found) renewed += l["response"]["body"].contains("system_fingerprint") ? 1 : 0;
+    EXPECT_EQ(job.progress().rows_renewed, renewed);
+    return found;
+  };
+  const std::vector<Json> first = lines(INT_MAX);
+  const std::vector<Json> second = lines(0);
+  for (const Json& line : first) EXPECT_FALSE(line["response"]["body"].contains("system_fingerprint"));
+  int mixed = 0;
+  for (const int after : {1, 2, 3, 5, 20, 40, 45, 50, 55, 60}) {
+    const std::vector<Json> found = lines(after);
+    ASSERT_EQ(found.size(), 12U);
+    bool some_first = false;
+    bool some_second = false;
+    for (size_t i = 0; i < found.size(); ++i) {
+      const bool other = found[i]["response"]["body"].value("system_fingerprint", "") == "other numerics";
+      EXPECT_EQ(found[i], other ? second[i] : first[i]) << "row " << i << ", renewed after " << after;
+      (other ? some_second : some_first) = true;
+    }
+    mixed += some_first && some_second ? 1 : 0;
+  }
+  EXPECT_GT(mixed, 0) << "no renewal came while rows were done and others were not";
+}
+
+TEST_F(BatchFiles, TokensSavedInAnotherPrecisionAreComputedAgain) {
+  std::string input;
+  for (int i = 0; i < 8; ++i)
+    input += row(std::to_string(i), R"("prompt": [1, 2, 3], "return_token_ids": true, "max_tokens": 30)");
+  const auto job = [&](int steps, int renew_after) {
+    Journal journal({folder_ / "out.jsonl", Resume::automatic, {}, {}});
+    journal.begin({{"how numbers are computed", "the first"}}, 8);
+    BatchJob batch(options(input), nullptr, make_journal_sink(journal));
+    return play(batch, steps, renew_after);
+  };
+  EXPECT_TRUE(job(INT_MAX, INT_MAX));
+  const std::string undisturbed = content(folder_ / "out.jsonl");
+  fs::remove(folder_ / "out.jsonl");
+  fs::remove_all(folder_ / "out.jsonl.journal");
+  EXPECT_FALSE(job(12, 2)) << "drained with rows of the second precision under way";
+  EXPECT_TRUE(job(INT_MAX, INT_MAX));
+  EXPECT_EQ(content(folder_ / "out.jsonl"), undisturbed);
 }
 
 TEST_F(BatchFiles, AnEmptyFileGivesAnEmptyFile) {

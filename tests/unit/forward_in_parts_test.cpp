@@ -30,6 +30,10 @@ class ScarceStage final : public Stage {
   size_t weight_bytes() const override { return stage_.weight_bytes(); }
   size_t kv_bytes_per_block() const override { return stage_.kv_bytes_per_block(); }
   void allocate_cache(int64_t blocks) override { stage_.allocate_cache(blocks); }
+  void allocate_full_precision_cache(int64_t blocks) override {
+    stage_.allocate_full_precision_cache(blocks);
+  }
+  CacheRounding take_cache_rounding() override { return stage_.take_cache_rounding(); }
   std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     int64_t tokens = 0;
     for (const auto& row : plan.rows()) tokens += row.tokens_size();

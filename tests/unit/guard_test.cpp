@@ -9,8 +9,9 @@
 namespace penstock {
 namespace {
 
-const GuardSettings kStart{256, 512, 1000};
-const GuardSettings kLeast{8, 16, 100};
+const GuardSettings kStart{256, 512, 1000, "e4m3"};
+const GuardSettings kLeast{8, 16, 100, "float32"};
+const FullPrecision kFull{"float32", 260};
 
 /// A job whose figures a test sets, second by second.
 class Job {
@@ -43,6 +44,12 @@ Guard guard_of(const char* text) {
   return {parse_guard(text), kStart, kLeast};
 }
 
+/// A second of tokens that are slow when more than `most` sequences run.
+std::vector<GuardEvent> second(Guard& guard, Job& job, int& s, int64_t most) {
+  job.observe(RequestHistogram::inter_token_latency, guard.settings().max_num_seqs > most ? 0.9 : 0.05);
+  return guard.look(job.at(s++));
+}
+
 TEST(Guard, StepsBackWhenTokensAreSlowForLongAndNotBefore) {
   Guard guard = guard_of("p99_tpot_ms=500,for=10");
   Job job;
@@ -58,7 +65,7 @@ TEST(Guard, StepsBackWhenTokensAreSlowForLongAndNotBefore) {
   EXPECT_EQ(events[0].goal, "p99_tpot_ms");
   EXPECT_EQ(events[0].kind, GuardEvent::Kind::broken);
   EXPECT_NE(events[0].text.find("stepping back from max_num_seqs 256"), std::string::npos) << events[0].text;
-  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000}));
+  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000, "e4m3"}));
   EXPECT_TRUE(guard.figures().goals[0].broken);
   EXPECT_EQ(guard.figures().goals[0].steps, 1);
 }
@@ -95,7 +102,7 @@ TEST(Guard, StepsFurtherUntilNothingIsLeftAndThenSaysSoOnce) {
   }
   EXPECT_EQ(steps, 5);  // 256 -> 8 sequences, 512 -> 16 tokens
   EXPECT_EQ(others, 0) << "the steps have told of it already";
-  EXPECT_EQ(guard.settings(), (GuardSettings{8, 16, 1000}));
+  EXPECT_EQ(guard.settings(), (GuardSettings{8, 16, 1000, "e4m3"}));
 }
 
 TEST(Guard, SaysWhenThereIsNothingToStepBackTo) {
@@ -130,9 +137,9 @@ TEST(Guard, LowersTheKvCacheWhenMemoryIsShort) {
   Job job;
   job.now().stages[1].report.set_memory_free_bytes(100);
   for (int s = 0; s <= 2; ++s) guard.look(job.at(s));
-  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 750}));
+  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 750, "e4m3"}));
   for (int s = 3; s <= 100; ++s) guard.look(job.at(s));
-  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 100}));
+  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 100, "e4m3"}));
 }
 
 TEST(Guard, RunsFewerSequencesWhenManyArePreempted) {
@@ -143,12 +150,6 @@ TEST(Guard, RunsFewerSequencesWhenManyArePreempted) {
     guard.look(job.at(s));
   }
   EXPECT_LT(guard.settings().max_num_seqs, 256);
-}
-
-/// A second of tokens that are slow when more than `most` sequences run.
-std::vector<GuardEvent> second(Guard& guard, Job& job, int& s, int64_t most) {
-  job.observe(RequestHistogram::inter_token_latency, guard.settings().max_num_seqs > most ? 0.9 : 0.05);
-  return guard.look(job.at(s++));
 }
 
 TEST(Guard, GoesBackToTheLastSettingThatHeldWhenALargerOneFailsAgain) {
@@ -184,7 +185,7 @@ TEST(Guard, DoesNotTryMemoryThatRanOutOnce) {
   Job job;
   job.now().stages[0].report.set_out_of_memory(1);
   for (int s = 0; s <= 100; ++s) guard.look(job.at(s));
-  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000}));
+  EXPECT_EQ(guard.settings(), (GuardSettings{128, 256, 1000, "e4m3"}));
 }
 
 TEST(Guard, OnlyTellsOfWhatNoStepWouldMend) {
@@ -214,6 +215,65 @@ TEST(Guard, OnlyTellsOfWhatNoStepWouldMend) {
     EXPECT_EQ(told, 1u) << c.goal;
     EXPECT_EQ(guard.settings(), kStart) << c.goal;
     EXPECT_TRUE(guard.figures().goals[0].broken) << c.goal;
+  }
+}
+
+TEST(Guard, GoesToFullPrecisionAtOnceWhenLogitsAreNoNumbers) {
+  Guard guard(parse_guard("nonfinite=3,for=1000"), kStart, kLeast, kFull);
+  Job job;
+  job.now().stages[1].report.set_nonfinite_tokens(2);
+  EXPECT_TRUE(guard.look(job.at(0)).empty());
+  job.now().stages[1].report.set_nonfinite_tokens(3);
+  const auto events = guard.look(job.at(1));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_NE(events[0].text.find("from a KV cache of e4m3 to one of float32"), std::string::npos)
+      << events[0].text;
+  EXPECT_EQ(guard.settings(), (GuardSettings{256, 512, 260, "float32"}));
+  job.now().stages[1].report.set_nonfinite_tokens(9);
+  const auto further = guard.look(job.at(2));
+  ASSERT_EQ(further.size(), 0u) << "it was told, and there is nothing further to step to";
+  EXPECT_TRUE(guard.figures().goals[0].broken);
+}
+
+TEST(Guard, GoesToFullPrecisionWhenTheCacheRoundsTooMuchForLong) {
+  Guard guard(parse_guard("kv_error=0.02,for=5"), kStart, kLeast, kFull);
+  Job job;
+  for (int s = 0; s < 3; ++s) EXPECT_TRUE(guard.look(job.at(s)).empty()) << "nothing is kept yet";
+  job.now().stages[0].report.set_kv_error(0.01);
+  job.now().stages[1].report.set_kv_error(0.03);
+  for (int s = 3; s < 8; ++s) EXPECT_TRUE(guard.look(job.at(s)).empty());
+  EXPECT_EQ(guard.look(job.at(8)).size(), 1u);
+  EXPECT_EQ(guard.settings().kv_dtype, "float32");
+  for (StageSnapshot& stage : job.now().stages) stage.report.clear_kv_error();
+  const auto events = guard.look(job.at(9));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].kind, GuardEvent::Kind::holds);
+}
+
+TEST(Guard, SaysWhenThePrecisionIsFullAlready) {
+  Guard guard(parse_guard("nonfinite=1"), {256, 512, 1000, "float32"}, kLeast);
+  Job job;
+  job.now().stages[0].report.set_nonfinite_tokens(1);
+  const auto events = guard.look(job.at(0));
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_NE(events[0].text.find("nothing is left to step back to"), std::string::npos) << events[0].text;
+}
+
+TEST(Guard, NeverLeavesFullPrecisionAgainAndKeepsTheShareOfBlocks) {
+  Guard guard(parse_guard("p99_itl_ms=500,memory=0.85,nonfinite=1,for=5"), kStart, kLeast, kFull);
+  Job job;
+  int s = 0;
+  while (guard.settings().max_num_seqs > 64) second(guard, job, s, 0);
+  job.now().stages[0].report.set_memory_free_bytes(100);
+  while (guard.settings().kv_blocks > 750) second(guard, job, s, 256);
+  job.now().stages[0].report.set_memory_free_bytes(500);
+  job.now().stages[0].report.set_nonfinite_tokens(1);
+  second(guard, job, s, 256);
+  EXPECT_EQ(guard.settings(), (GuardSettings{64, 128, 195, "float32"}));
+  for (int i = 0; i < 200; ++i) {
+    second(guard, job, s, 256);
+    EXPECT_EQ(guard.settings().kv_dtype, "float32");
+    EXPECT_LE(guard.settings().kv_blocks, 260);
   }
 }
 

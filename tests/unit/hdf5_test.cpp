@@ -361,6 +361,21 @@ TEST_F(Hdf5, AJournaledRowGivesItsTextFromTheLineAndItsNumbersFromTheChoices) {
   EXPECT_EQ(found.top[1][0].first, 4);
 }
 
+TEST_F(Hdf5, ARowThatWasComputedOtherwiseThanTheFileSaysSo) {
+  Answer answer;
+  answer.custom_id = "a";
+  answer.system_fingerprint = "float32 cpu-avx512-1";
+  proto::FinishedRow line;
+  line.set_line(format_answer(answer));
+  write_results(output_, {result_row_of(line), {"plain", "", 1, {}}});
+  Hdf5ResultsReader reader(output_);
+  ResultRow row;
+  ASSERT_TRUE(reader.next(row));
+  EXPECT_EQ(row.system_fingerprint, "float32 cpu-avx512-1");
+  ASSERT_TRUE(reader.next(row));
+  EXPECT_EQ(row.system_fingerprint, "");
+}
+
 TEST_F(Hdf5, LogprobsThatNobodyAskedForAreNoNumbers) {
   const ResultRow row = result_row_of(finished_row(false));
   for (const float logprob : row.choices[0].logprobs) EXPECT_TRUE(std::isnan(logprob));

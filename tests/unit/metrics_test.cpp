@@ -85,6 +85,17 @@ TEST(StageMeter, TellsOfAForwardThatDoesNotEnd) {
   EXPECT_EQ(r.micro_batches(), 1u);
 }
 
+TEST(StageMeter, TellsTheCachesRoundingSinceTheLastReport) {
+  StageMeter meter(0);
+  EXPECT_FALSE(meter.report(at(0)).has_kv_error());
+  meter.rounded(1, 60);
+  meter.rounded(3, 40);
+  meter.drew_from_no_numbers(2);
+  EXPECT_DOUBLE_EQ(meter.report(at(1)).kv_error(), 0.2);
+  EXPECT_FALSE(meter.report(at(2)).has_kv_error());
+  EXPECT_EQ(meter.report(at(2)).nonfinite_tokens(), 2u);
+}
+
 TEST(StageMeter, HandsEveryStretchOutOnceWhenTracing) {
   StageMeter meter(0, true);
   meter.begin(proto::ACTIVITY_BUSY, 7, at(0));
@@ -264,6 +275,14 @@ TEST(JobMetrics, CountsRowsOfEarlierJobsForNoSpeed) {
   const std::string text = prometheus_text(s, {});
   EXPECT_NE(text.find("\npenstock:rows_done_total 3\n"), std::string::npos) << text;
   EXPECT_NE(text.find("\npenstock:rows_resumed 500\n"), std::string::npos) << text;
+}
+
+TEST(JobMetrics, TellsTheCacheThatThereIsNow) {
+  JobMetrics metrics(two_stages());
+  metrics.cache_renewed("float32 cpu-1", "float32", 77);
+  const std::string text = prometheus_text(metrics.snapshot(at(0)), {});
+  EXPECT_NE(text.find(R"(num_gpu_blocks="77",cache_dtype="float32"} 1)"), std::string::npos) << text;
+  EXPECT_EQ(metrics.snapshot(at(0)).job.numerics, "float32 cpu-1");
 }
 
 TEST(JobMetrics, CountsCommitsOfTheJournal) {

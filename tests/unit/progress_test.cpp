@@ -43,5 +43,16 @@ TEST(Progress, TheTableTellsThisJobsRowsApartFromEarlierOnes) {
   EXPECT_EQ(table.rfind("10 rows in 5 s (2 with errors), 900 before (40): 2.0 rows/s,", 0), 0u) << table;
 }
 
+TEST(Progress, TheTableNamesRowsOfAnotherPrecision) {
+  JobProgress end = resumed();
+  ReadyRank ready;
+  ready.full_numerics = "float32 cpu-1";
+  EXPECT_EQ(closing_summary(end, {}, ready, "out.jsonl").find("system_fingerprint"), std::string::npos);
+  end.rows_renewed = 7;
+  EXPECT_NE(
+      closing_summary(end, {}, ready, "out.jsonl").find("7 of these rows were computed in float32 cpu-1"),
+      std::string::npos);
+}
+
 }  // namespace
 }  // namespace penstock

@@ -224,13 +224,58 @@ TEST(Scheduler, ASequenceEndsWhereItsWatchSays) {
   SequenceSpec spec = sequence(1, 5, 50);
   const std::vector<int32_t> all = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
   std::vector<int32_t> told;
-  spec.ends = [&told](int32_t id) {
-    told.push_back(id);
-    return told.size() == 7;
+  spec.make_ends = [&told] {
+    return [&told](int32_t id) {
+      told.push_back(id);
+      return told.size() == 7;
+    };
   };
   const std::vector<int32_t> cut = run({4, 64, 16, 40, 1}, {spec}).tokens.at(1);
   EXPECT_EQ(cut, std::vector<int32_t>(all.begin(), all.begin() + 7));
   EXPECT_EQ(told, cut) << "each token once, in order";
+}
+
+TEST(Scheduler, StartingOverEverySequenceBeginsWithNothingOnOtherBlocks) {
+  const SchedulerLimits limits{8, 16, 4, 200, 1};
+  std::vector<SequenceSpec> specs = mixed(20, 3);
+  int watches = 0;
+  for (SequenceSpec& s : specs) {
+    s.prompt_logprobs = 0;
+    s.make_ends = [&watches] {
+      ++watches;
+      return [seen = 0](int32_t) mutable { return ++seen == 9; };
+    };
+  }
+  const Outcome undisturbed = run(limits, specs);
+  Scheduler scheduler(limits);
+  for (const SequenceSpec& s : specs) scheduler.add(s);
+  scheduler.change_limits(2, 4, 100);
+  FakeModel before(limits.block_size);
+  std::set<uint64_t> gone;
+  for (int step = 0; step < 25; ++step)
+    for (const FinishedSequence& f : scheduler.complete(0, before.run(scheduler.plan(0)))) gone.insert(f.id);
+  ASSERT_GT(gone.size(), 0u);
+  ASSERT_GT(scheduler.running(), 0u);
+  watches = 0;
+  scheduler.start_over(60);
+  EXPECT_EQ(scheduler.kv_used_share(), 0);
+  EXPECT_EQ(watches, 20 - static_cast<int>(gone.size()));
+  EXPECT_EQ(scheduler.waiting() + gone.size(), 20u);
+  FakeModel after(limits.block_size);
+  int most_rows = 0;
+  while (!scheduler.empty()) {
+    const proto::Plan plan = scheduler.plan(0);
+    most_rows = std::max(most_rows, plan.rows_size());
+    for (const auto& row : plan.rows())
+      for (const uint32_t block : row.blocks()) EXPECT_LT(block, 60u);
+    for (FinishedSequence& f : scheduler.complete(0, after.run(plan))) {
+      std::vector<int32_t> ids;
+      for (const GeneratedToken& t : f.tokens) ids.push_back(t.id);
+      EXPECT_EQ(ids, undisturbed.tokens.at(f.id));
+      EXPECT_EQ(f.prompt.size(), undisturbed.prompts.at(f.id).size());
+    }
+  }
+  EXPECT_GT(most_rows, 2) << "the limits are those of the beginning again";
 }
 
 TEST(Scheduler, PromptTokensAreScoredOnceEachHoweverThePromptIsCut) {

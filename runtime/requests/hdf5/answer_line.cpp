@@ -49,6 +49,7 @@ std::string answer_line(ResultRow row, const std::string& model) {
   Answer answer;
   answer.custom_id = std::move(row.custom_id);
   answer.model = model;
+  answer.system_fingerprint = std::move(row.system_fingerprint);
   answer.prompt_tokens = row.prompt_tokens;
   answer.fields = fields_of(row);
   for (ResultChoice& choice : row.choices) {

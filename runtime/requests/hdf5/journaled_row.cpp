@@ -108,6 +108,7 @@ ResultRow result_row_of(const proto::FinishedRow& finished) {
       return row;
     }
     const Json& body = line.at("response").at("body");
+    row.system_fingerprint = text_or_empty(body, "system_fingerprint");
     row.prompt_tokens = body.at("usage").at("prompt_tokens").get<int64_t>();
     const Json& choices = body.at("choices");
     if (choices.size() != static_cast<size_t>(finished.choices_size()))

@@ -25,6 +25,7 @@ struct ResultRow {
   std::string error;  ///< its message; empty: the row has answers
   int64_t prompt_tokens = 0;
   std::vector<ResultChoice> choices;
+  std::string system_fingerprint{};  ///< how numbers were computed; empty: as the file's attributes say
 };
 
 }  // namespace penstock

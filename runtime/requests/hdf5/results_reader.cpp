@@ -159,6 +159,8 @@ class Hdf5ResultsReader::Impl {
       top_ids_.emplace(file_, "tokens/top_id");
       top_logprobs_.emplace(file_, "tokens/top_logprob");
     }
+    if (H5Lexists(file_.get(), "rows/system_fingerprint", H5P_DEFAULT) > 0)
+      fingerprints_.emplace(file_, "rows/system_fingerprint");
   }
   uint64_t rows() const { return custom_ids_.size(); }
   RunSettings settings() const;
@@ -170,6 +172,7 @@ class Hdf5ResultsReader::Impl {
   Hdf5Id file_;
   Texts custom_ids_{file_, "rows/custom_id"};
   Texts errors_{file_, "rows/error"};
+  std::optional<Texts> fingerprints_;
   Sequence<int64_t> prompt_tokens_{file_, "rows/prompt_tokens"};
   Counts choices_{file_, "rows/choice_offsets"};
   Texts texts_{file_, "choices/text"};
@@ -206,6 +209,7 @@ bool Hdf5ResultsReader::Impl::next(ResultRow& row) {
   if (given_ == rows()) return false;
   ++given_;
   row = {custom_ids_.take(), errors_.take(), prompt_tokens_.take(), {}};
+  if (fingerprints_) row.system_fingerprint = fingerprints_->take();
   const uint64_t choices = choices_.take();
   if (choices > texts_.size())
     throw Error("rows/choice_offsets: expected at most " + std::to_string(texts_.size()) +

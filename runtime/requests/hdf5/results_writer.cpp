@@ -81,6 +81,7 @@ class ResultColumns {
 
   TextColumn custom_ids_{rows_, "custom_id"};
   TextColumn errors_{rows_, "error"};
+  TextColumn fingerprints_{rows_, "system_fingerprint"};
   Column<int64_t> prompt_tokens_{rows_, "prompt_tokens", 0};
   Column<int64_t> choice_offsets_{rows_, "choice_offsets", 0};
 
@@ -104,6 +105,7 @@ class ResultColumns {
 void ResultColumns::add(const ResultRow& row) {
   custom_ids_.append(row.custom_id);
   errors_.append(row.error);
+  fingerprints_.append(row.system_fingerprint);
   prompt_tokens_.append(row.prompt_tokens);
   for (const ResultChoice& choice : row.choices) add(choice);
   choice_offsets_.append(static_cast<int64_t>(texts_.length()));
@@ -148,7 +150,8 @@ void ResultColumns::flush() {
     top_ids_.fill_to(ids_.length());
     top_logprobs_.fill_to(ids_.length());
   }
-  for (TextColumn* column : {&custom_ids_, &errors_, &texts_, &stop_reasons_}) column->flush();
+  for (TextColumn* column : {&custom_ids_, &errors_, &fingerprints_, &texts_, &stop_reasons_})
+    column->flush();
   for (Column<int64_t>* column : {&prompt_tokens_, &choice_offsets_, &token_offsets_, &prompt_offsets_})
     column->flush();
   for (Column<int32_t>* column : {&ids_, &top_ids_, &prompt_ids_}) column->flush();
