@@ -153,7 +153,7 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   if (plans.decode_seconds() <= 0) return;
   // The stages work on steps of their own at the same time.
   const auto computing = std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
-                                       [](const StageCut& c) { return c.layers > 0 || c.head; });
+                                       [](const StageCut& c) { return c.halves > 0 || c.head; });
   std::printf(
       "%-22s %s\n", "",
       floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),

@@ -60,7 +60,7 @@ TEST_F(CudaStage, RecordedStepsGiveARowTheBitsThatItHasAlone) {
     }
     expect_same(answers, alone);
     Chain cut =
-        chain({{0, true, false}, {1, false, false}, {config_.layer_count() - 1, false, true}}, limits);
+        chain({{0, true, false}, {1, false, false, 1}, {config_.layer_count() - 1, false, true, -1}}, limits);
     expect_same(answers, generate(cut, asked, 80, 512));
   }
 }

@@ -37,7 +37,8 @@ class SlowDevice final : public Device {
  private:
   class Later final : public Moment {
    public:
-    Later(SlowDevice& device, int number, Clock::time_point end) : device_(device), number_(number), end_(end) {}
+    Later(SlowDevice& device, int number, Clock::time_point end)
+        : device_(device), number_(number), end_(end) {}
     ~Later() override { device_.most_ahead_ = std::max(device_.most_ahead_, device_.asked_ - number_ + 1); }
     bool reached() const override { return device_.asked_ > number_ || Clock::now() >= end_; }
 
@@ -129,7 +130,8 @@ TEST(Runner, GivesTokensBackWhenADeviceHasNothingElseToDo) {
   for (const int in_flight : {1, 2, 3}) {
     const auto worlds = make_loopback_world(2);
     const Schedule schedule = make_generation_schedule(2, in_flight);
-    SlowDevice devices[2] = {SlowDevice(std::chrono::milliseconds(2)), SlowDevice(std::chrono::milliseconds(2))};
+    SlowDevice devices[2] = {SlowDevice(std::chrono::milliseconds(2)),
+                             SlowDevice(std::chrono::milliseconds(2))};
     CountingStage first(true, false), last(false, true);
     Counting source(in_flight, 5);
     std::thread other([&] {

@@ -16,6 +16,7 @@ struct Cut {
   int64_t layers = 0;
   bool embedding = false;
   bool head = false;
+  int64_t more_halves = 0;  // an attention of the next layer, or less one MLP
 };
 using Cuts = std::vector<Cut>;
 
@@ -34,16 +35,17 @@ class Chain {
   Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits,
         Device& device, Ops& ops)
       : device_(device), limits_(limits) {
-    int64_t layer = 0;
+    int64_t half = 0;
     for (const Cut& cut : cuts) {
+      const int64_t halves = 2 * cut.layers + cut.more_halves;
       stages_.push_back(
           build_stage(config, source,
-                      {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
+                      {half, halves, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
                        limits.block_size, limits.max_tokens, limits.max_rows, limits.experts},
                       device, ops));
-      layer += cut.layers;
+      half += halves;
     }
-    EXPECT_EQ(layer, config.layer_count());
+    EXPECT_EQ(half, 2 * config.layer_count());
     for (const auto& stage : stages_) stage->allocate_cache(blocks());
   }
 
