@@ -23,7 +23,7 @@ constexpr std::chrono::microseconds kNap{20};
 // Either end of a transfer that waits for the other spins on its share of the GPU beside the forward. NCCL
 // would take a block for each of up to 32 channels, a quarter of an H100; these reach some tens of GB/s, and
 // a hop has a whole forward's time.
-constexpr int kBlocks = 4;
+constexpr int kBlocks = 2;
 constexpr size_t kFirstMessage = size_t{1} << 20;
 // Either end of an edge: sender 0, receiver 1.
 constexpr int kSending = 0;
