@@ -1,5 +1,6 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/silu.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -61,10 +62,6 @@ __global__ void rms_norm_row(T* y_TD, const float* x_TD, const float* weight_D, 
   } else {
     for (int64_t i = threadIdx.x; i < width; i += kThreads) put(y_D[i], x_D[i] * scale * weight_D[i]);
   }
-}
-
-__device__ float silu_times(float gate, float up) {
-  return gate / (1.0F + expf(-gate)) * up;
 }
 
 template <class To, class From>
