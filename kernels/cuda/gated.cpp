@@ -11,8 +11,8 @@ constexpr int64_t kCheckedRows = 192;
 
 }  // namespace
 
-void GatedProducts::multiply(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const DenseMatrix& w_2FK,
-                             TensorView bias_2F) {
+void GatedProducts::multiply(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK,
+                             const DenseMatrix& w_2FK, TensorView bias_2F) {
   const int64_t m = y_TF.dim(0), f = y_TF.dim(1);
   if (m == 0) return;
   const bool served = gpu_.is_hopper && w_2FK.view().dtype == DType::bf16 && y_TF.dtype == DType::bf16 &&
@@ -36,15 +36,15 @@ void GatedProducts::multiply(TensorView y_TF, TensorView gate_up_T2F, TensorView
     run_apart(y_TF, gate_up_T2F, x_TK, w_2FK, {});
 }
 
-void GatedProducts::run_apart(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const DenseMatrix& w_2FK,
-                              TensorView bias_2F) {
+void GatedProducts::run_apart(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK,
+                              const DenseMatrix& w_2FK, TensorView bias_2F) {
   products_.multiply(gate_up_T2F, x_TK, w_2FK, bias_2F, Into::overwrite);
   swiglu(device_.stream(), y_TF, gate_up_T2F);
 }
 
 void GatedProducts::run_fused(TensorView y_TF, TensorView x_TK, const DenseMatrix& w_2FK) {
-  gated_product(device_.stream(), y_TF.data, x_TK.data, w_2FK.view().data, y_TF.dim(0), y_TF.dim(1), w_2FK.k(),
-                gpu_.multiprocessors);
+  gated_product(device_.stream(), y_TF.data, x_TK.data, w_2FK.view().data, y_TF.dim(0), y_TF.dim(1),
+                w_2FK.k(), gpu_.multiprocessors);
 }
 
 /// False too where the workspace is too small to tell.
@@ -73,10 +73,12 @@ bool GatedProducts::fused_is_faster(TensorView y_TF, TensorView gate_up_T2F, Ten
     run_fused(y_TF, x_TK, w_2FK);
     return true;
   });
-  return fused < shortest_run(device_, workspace_, [&] {
-           run_apart(y_TF, gate_up_T2F, x_TK, w_2FK, {});
-           return true;
-         });
+  return fused < shortest_run(
+                     device_, workspace_,
+                     [&] {
+                       run_apart(y_TF, gate_up_T2F, x_TK, w_2FK, {});
+                       return true;
+                     });
 }
 
 }  // namespace penstock::cuda

@@ -1,8 +1,8 @@
 // Ops::gated_matmul on a GPU: a product and SwiGLU after it, or both in one kernel where one serves.
 //
 // The product's algorithm sets the bits (matmul.h). For each weight shape the fused kernel is first run on
-// random input; if its bits are the same it may be used, and for every range of M it is where it is faster. So
-// timing decides speed, never bits.
+// random input; if its bits are the same it may be used, and for every range of M it is where it is faster.
+// So timing decides speed, never bits.
 #pragma once
 
 #include <map>
@@ -16,7 +16,11 @@ class GatedProducts {
  public:
   /// `products` outlives this; both may use `workspace` while they choose, and what it held is lost then.
   GatedProducts(CudaDevice& device, const Gpu& gpu, Workspace workspace, MatrixProducts& products)
-      : device_(device), gpu_(gpu), workspace_(workspace), products_(products), differs_(device.tensor(DType::i32, {1})) {}
+      : device_(device),
+        gpu_(gpu),
+        workspace_(workspace),
+        products_(products),
+        differs_(device.tensor(DType::i32, {1})) {}
 
   /// Arguments as in Ops::gated_matmul, already checked. The first call of a shape and range of M chooses and
   /// waits for the device; the others are asynchronous.

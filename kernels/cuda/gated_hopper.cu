@@ -1,12 +1,11 @@
 // A persistent product on wgmma. A tile is 128 tokens by 128 features, gate and up of each: two warpgroups of
 // 64 tokens hold 64 x 256 accumulators and compute; one thread of a third has the copy engine fill a ring of
-// four stages of K, also while the others are in the epilogue. Two blocks of a cluster share what they have in
-// common: each reads half of it and the copy engine hands it to both.
+// four stages of K, also while the others are in the epilogue. Two blocks of a cluster share what they have
+// in common: each reads half of it and the copy engine hands it to both.
 //
 // Floor: a stage is 128 x 256 x 64 multiply-adds, 1024 cycles of a multiprocessor's tensor cores, for 48 KiB
 // through shared memory, of which a block reads 32 from the L2 cache.
 #include "kernels/cuda/gated_hopper.h"
-
 #include "kernels/cuda/silu.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tile_copy.cuh"
@@ -91,8 +90,8 @@ __device__ void copy_tiles(const Problem& p, const Tiles<kPair>& tiles, Stages& 
       const unsigned gate = x + Layout::kTokens, up = gate + Layout::kWeight;
       if constexpr (kPair == Pair::weights) {
         for (int g = 0; g < kGroups; ++g)
-          read_tile(x + static_cast<unsigned>(g * kGroupRows * Layout::kRow), p.x_MK, at.x + g * kGroupRows, k,
-                    full);
+          read_tile(x + static_cast<unsigned>(g * kGroupRows * Layout::kRow), p.x_MK, at.x + g * kGroupRows,
+                    k, full);
         read_tile_for_all(block == 0 ? gate : up, p.w_2FK, block == 0 ? at.y : p.f + at.y, k, full);
       } else {
         read_tile_for_all(x + static_cast<unsigned>(block * kGroupRows * Layout::kRow), p.x_MK,
@@ -109,8 +108,8 @@ __device__ uint32_t pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&both);
 }
 
-/// The gated values of this warpgroup's 64 x 128 outputs, to shared memory. acc[n] are columns 8 n ... 8 n + 7,
-/// those of up after those of gate.
+/// The gated values of this warpgroup's 64 x 128 outputs, to shared memory. acc[n] are columns 8 n ... 8 n +
+/// 7, those of up after those of gate.
 __device__ void gate_outputs(const float (&acc)[32][4], unsigned out) {
   constexpr int kColumns = kTileFeatures / 8;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -124,7 +123,8 @@ __device__ void gate_outputs(const float (&acc)[32][4], unsigned out) {
     float y[8];
     if (__all_sync(kAllLanes, near)) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) y[i] = silu_times_near(acc[n + i / 4][i % 4], acc[kColumns + n + i / 4][i % 4]);
+      for (int i = 0; i < 8; ++i)
+        y[i] = silu_times_near(acc[n + i / 4][i % 4], acc[kColumns + n + i / 4][i % 4]);
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) y[i] = silu_times(acc[n + i / 4][i % 4], acc[kColumns + n + i / 4][i % 4]);
@@ -155,7 +155,8 @@ __device__ void compute(const Problem& p, const Tiles<kPair>& tiles, Stages& sta
       begin_products();
 #pragma unroll
       for (int i = 0; i < kTileK / 16; ++i)
-        multiply_bf16(acc, describe(own + i * 32, 16), describe(x + Layout::kTokens + i * 32, 16), k > 0 || i > 0);
+        multiply_bf16(acc, describe(own + i * 32, 16), describe(x + Layout::kTokens + i * 32, 16),
+                      k > 0 || i > 0);
       close_products();
       wait_for_products<1>();
       if (k > 0) release(step - 1);
@@ -233,7 +234,9 @@ void gated_product(cudaStream_t stream, void* y_MF, const void* x_MK, const void
                   static_cast<int>(m),
                   static_cast<int>(f),
                   static_cast<int>(k)};
-  if (m > kTileTokens)
+  // Sharing the weight reads less, but takes tiles of tokens two by two.
+  const int64_t token_tiles = (m + kTileTokens - 1) / kTileTokens;
+  if (token_tiles % kClusterBlocks == 0)
     launch<Pair::weights>(stream, p, multiprocessors);
   else
     launch<Pair::tokens>(stream, p, multiprocessors);

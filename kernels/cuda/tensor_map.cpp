@@ -13,8 +13,9 @@ constexpr uint32_t kTileColumns = 64;  // 128 bytes, what the swizzle spans
 decltype(&cuTensorMapEncodeTiled) encoder() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
-        "look for cuTensorMapEncodeTiled");
+  check(
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+      "look for cuTensorMapEncodeTiled");
   if (found != cudaDriverEntryPointSuccess)
     throw Error("CUDA: expected a driver of CUDA 12 or later, found one without cuTensorMapEncodeTiled");
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
@@ -28,10 +29,10 @@ CUtensorMap map_tiles(const void* data, int64_t rows, int64_t columns, int tile_
   const cuuint32_t tile[] = {kTileColumns, static_cast<cuuint32_t>(tile_rows)};
   const cuuint32_t every[] = {1, 1};
   CUtensorMap map{};
-  const CUresult status = encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), sizes,
-                                    row_bytes, tile, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                    CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(data), sizes, row_bytes, tile,
+                every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw Error("CUDA: describing a matrix of " + std::to_string(rows) + " x " + std::to_string(columns) +
                 " for tile copies: status " + std::to_string(status));

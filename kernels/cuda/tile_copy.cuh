@@ -29,8 +29,8 @@ __device__ inline void wait_for_cluster() {
 __device__ inline void read_tile(unsigned shared_to, const CUtensorMap& map, int row, int column,
                                  Barrier& full) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-          "r"(shared_to),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+      "[%4];" ::"r"(shared_to),
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full.state))
       : "memory");
 }

@@ -23,7 +23,9 @@ class CudaGated : public CudaTest {
     cuda::fill_random(stream_, weight(*w));
     return w;
   }
-  static const TensorView& weight(const Matrix& w) { return dynamic_cast<const cuda::DenseMatrix&>(w).view(); }
+  static const TensorView& weight(const Matrix& w) {
+    return dynamic_cast<const cuda::DenseMatrix&>(w).view();
+  }
 
   /// What the product and swiglu make of x, as bytes.
   std::vector<std::byte> apart(const TensorView& x, const Matrix& w) {
@@ -64,7 +66,8 @@ TEST_F(CudaGated, HasTheBitsOfTheProductAndSwiglu) {
 }
 
 TEST_F(CudaGated, HasThemForGatesOfEverySizeAndForInfinities) {
-  // Any float32 is the sum of three bfloat16: one row of the weight each. Token t counts it 2^(t - 140) times.
+  // Any float32 is the sum of three bfloat16: one row of the weight each. Token t counts it 2^(t - 140)
+  // times.
   const int64_t k = 64, f = 1024, m = 270;
   std::vector<uint16_t> w_NK(static_cast<size_t>(2 * f * k)), x_MK(static_cast<size_t>(m * k));
   for (int64_t n = 0; n < 2 * f; ++n) {
