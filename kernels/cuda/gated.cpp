@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gated_hopper.h"
+#include "kernels/cuda/skinny.h"
 #include "kernels/cuda/timing.h"
 
 namespace penstock::cuda {
@@ -17,7 +18,7 @@ void GatedProducts::multiply(TensorView y_TF, TensorView gate_up_T2F, TensorView
   if (m == 0) return;
   const bool served = gpu_.is_hopper && w_2FK.view().dtype == DType::bf16 && y_TF.dtype == DType::bf16 &&
                       gate_up_T2F.dtype == DType::f32 && bias_2F.data == nullptr &&
-                      gated_hopper_serves(f, w_2FK.k());
+                      gated_hopper_serves(f, w_2FK.k()) && !skinny_serves(m, 2 * f, w_2FK.k(), DType::bf16);
   if (!served) {
     run_apart(y_TF, gate_up_T2F, x_TK, w_2FK, bias_2F);
     return;

@@ -12,6 +12,9 @@ constexpr int kStride =
     kStageK + 8;  // in shared memory, so that the rows of one ldmatrix lie in different banks
 constexpr int kChunks = kStageK / 8;  // of 16 bytes a row
 constexpr int64_t kMostRows = 16;
+/// Of the weight, as much as the L2 cache is sure to keep: it is read ahead while kernels that leave the
+/// memory idle, attention above all, still compute x.
+constexpr int kReadAheadBytes = 32 << 20;
 
 /// Rows of the weight, then of x, that one stage holds.
 template <int kTokens>
@@ -48,6 +51,11 @@ __global__ void __launch_bounds__(kWarp)
   let_next_start();
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) start_weight(s);
+  constexpr int kStarted = (kStages - 1) * kStageK;  // columns
+  const int ahead = kReadAheadBytes / static_cast<int>(gridDim.x * kWeightRows * sizeof(*w_NK)) / 8 * 8;
+  if (const int end = min(ahead, static_cast<int>(k)); lane < kWeightRows && kStarted < end)
+    read_ahead(w_NK + (first_row + lane) * k + kStarted,
+               static_cast<unsigned>(end - kStarted) * static_cast<unsigned>(sizeof(*w_NK)));
   wait_for_previous();
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
