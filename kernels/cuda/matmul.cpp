@@ -82,7 +82,10 @@ class MatrixProducts::Problem {
 };
 
 MatrixProducts::MatrixProducts(CudaDevice& device, Workspace workspace)
-    : device_(device), workspace_(workspace), differs_(device.tensor(DType::i32, {1})) {}
+    : device_(device),
+      is_hopper_(device.architecture() == "sm_90"),
+      workspace_(workspace),
+      differs_(device.tensor(DType::i32, {1})) {}
 
 void MatrixProducts::multiply(TensorView y_TN, TensorView x_TK, const DenseMatrix& w_NK, TensorView bias_N,
                               Into into) {
@@ -146,8 +149,8 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
 cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& operands,
                                    const Algorithm& algorithm) {
   if (algorithm.skinny) {
-    skinny_product(device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k,
-                   kind.add);
+    (is_hopper_ ? skinny_product_on_hopper : skinny_product)(device_.stream(), operands.y, kind.out, operands.x,
+                                                             operands.w, m, kind.n, kind.k, kind.add);
     return CUBLAS_STATUS_SUCCESS;
   }
   const Problem problem(library_, kind, m, operands.bias);

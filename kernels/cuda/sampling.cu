@@ -333,7 +333,7 @@ __device__ int draw(const Row& row, const Kept& kept, Chunks& chunks, int most_l
   return chunks.found;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     sample_row(const float* logits_RV, int size, const RowToDraw* rows_R, DrawnToken* drawn_R,
                TokenLogprob* top_RL, int64_t most_top) {
   __shared__ Row::Shared shared;

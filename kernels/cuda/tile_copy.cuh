@@ -1,4 +1,4 @@
-// Copies of whole tiles between device and shared memory by Hopper's copy engine, one function each: one
+// Copies between device and shared memory by Hopper's copy engine, one function each: one
 // thread asks, a barrier or a wait tells of the end. PTX manual, "cp.async.bulk.tensor". A tile that reaches
 // past the matrix reads zeros there and writes nothing.
 #pragma once
@@ -43,6 +43,14 @@ __device__ inline void read_tile_for_all(unsigned shared_to, const CUtensorMap& 
       "[%1, {%2, %3}], [%4], %5;" ::"r"(shared_to),
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full.state)),
       "h"(static_cast<uint16_t>((1 << kClusterBlocks) - 1))
+      : "memory");
+}
+
+/// Reads `bytes` neighbours, a multiple of 16 from and to multiples of 16.
+__device__ inline void read_bytes(unsigned shared_to, const void* from, unsigned bytes, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_to),
+      "l"(from), "r"(bytes), "r"(shared_address(&full.state))
       : "memory");
 }
 
