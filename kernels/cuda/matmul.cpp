@@ -149,8 +149,8 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
 cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& operands,
                                    const Algorithm& algorithm) {
   if (algorithm.skinny) {
-    (is_hopper_ ? skinny_product_on_hopper : skinny_product)(device_.stream(), operands.y, kind.out, operands.x,
-                                                             operands.w, m, kind.n, kind.k, kind.add);
+    (is_hopper_ ? skinny_product_on_hopper : skinny_product)(
+        device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k, kind.add);
     return CUBLAS_STATUS_SUCCESS;
   }
   const Problem problem(library_, kind, m, operands.bias);

@@ -1,5 +1,5 @@
-// skinny.cu for Hopper: the same products in the same order, on pieces of 512 bytes a row that the copy engine
-// brings, and started while the kernel before still runs.
+// skinny.cu for Hopper: the same products in the same order, on pieces of 512 bytes a row that the copy
+// engine brings, and started while the kernel before still runs.
 #include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/skinny.h"
 #include "kernels/cuda/tile_copy.cuh"
@@ -10,8 +10,8 @@ namespace {
 constexpr int kWeightRows = 16;
 constexpr int kStageK = 256;
 constexpr int kStride = kStageK * 2 + 16;  // bytes: the rows of one ldmatrix lie in different banks
-/// Of the weight, what the L2 cache is sure to keep: it is read ahead while kernels that leave the memory idle,
-/// attention above all, still compute x.
+/// Of the weight, what the L2 cache is sure to keep: it is read ahead while kernels that leave the memory
+/// idle, attention above all, still compute x.
 constexpr int kReadAheadBytes = 32 << 20;
 
 /// Rows of the weight, then of x, a ring of stages of them; three blocks share a multiprocessor.
@@ -25,8 +25,8 @@ struct Layout {
 /// One warp a block: 16 rows of the weight times m <= kTokens rows of x.
 template <int kTokens, class Out>
 __global__ void __launch_bounds__(kWarp)
-    multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK, const __nv_bfloat16* w_NK, int m, int64_t n, int k,
-                      bool add) {
+    multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK, const __nv_bfloat16* w_NK, int m, int64_t n,
+                      int k, bool add) {
   constexpr int kStages = Layout<kTokens>::kStages;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Barrier full[kStages];
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kWarp)
   // Lane r copies row r of a stage: 16 of the weight, then those of x.
   const bool copies_weight = lane < kWeightRows;
   const bool copies_tokens = !copies_weight && lane - kWeightRows < m;
-  const __nv_bfloat16* const own = copies_weight ? w_NK + (first_row + lane) * k
-                                                 : x_MK + static_cast<int64_t>(lane - kWeightRows) * k;
+  const __nv_bfloat16* const own =
+      copies_weight ? w_NK + (first_row + lane) * k : x_MK + static_cast<int64_t>(lane - kWeightRows) * k;
   const auto copy = [&](int step) {
     read_bytes(shared_address(stage_of(step)) + static_cast<unsigned>(lane * kStride), own + step * kStageK,
                static_cast<unsigned>(columns_of(step)) * 2, full[step % kStages]);
@@ -107,20 +107,21 @@ __global__ void __launch_bounds__(kWarp)
 }
 
 template <int kTokens, class Out>
-void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, int64_t m, int64_t n, int64_t k,
-            bool add) {
+void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, int64_t m, int64_t n,
+            int64_t k, bool add) {
   const auto kernel = multiply_few_rows<kTokens, Out>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kTokens>::kBytes),
         "skinny: shared memory");
   launch_overlapped("skinny product", stream, kernel, static_cast<unsigned>(n / kWeightRows), kWarp,
                     Layout<kTokens>::kBytes, y_MN, static_cast<const __nv_bfloat16*>(x_MK),
-                    static_cast<const __nv_bfloat16*>(w_NK), static_cast<int>(m), n, static_cast<int>(k), add);
+                    static_cast<const __nv_bfloat16*>(w_NK), static_cast<int>(m), n, static_cast<int>(k),
+                    add);
 }
 
 }  // namespace
 
-void skinny_product_on_hopper(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK, const void* w_NK,
-                              int64_t m, int64_t n, int64_t k, bool add) {
+void skinny_product_on_hopper(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK,
+                              const void* w_NK, int64_t m, int64_t n, int64_t k, bool add) {
   with_type(y_dtype, [&](auto out) {
     auto* y = static_cast<decltype(out)*>(y_MN);
     if (m <= 8)

@@ -49,7 +49,8 @@ __device__ inline void read_tile_for_all(unsigned shared_to, const CUtensorMap& 
 /// Reads `bytes` neighbours, a multiple of 16 from and to multiples of 16.
 __device__ inline void read_bytes(unsigned shared_to, const void* from, unsigned bytes, Barrier& full) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_to),
       "l"(from), "r"(bytes), "r"(shared_address(&full.state))
       : "memory");
 }
