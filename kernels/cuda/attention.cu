@@ -10,7 +10,6 @@
 
 #include "kernels/cuda/attention_problem.cuh"
 #include "kernels/cuda/attention_tile.cuh"
-#include "kernels/cuda/overlap.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -93,8 +92,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   auto* tiles = reinterpret_cast<uint16_t*>(raw);  // K and V of a tile, kBuffers times
   __shared__ int64_t offsets[3][kTileKeys];        // of the tile in use and of the two that follow
 
-  let_next_start();
-  wait_for_previous();
   const auto block = static_cast<int>(blockIdx.x);
   const QueryTile queries =
       kWarps == 1 ? QueryTile::of_short_row(p, block) : QueryTile::of_long_rows(p, block, kLongRows);
@@ -195,8 +192,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
 /// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
 template <int kDim>
 __global__ void fold_split_rows(const __grid_constant__ Problem p) {
-  let_next_start();
-  wait_for_previous();
   const QueryTile queries = QueryTile::of_short_row(p, p.batch.row_of_T[blockIdx.x]);
   if (!queries.mine) return;
   const int token = static_cast<int>(blockIdx.x);
@@ -232,7 +227,8 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
       kWarps == 1 ? p.batch.rows : QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group, kLongRows);
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads),
                   kSplit ? static_cast<unsigned>(p.extents) : 1);
-  launch_overlapped("attention", stream, kernel, grid, kWarps * kWarp, kBytes, p);
+  kernel<<<grid, kWarps * kWarp, kBytes, stream>>>(p);
+  check_launch("attention");
 }
 
 template <int kDim>
@@ -260,8 +256,9 @@ void launch(cudaStream_t stream, Problem p, Workspace workspace, const Gpu& gpu)
   p.partial_base_sum = static_cast<float2*>(workspace.data);
   p.partial_acc = reinterpret_cast<float*>(p.partial_base_sum + parts);
   launch_attend<kDim, 1, true>(stream, p);
-  const dim3 grid(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads));
-  launch_overlapped("attention: fold", stream, fold_split_rows<kDim>, grid, kDim, 0, p);
+  fold_split_rows<kDim>
+      <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
+  check_launch("attention: fold");
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ constexpr int64_t kCheckedRows = 64;
 constexpr int kCandidates = 8;
 /// Milliseconds that timing a product alone does not show: the skinny kernel begins to read its weight while
 /// the kernel before it still runs.
-constexpr float kSkinnyOverlap = 0.005F;
+constexpr float kSkinnyOverlap = 0.003F;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;

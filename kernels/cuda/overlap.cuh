@@ -21,13 +21,6 @@ __device__ inline void wait_for_previous() {
   NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.wait;" ::: "memory");))
 }
 
-/// Has the L2 cache read `bytes` ahead, a multiple of 16, and waits for nothing.
-__device__ inline void read_ahead([[maybe_unused]] const void* from, [[maybe_unused]] unsigned bytes) {
-  NV_IF_TARGET(NV_PROVIDES_SM_90,
-               (asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes)
-                             : "memory");))
-}
-
 /// Starts a kernel whose blocks call wait_for_previous(). Throws Error "CUDA: what: the driver's words".
 template <class... Parameters, class... Arguments>
 void launch_overlapped(const char* what, cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid,

@@ -1,5 +1,4 @@
 #include "kernels/cuda/common.cuh"
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/rope.h"
 
 namespace penstock::cuda {
@@ -21,8 +20,6 @@ template <class From, class Q, class Cache>
 __global__ void rope_heads(Q* q_THd, void* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
                            int heads, int kv_heads, int dim, int block_size) {
   extern __shared__ float shared[];
-  let_next_start();
-  wait_for_previous();
   const int all_heads = heads + 2 * kv_heads;
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
   if (head >= all_heads) return;
@@ -90,15 +87,14 @@ void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& ca
   with_type(qkv_TN.dtype, [&](auto from) {
     with_type(q_THd.dtype, [&](auto q) {
       with_cache_type(cache.dtype, [&](auto kv) {
-        using From = decltype(from);
-        using Q = decltype(q);
-        launch_overlapped("rope_and_store", stream, rope_heads<From, Q, decltype(kv)>, grid,
-                          dim3(kWarp, kWarps), shared, q_THd.as<Q>(), cache.data, qkv_TN.as<const From>(),
-                          rotation, batch, static_cast<int>(heads), static_cast<int>(cache.kv_heads),
-                          static_cast<int>(cache.head_dim), static_cast<int>(cache.block_size));
+        rope_heads<decltype(from), decltype(q), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
+            q_THd.as<decltype(q)>(), cache.data, qkv_TN.as<const decltype(from)>(), rotation, batch,
+            static_cast<int>(heads), static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+            static_cast<int>(cache.block_size));
       });
     });
   });
+  check_launch("rope_and_store");
 }
 
 }  // namespace penstock::cuda

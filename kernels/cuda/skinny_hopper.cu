@@ -1,121 +1,137 @@
-// skinny.cu for Hopper: the same products in the same order, on pieces of 512 bytes a row that the copy
-// engine brings, and started while the kernel before still runs.
+// skinny.cu for Hopper: the same sums in the same order, from tiles that the copy engine brings, started
+// while the kernel before still runs, and with SwiGLU where the weight is that of a gated MLP.
 #include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/silu.cuh"
 #include "kernels/cuda/skinny.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tile_copy.cuh"
 
 namespace penstock::cuda {
 namespace {
 
-constexpr int kWeightRows = 16;
-constexpr int kStageK = 256;
-constexpr int kStride = kStageK * 2 + 16;  // bytes: the rows of one ldmatrix lie in different banks
-/// Of the weight, what the L2 cache is sure to keep: it is read ahead while kernels that leave the memory
-/// idle, attention above all, still compute x.
-constexpr int kReadAheadBytes = 32 << 20;
+constexpr int kHalfRows = 8;  // of the weight, twice a block: neighbours, or gate and up of the same features
+constexpr int kPanels = 4;    // of 64 columns, in a stage
+constexpr int kStageK = kPanels * kPanelColumns;
+constexpr int kWholeK = 128;  // K is a multiple of this
 
-/// Rows of the weight, then of x, a ring of stages of them; three blocks share a multiprocessor.
+/// A ring of stages: both halves of the weight's rows, then x. Three blocks share a multiprocessor.
 template <int kTokens>
 struct Layout {
   static constexpr int kStages = kTokens == 8 ? 5 : 4;
-  static constexpr int kStage = (kWeightRows + kTokens) * kStride;
+  static constexpr int kHalf = kHalfRows * kStageK * 2;
+  static constexpr int kStage = 2 * kHalf + kTokens * kStageK * 2;
   static constexpr int kBytes = kStages * kStage;
 };
 
+struct Problem {
+  CUtensorMap w_NK;  // in tiles of kHalfRows
+  CUtensorMap x_MK;  // in tiles of kTokens
+  int m, k;
+  int second_half;  // how many rows after the first half's
+  int block_rows;   // how many rows after the block before begins the next
+  int64_t y_columns;
+  bool add;
+};
+
 /// One warp a block: 16 rows of the weight times m <= kTokens rows of x.
-template <int kTokens, class Out>
-__global__ void __launch_bounds__(kWarp)
-    multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK, const __nv_bfloat16* w_NK, int m, int64_t n,
-                      int k, bool add) {
+template <int kTokens, bool kGated, class Out>
+__global__ void __launch_bounds__(kWarp) multiply_few_rows(Out* y_MN, const __grid_constant__ Problem p) {
   constexpr int kStages = Layout<kTokens>::kStages;
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   __shared__ Barrier full[kStages];
   const int lane = static_cast<int>(threadIdx.x);
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWeightRows;
-  const int steps = (k + kStageK - 1) / kStageK;
-  const auto columns_of = [&](int step) { return min(kStageK, k - step * kStageK); };
-  const auto stage_of = [&](int step) { return shared + step % kStages * Layout<kTokens>::kStage; };
+  const int first_row = static_cast<int>(blockIdx.x) * p.block_rows;
+  const int steps = (p.k + kStageK - 1) / kStageK;
+  const auto stage_of = [&](int step) {
+    return shared_address(shared) + static_cast<unsigned>(step % kStages * Layout<kTokens>::kStage);
+  };
+  const auto copy_weight = [&](int step) {
+    Barrier& barrier = full[step % kStages];
+    barrier.arrive_and_expect(Layout<kTokens>::kStage);
+    read_panels(stage_of(step), p.w_NK, first_row, step * kPanels, barrier);
+    read_panels(stage_of(step) + Layout<kTokens>::kHalf, p.w_NK, first_row + p.second_half, step * kPanels,
+                barrier);
+  };
+  const auto copy_tokens = [&](int step) {
+    read_panels(stage_of(step) + 2 * Layout<kTokens>::kHalf, p.x_MK, 0, step * kPanels, full[step % kStages]);
+  };
 
+  let_next_start();
+  const int first_steps = min(kStages, steps);
   if (lane == 0) {
     for (Barrier& barrier : full) barrier.start(1);
     publish_barriers();
+    for (int s = 0; s < first_steps; ++s) copy_weight(s);
   }
-  for (int s = 0; s < kStages; ++s)  // rows of x that are not there
-    for (int i = m * kStride + lane * 16; i < kTokens * kStride; i += kWarp * 16)
-      *reinterpret_cast<uint4*>(stage_of(s) + kWeightRows * kStride + i) = {};
-  __syncwarp();
-
-  // Lane r copies row r of a stage: 16 of the weight, then those of x.
-  const bool copies_weight = lane < kWeightRows;
-  const bool copies_tokens = !copies_weight && lane - kWeightRows < m;
-  const __nv_bfloat16* const own =
-      copies_weight ? w_NK + (first_row + lane) * k : x_MK + static_cast<int64_t>(lane - kWeightRows) * k;
-  const auto copy = [&](int step) {
-    read_bytes(shared_address(stage_of(step)) + static_cast<unsigned>(lane * kStride), own + step * kStageK,
-               static_cast<unsigned>(columns_of(step)) * 2, full[step % kStages]);
-  };
-  const auto expect = [&](int step) {
-    if (lane == 0) full[step % kStages].arrive_and_expect((kWeightRows + m) * columns_of(step) * 2);
-  };
-  const int first_steps = min(kStages, steps);
-  let_next_start();
-  for (int s = 0; s < first_steps; ++s) {
-    expect(s);
-    if (copies_weight) copy(s);
-  }
-  constexpr int kCopied = kStages * kStageK;
-  const int ahead = min(k, kReadAheadBytes / static_cast<int>(gridDim.x * kWeightRows * 2) / 8 * 8);
-  if (copies_weight && kCopied < ahead) read_ahead(own + kCopied, static_cast<unsigned>(ahead - kCopied) * 2);
   wait_for_previous();
-  for (int s = 0; s < first_steps; ++s)
-    if (copies_tokens) copy(s);
+  if (lane == 0)
+    for (int s = 0; s < first_steps; ++s) copy_tokens(s);
+  __syncwarp();
 
   float acc[kTokens / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     full[step % kStages].wait_for(step / kStages);
-    const unsigned char* w = stage_of(step);
-    const unsigned char* x = w + kWeightRows * kStride;
-    const int columns = columns_of(step);
-#pragma unroll 4
-    for (int i = 0; i < columns; i += 32) {
-      uint32_t a[2][4];
-      load_matrices(a[0], w + lane % 16 * kStride + (i + lane / 16 * 8) * 2);
-      load_matrices(a[1], w + lane % 16 * kStride + (i + 16 + lane / 16 * 8) * 2);
+    const unsigned w = stage_of(step) + static_cast<unsigned>(lane / 8 % 2 * Layout<kTokens>::kHalf);
+    const unsigned x = stage_of(step) + 2 * Layout<kTokens>::kHalf;
+    const int columns = min(kStageK, p.k - step * kStageK);
+    for (int whole = 0; whole < columns; whole += kWholeK) {
 #pragma unroll
-      for (int t = 0; t < kTokens / 8; ++t) {
-        uint32_t b[4];
-        load_matrices(b, x + (t * 8 + lane % 8) * kStride + (i + lane / 8 * 8) * 2);
-        multiply_add_bf16(acc[t], a[0], b[0], b[1]);
-        multiply_add_bf16(acc[t], a[1], b[2], b[3]);
+      for (int i = 0; i < kWholeK; i += 32) {
+        const int chunk = (whole + i) / 8;
+        uint32_t a[2][4];
+        load_matrices(a[0], w + swizzled(kHalfRows, lane % 8, chunk + lane / 16));
+        load_matrices(a[1], w + swizzled(kHalfRows, lane % 8, chunk + 2 + lane / 16));
+#pragma unroll
+        for (int t = 0; t < kTokens / 8; ++t) {
+          uint32_t b[4];
+          load_matrices(b, x + swizzled(kTokens, t * 8 + lane % 8, chunk + lane / 8));
+          multiply_add_bf16(acc[t], a[0], b[0], b[1]);
+          multiply_add_bf16(acc[t], a[1], b[2], b[3]);
+        }
       }
     }
     __syncwarp();
-    if (const int next = step + kStages; next < steps) {
-      expect(next);
-      if (copies_weight || copies_tokens) copy(next);
+    if (const int next = step + kStages; lane == 0 && next < steps) {
+      copy_weight(next);
+      copy_tokens(next);
     }
   }
+
+  // A lane's first two sums belong to a row of the first half, the others to the same row of the second.
 #pragma unroll
   for (int t = 0; t < kTokens / 8; ++t)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = t * 8 + lane % 4 * 2 + i % 2;
-      if (token >= m) continue;
-      Out& y = y_MN[token * n + first_row + lane / 4 + i / 2 * 8];
-      put(y, add ? acc[t][i] + widen(y) : acc[t][i]);
+    for (int i = 0; i < 2; ++i) {
+      const int token = t * 8 + lane % 4 * 2 + i;
+      if (token >= p.m) continue;
+      Out* y_N = y_MN + token * p.y_columns + first_row + lane / 4;
+      const float low = acc[t][i], high = acc[t][i + 2];
+      if constexpr (kGated) {
+        put(*y_N, silu_times(low, high));
+      } else {
+        put(y_N[0], p.add ? low + widen(y_N[0]) : low);
+        put(y_N[kHalfRows], p.add ? high + widen(y_N[kHalfRows]) : high);
+      }
     }
 }
 
-template <int kTokens, class Out>
+template <int kTokens, bool kGated, class Out>
 void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, int64_t m, int64_t n,
             int64_t k, bool add) {
-  const auto kernel = multiply_few_rows<kTokens, Out>;
+  const auto kernel = multiply_few_rows<kTokens, kGated, Out>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kTokens>::kBytes),
         "skinny: shared memory");
-  launch_overlapped("skinny product", stream, kernel, static_cast<unsigned>(n / kWeightRows), kWarp,
-                    Layout<kTokens>::kBytes, y_MN, static_cast<const __nv_bfloat16*>(x_MK),
-                    static_cast<const __nv_bfloat16*>(w_NK), static_cast<int>(m), n, static_cast<int>(k),
-                    add);
+  const auto half = static_cast<int>(n / 2);
+  const Problem p{map_panels(w_NK, n, k, kHalfRows, kPanels),
+                  map_panels(x_MK, m, k, kTokens, kPanels),
+                  static_cast<int>(m),
+                  static_cast<int>(k),
+                  kGated ? half : kHalfRows,
+                  kGated ? kHalfRows : 2 * kHalfRows,
+                  kGated ? half : n,
+                  add};
+  launch_overlapped("skinny product", stream, kernel, static_cast<unsigned>(n / (2 * kHalfRows)), kWarp,
+                    Layout<kTokens>::kBytes, y_MN, p);
 }
 
 }  // namespace
@@ -125,10 +141,19 @@ void skinny_product_on_hopper(cudaStream_t stream, void* y_MN, DType y_dtype, co
   with_type(y_dtype, [&](auto out) {
     auto* y = static_cast<decltype(out)*>(y_MN);
     if (m <= 8)
-      launch<8>(stream, y, x_MK, w_NK, m, n, k, add);
+      launch<8, false>(stream, y, x_MK, w_NK, m, n, k, add);
     else
-      launch<16>(stream, y, x_MK, w_NK, m, n, k, add);
+      launch<16, false>(stream, y, x_MK, w_NK, m, n, k, add);
   });
+}
+
+void skinny_gated_product(cudaStream_t stream, void* y_MF, const void* x_MK, const void* w_2FK, int64_t m,
+                          int64_t f, int64_t k) {
+  auto* y = static_cast<__nv_bfloat16*>(y_MF);
+  if (m <= 8)
+    launch<8, true>(stream, y, x_MK, w_2FK, m, 2 * f, k, false);
+  else
+    launch<16, true>(stream, y, x_MK, w_2FK, m, 2 * f, k, false);
 }
 
 }  // namespace penstock::cuda

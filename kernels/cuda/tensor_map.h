@@ -12,4 +12,8 @@ namespace penstock::cuda {
 /// cannot.
 CUtensorMap map_tiles(const void* data, int64_t rows, int64_t columns, int tile_rows);
 
+/// The same matrix as panels of 64 columns, in tiles of `tile_rows` rows of `panels` neighbouring panels.
+/// `columns` is a multiple of 64.
+CUtensorMap map_panels(const void* data, int64_t rows, int64_t columns, int tile_rows, int panels);
+
 }  // namespace penstock::cuda

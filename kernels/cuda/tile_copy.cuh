@@ -46,12 +46,13 @@ __device__ inline void read_tile_for_all(unsigned shared_to, const CUtensorMap& 
       : "memory");
 }
 
-/// Reads `bytes` neighbours, a multiple of 16 from and to multiples of 16.
-__device__ inline void read_bytes(unsigned shared_to, const void* from, unsigned bytes, Barrier& full) {
+/// Reads a tile of a map_panels(): some rows of some panels, the rows of one panel after the other.
+__device__ inline void read_panels(unsigned shared_to, const CUtensorMap& map, int row, int panel,
+                                   Barrier& full) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_to),
-      "l"(from), "r"(bytes), "r"(shared_address(&full.state))
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(shared_to),
+      "l"(&map), "r"(0), "r"(row), "r"(panel), "r"(shared_address(&full.state))
       : "memory");
 }
 

@@ -1,7 +1,9 @@
 // The row operations, matrix products and sampling of the CUDA back end against the plain reference.
 #include <map>
 
+#include "kernels/cuda/skinny.h"
 #include "kernels/sampling.h"
+#include "runtime/device/cuda_device.h"
 #include "tests/unit/cuda_fixtures.h"
 
 namespace penstock::test {
@@ -132,6 +134,30 @@ TEST_F(CudaMatmul, RowsHaveTheSameBitsForEveryM) {
           ASSERT_TRUE(bytes_of_rows(some.gpu, 0, m) == bytes_of_rows(all.gpu, first, m)) << "M = " << m;
         }
       }
+}
+
+TEST_F(CudaMatmul, TheKernelsForFewRowsHaveTheBitsOfTheLibrarys) {
+  const CudaDevice& device = as_cuda(*gpu_);
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>(6144, 4096), {4096, 14336}, {16, 128}, {48, 640}}) {
+    const auto w = ops_->make_matrix(n, k, DType::bf16);
+    const Twin rows = random(DType::bf16, {n, k}, 0.1F), x = random(DType::bf16, {17, k});
+    ops_->load_rows(*w, 0, rows.host);
+    for (const DType out : {DType::f32, DType::bf16})
+      for (const Into into : {Into::overwrite, Into::add}) {
+        const Twin before = random(out, {17, n}), all = copy_of(before);
+        ops_->matmul(all.gpu, x.gpu, *w, {}, into);  // more rows than these kernels serve
+        for (int64_t m = 1; m <= 16; ++m)
+          for (const auto kernel : {cuda::skinny_product, cuda::skinny_product_on_hopper}) {
+            if (kernel == cuda::skinny_product_on_hopper && device.architecture() != "sm_90") continue;
+            const Twin some = copy_of(before);
+            kernel(device.stream(), some.gpu.view.data, out, x.gpu.view.data, rows.gpu.view.data, m, n, k,
+                   into == Into::add);
+            ASSERT_TRUE(bytes_of_rows(some.gpu, 0, m) == bytes_of_rows(all.gpu, 0, m))
+                << Shape({m, n, k}).text() << name_of(out);
+            ASSERT_TRUE(bytes_of_rows(some.gpu, m, 17 - m) == bytes_of_rows(before.gpu, m, 17 - m));
+          }
+      }
+  }
 }
 
 class CudaSampling : public CudaTest {
