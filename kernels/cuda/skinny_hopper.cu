@@ -10,9 +10,8 @@ namespace penstock::cuda {
 namespace {
 
 constexpr int kHalfRows = 8;  // of the weight, twice a block: neighbours, or gate and up of the same features
-constexpr int kPanels = 4;    // of 64 columns, in a stage
+constexpr int kPanels = 4;    // of 64 columns, in a stage; the last has 2 where K is no multiple of 256
 constexpr int kStageK = kPanels * kPanelColumns;
-constexpr int kWholeK = 128;  // K is a multiple of this
 
 /// A ring of stages: both halves of the weight's rows, then x. Three blocks share a multiprocessor.
 template <int kTokens>
@@ -68,23 +67,32 @@ __global__ void __launch_bounds__(kWarp) multiply_few_rows(Out* y_MN, const __gr
     for (int s = 0; s < first_steps; ++s) copy_tokens(s);
   __syncwarp();
 
+  // Where this lane's rows of the matrices that it loads lie in a panel.
+  unsigned w_at[4], x_at[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    w_at[i] = static_cast<unsigned>(lane / 8 % 2 * Layout<kTokens>::kHalf) +
+              swizzled(kHalfRows, lane % 8, 2 * i + lane / 16);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) x_at[i] = swizzled(kTokens, lane % 8, 4 * i + lane / 8);
+
   float acc[kTokens / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     full[step % kStages].wait_for(step / kStages);
-    const unsigned w = stage_of(step) + static_cast<unsigned>(lane / 8 % 2 * Layout<kTokens>::kHalf);
-    const unsigned x = stage_of(step) + 2 * Layout<kTokens>::kHalf;
-    const int columns = min(kStageK, p.k - step * kStageK);
-    for (int whole = 0; whole < columns; whole += kWholeK) {
+    const unsigned w = stage_of(step), x = w + 2 * Layout<kTokens>::kHalf;
+    const int panels = min(kPanels, (p.k - step * kStageK) / kPanelColumns);
+    for (int first = 0; first < panels; first += 2) {
 #pragma unroll
-      for (int i = 0; i < kWholeK; i += 32) {
-        const int chunk = (whole + i) / 8;
+      for (int i = 0; i < 4; ++i) {  // 32 columns each
+        const auto panel = static_cast<unsigned>(first + i / 2);
+        const unsigned w_panel = w + panel * (kHalfRows * 128), x_panel = x + panel * (kTokens * 128);
         uint32_t a[2][4];
-        load_matrices(a[0], w + swizzled(kHalfRows, lane % 8, chunk + lane / 16));
-        load_matrices(a[1], w + swizzled(kHalfRows, lane % 8, chunk + 2 + lane / 16));
+        load_matrices(a[0], w_panel + w_at[i % 2 * 2]);
+        load_matrices(a[1], w_panel + w_at[i % 2 * 2 + 1]);
 #pragma unroll
         for (int t = 0; t < kTokens / 8; ++t) {
           uint32_t b[4];
-          load_matrices(b, x + swizzled(kTokens, t * 8 + lane % 8, chunk + lane / 8));
+          load_matrices(b, x_panel + x_at[i % 2] + t * (8 * 128));
           multiply_add_bf16(acc[t], a[0], b[0], b[1]);
           multiply_add_bf16(acc[t], a[1], b[2], b[3]);
         }
