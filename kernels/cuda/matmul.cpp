@@ -14,9 +14,9 @@ namespace {
 constexpr int64_t kRowsThatSetBits = 256;
 constexpr int64_t kCheckedRows = 64;
 constexpr int kCandidates = 8;
-/// Milliseconds that timing a product alone does not show: the skinny kernel begins to read its weight while
-/// the kernel before it still runs.
-constexpr float kSkinnyOverlap = 0.003F;
+/// Milliseconds that timing a product alone does not show: on Hopper the skinny kernel begins to read its
+/// weight while the kernel before it still runs.
+constexpr float kSkinnyOverlap = 0.005F;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -210,7 +210,7 @@ float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& 
   const Operands scratch{workspace_.data, operands.x, operands.w, operands.bias};
   const float alone = shortest_run(device_, workspace_,
                                    [&] { return run(kind, m, scratch, algorithm) == CUBLAS_STATUS_SUCCESS; });
-  return algorithm.skinny ? alone - kSkinnyOverlap : alone;
+  return algorithm.skinny && is_hopper_ ? alone - kSkinnyOverlap : alone;
 }
 
 void MatrixProducts::choose_bits(const Kind& kind, const Operands& operands, Choice& choice) {
