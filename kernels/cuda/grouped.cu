@@ -55,15 +55,13 @@ template <class T, class Out>
 __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedProblem p, int column_tiles) {
   extern __shared__ __align__(128) unsigned char raw[];
   auto* const stages = reinterpret_cast<__nv_bfloat16*>(raw);
-  const GroupTile tile =
-      find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows), T::kRows,
-                          static_cast<int>(blockIdx.x) / column_tiles);
+  const GroupTile tile = find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows),
+                                             T::kRows, static_cast<int>(blockIdx.x) / column_tiles);
   if (tile.count == 0) return;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x % column_tiles) * T::kColumns;
   const int columns = static_cast<int>(min(static_cast<int64_t>(T::kColumns), p.n - first_column));
   const auto* w = static_cast<const __nv_bfloat16*>(p.w_G[tile.group]) + first_column * p.k;
-  const auto* x =
-      static_cast<const __nv_bfloat16*>(p.x) + tile.group * p.x_group + tile.first * p.x_row;
+  const auto* x = static_cast<const __nv_bfloat16*>(p.x) + tile.group * p.x_group + tile.first * p.x_row;
   const int units = (tile.count + T::kUnit - 1) / T::kUnit;
   const int steps = static_cast<int>((p.k + T::kStageK - 1) / T::kStageK);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -45,18 +45,9 @@ void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<cons
 void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) {
   const auto [m, n, k, y_width] = cpu::check_matmul_by_head(y_THy, x_THK, w_HNK, x_THK.dtype);
   const auto heads = static_cast<int64_t>(w_HNK.size());
-  const GroupedProblem problem{x_THK.data,
-                               y_THy.data,
-                               pointers(w_HNK, n, k, x_THK.dtype),
-                               nullptr,
-                               heads,
-                               m,
-                               n,
-                               k,
-                               heads * k,
-                               k,
-                               heads * y_width,
-                               y_width};
+  const GroupedProblem problem{
+      x_THK.data,      y_THy.data, pointers(w_HNK, n, k, x_THK.dtype), nullptr, heads, m, n, k, heads * k, k,
+      heads * y_width, y_width};
   grouped_product(device_.stream(), problem, x_THK.dtype, y_THy.dtype);
 }
 

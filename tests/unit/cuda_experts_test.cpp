@@ -22,7 +22,8 @@ struct TwinWeights {
   std::vector<const Matrix*> gpu;
 };
 
-/// Whether each of the `count` greatest values is clearly greater than the next, beside numbers of size `least`.
+/// Whether each of the `count` greatest values is clearly greater than the next, beside numbers of size
+/// `least`.
 bool are_clear(std::vector<double> values, int64_t count, double least) {
   std::sort(values.rbegin(), values.rend());
   for (size_t i = 0; i < static_cast<size_t>(count) && i + 1 < values.size(); ++i)
