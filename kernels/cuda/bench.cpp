@@ -24,6 +24,7 @@ namespace {
 struct Noise {
   std::vector<float> f32;
   std::vector<uint16_t> bf16;
+  std::vector<uint16_t> weights;  // small enough that what is multiplied by them keeps its size
 
   Noise() : f32((1 << 22) + 7) {
     std::mt19937 engine(1);
@@ -33,6 +34,9 @@ struct Noise {
       uint32_t bits = 0;
       std::memcpy(&bits, &x, sizeof bits);
       bf16.push_back(static_cast<uint16_t>(bits >> 16));
+      const float weight = x / 64;
+      std::memcpy(&bits, &weight, sizeof bits);
+      weights.push_back(static_cast<uint16_t>(bits >> 16));
     }
   }
 };
@@ -51,6 +55,7 @@ class Bench {
 
   void run() {
     products();
+    gated_products();
     attention_decode();
     attention_prefill();
     rows();
@@ -114,9 +119,9 @@ class Bench {
 
   std::unique_ptr<Matrix> matrix(int64_t n, int64_t k) {
     auto w = ops_.make_matrix(n, k, DType::bf16);
-    const int64_t rows = static_cast<int64_t>(noise_.bf16.size()) / k;  // of noise
+    const int64_t rows = static_cast<int64_t>(noise_.weights.size()) / k;  // of noise
     for (int64_t r = 0; r < n; r += rows)
-      ops_.load_rows(*w, r, {noise_.bf16.data(), DType::bf16, {std::min(rows, n - r), k}});
+      ops_.load_rows(*w, r, {noise_.weights.data(), DType::bf16, {std::min(rows, n - r), k}});
     return w;
   }
 
@@ -144,6 +149,25 @@ class Bench {
               static_cast<double>(l.n * l.k * 2) + static_cast<double>(x.view.bytes()) + out,
               2.0 * static_cast<double>(m * l.n * l.k));
       }
+    }
+  }
+
+  /// The gated MLP's first product with SwiGLU, and what it takes when the two are asked for apart.
+  void gated_products() {
+    constexpr int64_t f = 14336, k = 4096;
+    const auto w = matrix(2 * f, k);
+    for (const int64_t m : {1, 64, 128, 256, 384, 512, 1024, 2048, 8192}) {
+      const Tensor x = random(DType::bf16, {m, k}), y = device_.tensor(DType::bf16, {m, f}),
+                   gate_up = device_.tensor(DType::f32, {m, 2 * f});
+      const double flops = 2.0 * static_cast<double>(m * 2 * f * k);
+      const auto bytes = static_cast<double>(w->bytes() + x.view.bytes() + y.view.bytes());
+      const std::string shape = Shape{2 * f, k}.text() + " M " + std::to_string(m);
+      print("gated " + shape, seconds([&](int) { ops_.gated_matmul(y, gate_up, x, *w, {}); }), bytes, flops);
+      print("gate_up, then swiglu " + shape, seconds([&](int) {
+              ops_.matmul(gate_up, x, *w, {}, Into::overwrite);
+              ops_.swiglu(y, gate_up);
+            }),
+            bytes + 2.0 * static_cast<double>(gate_up.view.bytes()), flops);
     }
   }
 

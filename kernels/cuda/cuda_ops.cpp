@@ -7,6 +7,7 @@
 #include "kernels/cpu/number.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/gated.h"
 #include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
@@ -37,6 +38,7 @@ class CudaOps final : public Ops {
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
+        gated_(device, gpu_, workspace_, products_),
         grouped_(device),
         row_logits_(device) {}
 
@@ -92,6 +94,14 @@ class CudaOps final : public Ops {
     const auto& w = dynamic_cast<const DenseMatrix&>(w_NK);
     cpu::check_matmul(y_TN, x_TK, w, w.view().dtype, bias_N);
     products_.multiply(y_TN, x_TK, w, bias_N, into);
+  }
+
+  void gated_matmul(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const Matrix& w_2FK,
+                    TensorView bias_2F) override {
+    const auto& w = dynamic_cast<const DenseMatrix&>(w_2FK);
+    cpu::check_matmul(gate_up_T2F, x_TK, w, w.view().dtype, bias_2F);
+    cpu::check_swiglu(y_TF, gate_up_T2F);
+    gated_.multiply(y_TF, gate_up_T2F, x_TK, w, bias_2F);
   }
 
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
@@ -240,6 +250,7 @@ class CudaOps final : public Ops {
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  GatedProducts gated_;
   GroupedProducts grouped_;
   RowLogits row_logits_;
   std::vector<char> converted_;
