@@ -293,17 +293,17 @@ class Bench {
       device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
       int64_t hit = 0;
       for (size_t e = 0; e < kExperts; ++e) hit += start[e + 1] > start[e] ? 1 : 0;
-      const auto product = [&](const std::string& name, const TensorView& y_SN, const TensorView& x_SK,
-                               const std::vector<const Matrix*>& weights) {
-        const int64_t n = y_SN.dim(1), k = x_SK.dim(1);
+      const auto product = [&](const std::string& name, int64_t n, int64_t k, const TensorView& y_SN,
+                               const std::function<void()>& ask) {
         print(name + " " + Shape{n, k}.text() + " hit " + std::to_string(hit) + tokens,
-              seconds([&](int) { ops_.matmul_by_expert(y_SN, x_SK, weights, routing); }),
-              static_cast<double>(hit * n * k * 2) + static_cast<double>(y_SN.bytes() + x_SK.bytes()),
+              seconds([&](int) { ask(); }),
+              static_cast<double>(hit * n * k * 2 + pairs * k * 2) + static_cast<double>(y_SN.bytes()),
               2.0 * static_cast<double>(pairs * n * k));
       };
-      product("experts gate_up", gate_up_S2F, h_SD, gate_up);
-      ops_.swiglu(y_SF, gate_up_S2F);
-      product("experts down", y_SD, y_SF, down);
+      product("experts gate_up", 2 * kWidth, kHidden, y_SF,
+              [&] { ops_.gated_matmul_by_expert(y_SF, gate_up_S2F, h_SD, gate_up, routing); });
+      product("experts down", kHidden, kWidth, y_SD,
+              [&] { ops_.matmul_by_expert(y_SD, y_SF, down, routing); });
       print("combine_experts" + tokens, seconds([&](int) { ops_.combine_experts(x, y_SD, routing); }),
             static_cast<double>(2 * x.view.bytes() + y_SD.view.bytes()), 0);
     }

@@ -141,6 +141,12 @@ class CudaOps final : public Ops {
     grouped_.by_expert(y_SN, x_SK, w_ENK, routing);
   }
 
+  void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                              std::span<const Matrix* const> w_E2FK, const RoutingView& routing) override {
+    cpu::check_swiglu(y_SF, gate_up_S2F);
+    grouped_.gated_by_expert(y_SF, gate_up_S2F, x_SK, w_E2FK, routing);
+  }
+
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
     cpu::check_combine_experts(x_TD, y_SD, routing);
     cuda::combine_experts(device_.stream(), x_TD, y_SD, routing);

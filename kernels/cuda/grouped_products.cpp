@@ -1,7 +1,7 @@
 #include "kernels/cuda/grouped_products.h"
 
 #include "kernels/cpu/contract.h"
-#include "kernels/cuda/grouped.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 
 namespace penstock::cuda {
@@ -22,24 +22,42 @@ const void* const* GroupedProducts::pointers(std::span<const Matrix* const> weig
   return arrays_.of(pointers_);
 }
 
-void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
-                                const RoutingView& routing) {
+GroupedProblem GroupedProducts::experts(TensorView y_SN, TensorView x_SK,
+                                        std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
   cpu::check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
   const int64_t n = y_SN.dim(1);
   const int64_t k = x_SK.dim(1);
-  const GroupedProblem problem{x_SK.data,
-                               y_SN.data,
-                               pointers(w_ENK, n, k, x_SK.dtype),
-                               routing.expert_start_E1,
-                               routing.experts,
-                               x_SK.dim(0),
-                               n,
-                               k,
-                               k,
-                               0,
-                               n,
-                               0};
-  grouped_product(device_.stream(), problem, x_SK.dtype, y_SN.dtype);
+  return {x_SK.data,
+          y_SN.data,
+          pointers(w_ENK, n, k, x_SK.dtype),
+          routing.expert_start_E1,
+          routing.experts,
+          x_SK.dim(0),
+          n,
+          k,
+          k,
+          0,
+          n,
+          0};
+}
+
+void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                                const RoutingView& routing) {
+  grouped_product(device_.stream(), experts(y_SN, x_SK, w_ENK, routing), x_SK.dtype, y_SN.dtype);
+}
+
+void GroupedProducts::gated_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                                      std::span<const Matrix* const> w_E2FK, const RoutingView& routing) {
+  GroupedProblem problem = experts(gate_up_S2F, x_SK, w_E2FK, routing);
+  if (gate_up_S2F.dtype != DType::f32 || !on_tensor_cores(problem, x_SK.dtype)) {
+    grouped_product(device_.stream(), problem, x_SK.dtype, gate_up_S2F.dtype);
+    swiglu(device_.stream(), y_SF, gate_up_S2F);
+    return;
+  }
+  problem.gated = true;
+  problem.y = y_SF.data;
+  problem.y_row = y_SF.dim(1);
+  grouped_product(device_.stream(), problem, x_SK.dtype, y_SF.dtype);
 }
 
 void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) {
