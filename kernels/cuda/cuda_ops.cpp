@@ -39,7 +39,7 @@ class CudaOps final : public Ops {
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
         gated_(device, gpu_, workspace_, products_),
-        grouped_(device),
+        grouped_(device, gpu_),
         row_logits_(device) {}
 
   std::string numerics() const override {

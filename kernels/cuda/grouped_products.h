@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/grouped.h"
 #include "kernels/cuda/pointer_arrays.h"
 #include "kernels/ops.h"
@@ -14,7 +15,8 @@ namespace penstock::cuda {
 
 class GroupedProducts {
  public:
-  explicit GroupedProducts(CudaDevice& device) : device_(device), arrays_(device) {}
+  GroupedProducts(CudaDevice& device, const Gpu& gpu)
+      : device_(device), gpu_(gpu), arrays_(device), maps_(device) {}
 
   /// Arguments as in Ops. Asynchronous; the first call with a set of weights must not be recorded.
   void by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
@@ -26,11 +28,16 @@ class GroupedProducts {
  private:
   GroupedProblem experts(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                          const RoutingView& routing);
-  /// Device memory with where the weights lie, all of them n x k of this dtype, or null.
+  /// Device memory with where the weights lie, all of them n x k of this dtype, or null. Leaves the same in
+  /// pointers_.
   const void* const* pointers(std::span<const Matrix* const> weights, int64_t n, int64_t k, DType dtype);
+  /// By the weights in pointers_.
+  void multiply(const GroupedProblem& problem, DType weight, DType out);
 
   CudaDevice& device_;
+  Gpu gpu_;
   PointerArrays arrays_;
+  WeightMaps maps_;
   std::vector<const void*> pointers_;
 };
 
