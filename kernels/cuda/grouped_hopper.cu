@@ -16,7 +16,7 @@ namespace {
 constexpr int kComputers = 2;  // warpgroups
 constexpr int kThreads = (kComputers + 1) * kWarpgroup;
 constexpr int kTileRows = 128;  // of x
-constexpr int kHalf = 64;       // rows of x that one copy reads: the second half is left out where it is empty
+constexpr int kHalf = 64;  // rows of x that one copy reads: the second half is left out where it is empty
 constexpr int kTileK = kPanelColumns;
 constexpr int kStages = 4;
 constexpr int kCopierRegisters = 40, kComputerRegisters = 232;
@@ -98,8 +98,8 @@ __device__ void copy_tiles(const GroupedProblem& p, const CUtensorMap& x_map, co
   }
 }
 
-/// Sums of this warpgroup's 128 rows of the weight with kRows rows of x, and what becomes of them. Returns the
-/// step after the tile's last one.
+/// Sums of this warpgroup's 128 rows of the weight with kRows rows of x, and what becomes of them. Returns
+/// the step after the tile's last one.
 template <int kRows, bool kGated, class Out>
 __device__ int compute_tile(const GroupedProblem& p, const GroupTile& rows,
                             const WeightRows<kGated>& weight_rows, Stages& stages, unsigned shared, int group,
@@ -154,8 +154,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const unsigned shared = shared_address(raw);
   if (threadIdx.x < kWarpgroup) {
     give_up_registers<kCopierRegisters>();
-    if (threadIdx.x == 0)
-      copy_tiles<kGated>(p, x_map, w_maps_G, row_tiles, column_tiles, stages, shared);
+    if (threadIdx.x == 0) copy_tiles<kGated>(p, x_map, w_maps_G, row_tiles, column_tiles, stages, shared);
     return;
   }
   take_registers<kComputerRegisters>();
@@ -177,8 +176,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <bool kGated>
-void launch(cudaStream_t stream, const GroupedProblem& p, const CUtensorMap& x_map, const CUtensorMap* w_maps_G,
-            DType out, int multiprocessors) {
+void launch(cudaStream_t stream, const GroupedProblem& p, const CUtensorMap& x_map,
+            const CUtensorMap* w_maps_G, DType out, int multiprocessors) {
   const int64_t column_tiles = (p.n + kHopperColumns - 1) / kHopperColumns;
   const auto blocks =
       static_cast<unsigned>(std::min<int64_t>(most_tiles(p, kTileRows) * column_tiles, multiprocessors));

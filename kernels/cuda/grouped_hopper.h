@@ -16,7 +16,8 @@ constexpr int kHopperColumns = 256;
 bool grouped_hopper_serves(const GroupedProblem& problem);
 
 /// As grouped_product for bfloat16, with the same bits. `w_maps_G` is device memory: the groups' weights as
-/// map_weight describes them for kHopperColumns rows; what belongs to a group that never has rows is not read.
+/// map_weight describes them for kHopperColumns rows; what belongs to a group that never has rows is not
+/// read.
 void grouped_product_hopper(cudaStream_t stream, const GroupedProblem& problem, const CUtensorMap* w_maps_G,
                             DType out, int multiprocessors);
 
