@@ -4,6 +4,7 @@
 #include "kernels/cuda/grouped_epilogue.cuh"
 #include "kernels/cuda/grouped_plain.h"
 #include "kernels/cuda/grouped_tile.cuh"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace penstock::cuda {
@@ -57,6 +58,8 @@ template <class T, bool kGated, class Out>
 __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedProblem p, int column_tiles) {
   extern __shared__ __align__(128) unsigned char raw[];
   auto* const stages = reinterpret_cast<__nv_bfloat16*>(raw);
+  let_next_start();
+  wait_for_previous();
   const GroupTile tile = find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows),
                                              T::kRows, static_cast<int>(blockIdx.x) / column_tiles);
   if (tile.count == 0) return;
@@ -131,7 +134,8 @@ void launch(cudaStream_t stream, const GroupedProblem& p, DType out) {
     const auto kernel = multiply_on_tensor_cores<T, kGated, decltype(type)>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kBytes),
           "grouped product: shared memory");
-    kernel<<<blocks, kThreads, T::kBytes, stream>>>(p, static_cast<int>(column_tiles));
+    launch_overlapped("grouped product", stream, kernel, blocks, kThreads, T::kBytes, p,
+                      static_cast<int>(column_tiles));
   });
 }
 
@@ -167,7 +171,6 @@ void grouped_product(cudaStream_t stream, const GroupedProblem& p, DType weight,
     launch<MoreRows>(stream, p, out);
   else
     launch<ManyRows>(stream, p, out);
-  check_launch("grouped product");
 }
 
 }  // namespace penstock::cuda

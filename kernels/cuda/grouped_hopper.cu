@@ -7,6 +7,7 @@
 #include "kernels/cuda/grouped_epilogue.cuh"
 #include "kernels/cuda/grouped_hopper.h"
 #include "kernels/cuda/grouped_tile.cuh"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tile_copy.cuh"
 
@@ -150,6 +151,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     publish_barriers();
   }
+  let_next_start();
+  wait_for_previous();
   row_tiles.count(p.start_G1, static_cast<int>(p.groups));
   const unsigned shared = shared_address(raw);
   if (threadIdx.x < kWarpgroup) {
@@ -185,9 +188,9 @@ void launch(cudaStream_t stream, const GroupedProblem& p, const CUtensorMap& x_m
     const auto kernel = multiply_groups<kGated, decltype(type)>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout::kBytes),
           "grouped product on wgmma: shared memory");
-    kernel<<<blocks, kThreads, Layout::kBytes, stream>>>(p, x_map, w_maps_G, static_cast<int>(column_tiles));
+    launch_overlapped("grouped product on wgmma", stream, kernel, blocks, kThreads, Layout::kBytes, p, x_map,
+                      w_maps_G, static_cast<int>(column_tiles));
   });
-  check_launch("grouped product on wgmma");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/routing.h"
 
 namespace penstock::cuda {
@@ -83,6 +84,8 @@ __device__ void drop_other_groups(uint32_t* choice_E, uint32_t* worth_G, int exp
 __global__ void __launch_bounds__(kChoosers* kWarp)
     choose_experts(RoutingView routing, const float* logits_TE, const float* correction_E, GateView gate) {
   extern __shared__ float memory[];
+  let_next_start();
+  wait_for_previous();
   const auto lane = static_cast<int>(threadIdx.x % kWarp);
   const auto warp = static_cast<int>(threadIdx.x / kWarp);
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kChoosers + warp;
@@ -146,6 +149,8 @@ __global__ void __launch_bounds__(kSorters* kWarp) sort_pairs(RoutingView routin
   int* const count_E = count_WE + thread / kWarp * experts;
   for (int i = thread; i < kSorters * experts; i += kSorters * kWarp) count_WE[i] = 0;
   __syncthreads();
+  let_next_start();
+  wait_for_previous();
   count_pairs(count_E, routing.slot_TC, begin, end, [](int, int) {});
   __syncthreads();
 
@@ -176,6 +181,8 @@ __global__ void __launch_bounds__(kThreads)
     combine_row(float* x_TD, const float* y_SD, RoutingView routing, int64_t d) {
   const int64_t token = blockIdx.x;
   const int64_t i = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  let_next_start();
+  wait_for_previous();
   if (i >= d) return;
   float sum = 0;
   for (int64_t pair = token * routing.chosen; pair < (token + 1) * routing.chosen; ++pair)
@@ -194,11 +201,11 @@ void route(cudaStream_t stream, const RoutingView& routing, TensorView logits_TE
                              static_cast<int>(to_sort)),
         "sort pairs: shared memory");
   if (routing.tokens > 0)
-    choose_experts<<<static_cast<unsigned>((routing.tokens + kChoosers - 1) / kChoosers), kChoosers * kWarp,
-                     to_choose, stream>>>(routing, logits_TE.as<const float>(),
-                                          gate.correction_E.as<const float>(), gate);
-  sort_pairs<<<1, kSorters * kWarp, to_sort, stream>>>(routing);
-  check_launch("route");
+    launch_overlapped("choose experts", stream, choose_experts,
+                      static_cast<unsigned>((routing.tokens + kChoosers - 1) / kChoosers), kChoosers * kWarp,
+                      to_choose, routing, logits_TE.as<const float>(), gate.correction_E.as<const float>(),
+                      gate);
+  launch_overlapped("sort pairs", stream, sort_pairs, 1, kSorters * kWarp, to_sort, routing);
 }
 
 void combine_experts(cudaStream_t stream, TensorView x_TD, TensorView y_SD, const RoutingView& routing) {
@@ -206,8 +213,8 @@ void combine_experts(cudaStream_t stream, TensorView x_TD, TensorView y_SD, cons
   const int64_t d = x_TD.dim(1);
   const dim3 grid(static_cast<unsigned>(routing.tokens),
                   static_cast<unsigned>((d + kThreads - 1) / kThreads));
-  combine_row<<<grid, kThreads, 0, stream>>>(x_TD.as<float>(), y_SD.as<const float>(), routing, d);
-  check_launch("combine_experts");
+  launch_overlapped("combine experts", stream, combine_row, grid, kThreads, 0, x_TD.as<float>(),
+                    y_SD.as<const float>(), routing, d);
 }
 
 }  // namespace penstock::cuda
