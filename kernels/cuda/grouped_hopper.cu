@@ -3,7 +3,8 @@
 // ring of four stages of K, also while the others write what they have.
 //
 // Floor: a stage is 256 x 128 x 64 multiply-adds, 1024 cycles of a multiprocessor's tensor cores, for 48 KiB
-// through shared memory. With some 100 rows a group reading the weights takes longer than that.
+// from the L2 cache. Up to some 100 rows a group it is reading the weights from memory that takes longest,
+// with more rows the L2 cache, which gives a multiprocessor about half of those 48 bytes a cycle.
 #include "kernels/cuda/grouped_epilogue.cuh"
 #include "kernels/cuda/grouped_hopper.h"
 #include "kernels/cuda/grouped_tile.cuh"
