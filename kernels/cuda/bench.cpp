@@ -1,5 +1,6 @@
 // Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
-// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
+// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, those of
+// experts DeepSeek-V2-Lite's.
 #include "kernels/bench.h"
 
 #include <cuda_runtime_api.h>
@@ -58,6 +59,7 @@ class Bench {
     attention_decode();
     attention_prefill();
     rows();
+    experts();
     sampling();
   }
 
@@ -262,6 +264,48 @@ class Bench {
               ops_.rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
             }),
             2.0 * static_cast<double>(qkv.view.bytes()), 0);
+    }
+  }
+
+  void experts() {
+    constexpr int64_t kExperts = 64, kChosen = 6, kHidden = 2048, kWidth = 1408;
+    std::vector<std::unique_ptr<Matrix>> owned;
+    std::vector<const Matrix*> gate_up, down;
+    for (int64_t e = 0; e < kExperts; ++e) {
+      gate_up.push_back(owned.emplace_back(matrix(2 * kWidth, kHidden)).get());
+      down.push_back(owned.emplace_back(matrix(kHidden, kWidth)).get());
+    }
+    for (const int64_t t : {1, 64, 256, 1024, 2048}) {
+      const int64_t pairs = t * kChosen;
+      const Tensor memory = device_.tensor(
+          DType::i32, {static_cast<int64_t>(RoutingView::bytes(t, kChosen, kExperts) / sizeof(int32_t))});
+      const RoutingView routing = RoutingView::over(memory.view.data, t, kChosen, kExperts);
+      const Tensor logits = random(DType::f32, {t, kExperts}), h = random(DType::bf16, {t, kHidden});
+      const Tensor h_SD = device_.tensor(DType::bf16, {pairs, kHidden}),
+                   gate_up_S2F = device_.tensor(DType::f32, {pairs, 2 * kWidth}),
+                   y_SF = device_.tensor(DType::bf16, {pairs, kWidth}),
+                   y_SD = device_.tensor(DType::f32, {pairs, kHidden}), x = random(DType::f32, {t, kHidden});
+      const std::string tokens = " T " + std::to_string(t);
+      print("route 6 of 64" + tokens, seconds([&](int) { ops_.route(routing, logits, {}); }),
+            static_cast<double>(logits.view.bytes() + memory.view.bytes()), 0);
+      ops_.gather_rows(h_SD, h, routing.token_S);
+      std::vector<int32_t> start(kExperts + 1);
+      device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
+      int64_t hit = 0;
+      for (size_t e = 0; e < kExperts; ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+      const auto product = [&](const std::string& name, int64_t n, int64_t k, const TensorView& y_SN,
+                               const std::function<void()>& ask) {
+        print(name + " " + Shape{n, k}.text() + " hit " + std::to_string(hit) + tokens,
+              seconds([&](int) { ask(); }),
+              static_cast<double>(hit * n * k * 2 + pairs * k * 2) + static_cast<double>(y_SN.bytes()),
+              2.0 * static_cast<double>(pairs * n * k));
+      };
+      product("experts gate_up", 2 * kWidth, kHidden, y_SF,
+              [&] { ops_.gated_matmul_by_expert(y_SF, gate_up_S2F, h_SD, gate_up, routing); });
+      product("experts down", kHidden, kWidth, y_SD,
+              [&] { ops_.matmul_by_expert(y_SD, y_SF, down, routing); });
+      print("combine_experts" + tokens, seconds([&](int) { ops_.combine_experts(x, y_SD, routing); }),
+            static_cast<double>(2 * x.view.bytes() + y_SD.view.bytes()), 0);
     }
   }
 

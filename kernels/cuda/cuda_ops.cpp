@@ -7,8 +7,10 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gated.h"
+#include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/routing.h"
 #include "kernels/cuda/row_draws.h"
 #include "kernels/cuda/row_logits.h"
 #include "runtime/device/cuda_device.h"
@@ -22,8 +24,8 @@ using namespace cuda;
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
 /// Jobs are refused before they load anything (launch/job_options.cpp).
-[[noreturn]] void refuse_latents_and_experts() {
-  throw UsageError("latent attention and experts do not run on a GPU yet; use --device cpu");
+[[noreturn]] void refuse_latents() {
+  throw UsageError("latent attention does not run on a GPU yet; use --device cpu");
 }
 
 class CudaOps final : public Ops {
@@ -35,6 +37,7 @@ class CudaOps final : public Ops {
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
         gated_(device, gpu_, workspace_, products_),
+        grouped_(device, gpu_),
         draws_(device),
         row_logits_(device) {}
 
@@ -118,19 +121,35 @@ class CudaOps final : public Ops {
 
   void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
                              const LatentRotaryView&, const BatchView&) override {
-    refuse_latents_and_experts();
+    refuse_latents();
   }
   void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
-    refuse_latents_and_experts();
+    refuse_latents();
   }
-  void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
-    refuse_latents_and_experts();
+  void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
+    grouped_.by_head(y_THy, x_THK, w_HNK);
   }
-  void route(const RoutingView&, TensorView, const GateView&) override { refuse_latents_and_experts(); }
-  void matmul_by_expert(TensorView, TensorView, std::span<const Matrix* const>, const RoutingView&) override {
-    refuse_latents_and_experts();
+
+  void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) override {
+    cpu::check_route(routing, logits_TE, gate);
+    cuda::route(device_.stream(), routing, logits_TE, gate);
   }
-  void combine_experts(TensorView, TensorView, const RoutingView&) override { refuse_latents_and_experts(); }
+
+  void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                        const RoutingView& routing) override {
+    grouped_.by_expert(y_SN, x_SK, w_ENK, routing);
+  }
+
+  void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                              std::span<const Matrix* const> w_E2FK, const RoutingView& routing) override {
+    cpu::check_swiglu(y_SF, gate_up_S2F);
+    grouped_.gated_by_expert(y_SF, gate_up_S2F, x_SK, w_E2FK, routing);
+  }
+
+  void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
+    cpu::check_combine_experts(x_TD, y_SD, routing);
+    cuda::combine_experts(device_.stream(), x_TD, y_SD, routing);
+  }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     cpu::check_swiglu(y_TF, gate_up_T2F);
@@ -211,6 +230,7 @@ class CudaOps final : public Ops {
   Workspace workspace_;
   MatrixProducts products_;
   GatedProducts gated_;
+  GroupedProducts grouped_;
   RowDraws draws_;
   RowLogits row_logits_;
   std::vector<char> converted_;
