@@ -1,5 +1,6 @@
 // Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
-// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B.
+// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, with weights
+// in FP8 those of DeepSeek-V3.
 #include "kernels/bench.h"
 
 #include <cuda_runtime_api.h>
@@ -14,6 +15,7 @@
 
 #include "kernels/ops.h"
 #include "runtime/device/cuda_device.h"
+#include "runtime/model/fp8.h"
 
 namespace penstock {
 namespace {
@@ -23,6 +25,7 @@ namespace {
 struct Noise {
   std::vector<float> f32;
   std::vector<uint16_t> bf16;
+  std::vector<uint8_t> e4m3;
 
   Noise() : f32((1 << 22) + 7) {
     std::mt19937 engine(1);
@@ -32,6 +35,7 @@ struct Noise {
       uint32_t bits = 0;
       std::memcpy(&bits, &x, sizeof bits);
       bf16.push_back(static_cast<uint16_t>(bits >> 16));
+      e4m3.push_back(e4m3_from_f32(100 * x));
     }
   }
 };
@@ -50,6 +54,7 @@ class Bench {
 
   void run() {
     products();
+    fp8_products();
     attention_decode();
     attention_prefill();
     rows();
@@ -141,6 +146,40 @@ class Bench {
         print(std::string(l.name) + " " + Shape{l.n, l.k}.text() + " M " + std::to_string(m), time,
               static_cast<double>(l.n * l.k * 2) + static_cast<double>(x.view.bytes()) + out,
               2.0 * static_cast<double>(m * l.n * l.k));
+      }
+    }
+  }
+
+  std::unique_ptr<Matrix> fp8_matrix(int64_t n, int64_t k) {
+    auto w = ops_.make_fp8_matrix(n, k, DType::bf16);
+    const int64_t rows = static_cast<int64_t>(noise_.e4m3.size()) / k;  // of noise
+    std::vector<float> scales(static_cast<size_t>(rows * blocks_over(k, kFp8Columns)), 1e-4F);
+    for (int64_t r = 0; r < n; r += rows) {
+      const int64_t count = std::min(rows, n - r);
+      ops_.load_fp8_rows(*w, r, {noise_.e4m3.data(), DType::e4m3, {count, k}},
+                         {scales.data(), DType::f32, {count, blocks_over(k, kFp8Columns)}});
+    }
+    return w;
+  }
+
+  /// Rounding the inputs included. FP8 is multiplied at twice the rate of bfloat16.
+  void fp8_products() {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>(4096, 7168),
+                               {7168, 2048},
+                               {1536, 7168},
+                               {24576, 1536},
+                               {7168, 16384},
+                               {36864, 7168}}) {
+      std::vector<std::unique_ptr<Matrix>> weights;  // more than the cache holds
+      for (int64_t bytes = 0; bytes < 200 << 20; bytes += n * k) weights.push_back(fp8_matrix(n, k));
+      for (const int64_t m : {1, 8, 16, 32, 64, 128, 256, 1024, 4096}) {
+        const Tensor x = random(DType::bf16, {m, k}), y = device_.tensor(DType::f32, {m, n});
+        const double time = seconds([&](int i) {
+          ops_.matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, Into::overwrite);
+        });
+        each_({"fp8 product " + Shape{n, k}.text() + " M " + std::to_string(m), time,
+               2.0 * static_cast<double>(m * n * k),
+               static_cast<double>(weights[0]->bytes() + x.view.bytes() + y.view.bytes()), 2 * peak_, copy_});
       }
     }
   }

@@ -14,11 +14,11 @@ namespace penstock::cuda {
 /// Row r of group g of y = the same row of x times w_G[g]^T. It lies r row and g group distances behind the
 /// beginning.
 struct GroupedProblem {
-  const void* x;             // k wide, in the weights' dtype
-  void* y;                   // n wide, f32 or bf16; what lies between rows is left as it is
-  const void* const* w_G;    // device memory: row-major n x k each; null where a group never has rows
-  const int32_t* start_G1;   // device memory: group g has rows [start[g], start[g + 1]); null: each has all
-  int64_t groups, rows;      // all groups' rows together; those of each group where start_G1 is null
+  const void* x;            // k wide, in the weights' dtype
+  void* y;                  // n wide, f32 or bf16; what lies between rows is left as it is
+  const void* const* w_G;   // device memory: row-major n x k each; null where a group never has rows
+  const int32_t* start_G1;  // device memory: group g has rows [start[g], start[g + 1]); null: each has all
+  int64_t groups, rows;     // all groups' rows together; those of each group where start_G1 is null
   int64_t n, k;
   int64_t x_row, x_group, y_row, y_group;  // distances in elements
 };
