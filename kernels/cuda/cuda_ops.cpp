@@ -8,8 +8,10 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/fp8_matrix.h"
 #include "kernels/cuda/fp8_product.h"
+#include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/routing.h"
 #include "kernels/cuda/row_logits.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/sampling.h"
@@ -24,8 +26,8 @@ using namespace cuda;
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
 /// Jobs are refused before they load anything (launch/job_options.cpp).
-[[noreturn]] void refuse_latents_and_experts() {
-  throw UsageError("latent attention and experts do not run on a GPU yet; use --device cpu");
+[[noreturn]] void refuse_latents() {
+  throw UsageError("latent attention does not run on a GPU yet; use --device cpu");
 }
 
 class CudaOps final : public Ops {
@@ -36,6 +38,7 @@ class CudaOps final : public Ops {
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
+        grouped_(device, workspace_, gpu_),
         row_logits_(device) {}
 
   std::string numerics() const override {
@@ -118,19 +121,29 @@ class CudaOps final : public Ops {
 
   void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
                              const LatentRotaryView&, const BatchView&) override {
-    refuse_latents_and_experts();
+    refuse_latents();
   }
   void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
-    refuse_latents_and_experts();
+    refuse_latents();
   }
-  void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
-    refuse_latents_and_experts();
+  void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
+    grouped_.by_head(y_THy, x_THK, w_HNK);
   }
-  void route(const RoutingView&, TensorView, const GateView&) override { refuse_latents_and_experts(); }
-  void matmul_by_expert(TensorView, TensorView, std::span<const Matrix* const>, const RoutingView&) override {
-    refuse_latents_and_experts();
+
+  void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) override {
+    cpu::check_route(routing, logits_TE, gate);
+    cuda::route(device_.stream(), routing, logits_TE, gate);
   }
-  void combine_experts(TensorView, TensorView, const RoutingView&) override { refuse_latents_and_experts(); }
+
+  void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                        const RoutingView& routing) override {
+    grouped_.by_expert(y_SN, x_SK, w_ENK, routing);
+  }
+
+  void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
+    cpu::check_combine_experts(x_TD, y_SD, routing);
+    cuda::combine_experts(device_.stream(), x_TD, y_SD, routing);
+  }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     cpu::check_swiglu(y_TF, gate_up_T2F);
@@ -236,6 +249,7 @@ class CudaOps final : public Ops {
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  GroupedProducts grouped_;
   RowLogits row_logits_;
   std::vector<char> converted_;
   std::vector<RowToDraw> to_draw_;

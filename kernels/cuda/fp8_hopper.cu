@@ -94,7 +94,7 @@ struct Layout {
   static constexpr int kStageBytes = kCodes + kTokens * kFp8Tile;
   static constexpr int kScaleBytes = (kRows + kTokens) * 4;
   static constexpr int kDepth = kTokens > 64 ? 1 : kTokens > 16 ? 2 : 4;  // blocks of K multiplied at once
-  static constexpr int kBlocksAtOnce = kGroups > 1 ? 1 : 2;  // on a multiprocessor
+  static constexpr int kBlocksAtOnce = kGroups > 1 ? 1 : 2;               // on a multiprocessor
   static constexpr int kBudget = 208 * 1024 / kBlocksAtOnce;
   static constexpr int kStages = std::min(12, kBudget / (kStageBytes + kScaleBytes));
   static constexpr int kScales = kStages * kStageBytes;
@@ -173,8 +173,7 @@ __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>&
     for (int r = 0; r < 2; ++r) of_row[r] = scales[min(first_row + lane / 4 + 8 * r, L::kRows - 1)];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
-      const auto of_token =
-          *reinterpret_cast<const float2*>(scales + L::kRows + j * 8 + lane % 4 * 2);
+      const auto of_token = *reinterpret_cast<const float2*>(scales + L::kRows + j * 8 + lane % 4 * 2);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         acc[j][2 * r] = fmaf(sums[j][2 * r], of_row[r] * of_token.x, acc[j][2 * r]);

@@ -1,7 +1,6 @@
-#include "kernels/cuda/fp8_matrix.h"
-
 #include <algorithm>
 
+#include "kernels/cuda/fp8_matrix.h"
 #include "kernels/cuda/fp8_tile.cuh"
 
 namespace penstock::cuda {

@@ -1,9 +1,8 @@
 // Products with FP8 weights where no FP8 is multiplied: other GPUs than Hopper, and float32 everywhere. Codes
 // are widened in registers, exactly; scales are applied to the sums over 128 of K.
-#include "kernels/cuda/fp8_product.h"
-
 #include <algorithm>
 
+#include "kernels/cuda/fp8_product.h"
 #include "kernels/cuda/fp8_tile.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -44,8 +43,8 @@ __device__ float widen_one(uint32_t four, int i) {
   return __uint_as_float((code & 0x80) << 24 | (code & 0x7F) << 20) * kBiases;
 }
 
-/// sums = this warp's 16 rows of codes times the tokens, over 128 of K. Lane l multiplies chunks l % 4 and l %
-/// 4 + 4 of the columns: the same order in both operands, so any will do.
+/// sums = this warp's 16 rows of codes times the tokens, over 128 of K. Lane l multiplies chunks l % 4 and l
+/// % 4 + 4 of the columns: the same order in both operands, so any will do.
 template <int kColumns>
 __device__ void multiply(float (&sums)[kColumns][4], const unsigned char* codes, const __nv_bfloat16* x,
                          int stride, int lane) {
@@ -64,8 +63,7 @@ __device__ void multiply(float (&sums)[kColumns][4], const unsigned char* codes,
                              widen_two(w[1][i], 1)};
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) {
-        const auto b =
-            *reinterpret_cast<const uint2*>(x + (j * 8 + lane / 4) * stride + c * 16 + i * 4);
+        const auto b = *reinterpret_cast<const uint2*>(x + (j * 8 + lane / 4) * stride + c * 16 + i * 4);
         multiply_add_bf16(sums[j], a, b.x, b.y);
       }
     }
@@ -86,8 +84,8 @@ __device__ void multiply(float (&sums)[kColumns][4], const unsigned char* codes,
       for (int j = 0; j < kColumns; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          sums[j][e] = fmaf(widen_one(w[e / 2], i), x[(j * 8 + lane % 4 * 2 + e % 2) * stride + k + i],
-                            sums[j][e]);
+          sums[j][e] =
+              fmaf(widen_one(w[e / 2], i), x[(j * 8 + lane % 4 * 2 + e % 2) * stride + k + i], sums[j][e]);
   }
 }
 
@@ -98,8 +96,9 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(128) unsigned char shared[];
   const BlockPlace block = BlockPlace::of(blockIdx.x, slots, row_tiles);
   if (block.slot >= slots) return;
-  const GroupTile tokens = find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows),
-                                               kTokens, static_cast<int>(block.slot));
+  const GroupTile tokens =
+      find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows), kTokens,
+                          static_cast<int>(block.slot));
   if (tokens.count == 0) return;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int blocks = static_cast<int>(fp8_tiles(p.k));
@@ -160,8 +159,8 @@ void launch(cudaStream_t stream, const Fp8Problem& p) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "FP8 product: shared memory");
   const int64_t slots = most_tiles(p, kTokens), row_tiles = (p.n + kRows - 1) / kRows;
-  kernel<<<static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles)), kThreads, kBytes, stream>>>(p, slots,
-                                                                                                   row_tiles);
+  kernel<<<static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles)), kThreads, kBytes, stream>>>(
+      p, slots, row_tiles);
   check_launch("FP8 product");
 }
 

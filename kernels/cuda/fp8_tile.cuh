@@ -1,6 +1,6 @@
 // What the kernels of FP8 weights share: where a tile of a weight lies, and where results go. Accumulators
-// are fragments of wgmma and mma alike: 16 rows of the weight a warp, lane l has rows l / 4 and l / 4 + 8 and,
-// of every 8 tokens, l % 4 * 2 and the next.
+// are fragments of wgmma and mma alike: 16 rows of the weight a warp, lane l has rows l / 4 and l / 4 + 8
+// and, of every 8 tokens, l % 4 * 2 and the next.
 #pragma once
 
 #include "kernels/cuda/fp8_matrix.h"

@@ -1,6 +1,8 @@
 // Which rows of which group a block of a grouped product works on.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/grouped.h"
 
@@ -29,24 +31,15 @@ __device__ GroupTile find_tile(const int32_t* start_G1, int groups, int rows, in
     return {tile / tiles, first, min(tile_rows, rows - first)};
   }
   __shared__ GroupTile found;
-  __shared__ int tiles_of_warp[kThreads / kWarp];
+  __shared__ int shared[kThreads / kWarp];
   const auto tiles_of = [&](int g) { return (start_G1[g + 1] - start_G1[g] + tile_rows - 1) / tile_rows; };
   const int thread = static_cast<int>(threadIdx.x);
   const int each = (groups + kThreads - 1) / kThreads;
   const int end = min((thread + 1) * each, groups);
   int mine = 0;
   for (int g = thread * each; g < end; ++g) mine += tiles_of(g);
-
-  int until = mine;  // tiles up to and with this thread's
-  for (int step = 1; step < kWarp; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, until, static_cast<unsigned>(step));
-    if (thread % kWarp >= step) until += other;
-  }
-  if (thread % kWarp == kWarp - 1) tiles_of_warp[thread / kWarp] = until;
   if (thread == 0) found = {};
-  __syncthreads();
-  for (int w = 0; w < thread / kWarp; ++w) until += tiles_of_warp[w];
-
+  const int until = running_sum<kThreads>(mine, shared);
   if (tile < until && tile >= until - mine) {
     int before = until - mine;
     int g = thread * each;

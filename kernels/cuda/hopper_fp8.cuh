@@ -11,9 +11,10 @@ namespace penstock::cuda {
 #define PENSTOCK_PLACES_16 PENSTOCK_PLACES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define PENSTOCK_PLACES_32 \
   PENSTOCK_PLACES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define PENSTOCK_PLACES_64                                                                                     \
-  PENSTOCK_PLACES_32                                                                                           \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52," \
+#define PENSTOCK_PLACES_64                                                                                 \
+  PENSTOCK_PLACES_32                                                                                       \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+  "%52,"                                                                                                   \
   " %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define PENSTOCK_REGISTERS_4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 #define PENSTOCK_REGISTERS_8(d, i) PENSTOCK_REGISTERS_4(d, i), PENSTOCK_REGISTERS_4(d, i + 1)
@@ -21,15 +22,17 @@ namespace penstock::cuda {
 #define PENSTOCK_REGISTERS_32(d, i) PENSTOCK_REGISTERS_16(d, i), PENSTOCK_REGISTERS_16(d, i + 4)
 #define PENSTOCK_REGISTERS_64(d, i) PENSTOCK_REGISTERS_32(d, i), PENSTOCK_REGISTERS_32(d, i + 8)
 
-/// d [64 x tokens] = w x^T or, with `add`, += : both operands 32 columns of codes, of 64 rows and of `tokens`.
-#define PENSTOCK_MULTIPLY_E4M3(tokens, registers, place_of_w, place_of_x, place_of_add)                  \
-  __device__ inline void multiply_e4m3(float (&d)[tokens / 8][4], uint64_t w, uint64_t x, bool add) {    \
-    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #place_of_add                                        \
-                 ", 0;\n"                                                                                \
-                 "wgmma.mma_async.sync.aligned.m64n" #tokens "k32.f32.e4m3.e4m3 {" PENSTOCK_PLACES_##registers \
-                 "}, %" #place_of_w ", %" #place_of_x ", p, 1, 1; }"                                     \
-                 : PENSTOCK_REGISTERS_##registers(d, 0)                                                  \
-                 : "l"(w), "l"(x), "r"(static_cast<int>(add)));                                          \
+/// d [64 x tokens] = w x^T or, with `add`, += : both operands 32 columns of codes, of 64 rows and of
+/// `tokens`.
+#define PENSTOCK_MULTIPLY_E4M3(tokens, registers, place_of_w, place_of_x, place_of_add)                 \
+  __device__ inline void multiply_e4m3(float(&d)[tokens / 8][4], uint64_t w, uint64_t x, bool add) {    \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #place_of_add                                       \
+                 ", 0;\n"                                                                               \
+                 "wgmma.mma_async.sync.aligned.m64n" #tokens                                            \
+                 "k32.f32.e4m3.e4m3 {" PENSTOCK_PLACES_##registers "}, %" #place_of_w ", %" #place_of_x \
+                                                                   ", p, 1, 1; }"                       \
+                 : PENSTOCK_REGISTERS_##registers(d, 0)                                                 \
+                 : "l"(w), "l"(x), "r"(static_cast<int>(add)));                                         \
   }
 PENSTOCK_MULTIPLY_E4M3(8, 4, 4, 5, 6)
 PENSTOCK_MULTIPLY_E4M3(16, 8, 8, 9, 10)

@@ -1,11 +1,10 @@
 // Products with weights kept in FP8 on a GPU, in both forms: by wgmma, with inputs rounded to FP8, and by
 // widening the codes. The first against what its own rounded inputs give in float64.
-#include "kernels/cuda/fp8_product.h"
-
 #include <algorithm>
 #include <numeric>
 
 #include "kernels/cuda/fp8_matrix.h"
+#include "kernels/cuda/fp8_product.h"
 #include "kernels/cuda/pointer_arrays.h"
 #include "runtime/device/cuda_device.h"
 #include "runtime/model/fp8.h"
@@ -48,8 +47,8 @@ class CudaFp8 : public CudaTest {
     Weight w{n, k, std::vector<double>(static_cast<size_t>(n * k)), ops_->make_fp8_matrix(n, k, dtype)};
     const int64_t blocks = blocks_over(k, kFp8Columns);
     std::vector<uint8_t> codes(static_cast<size_t>(n * k));
-    for (uint8_t& code : codes)
-      do code = static_cast<uint8_t>(random_());
+    for (uint8_t& code : codes) do
+        code = static_cast<uint8_t>(random_());
       while ((code & 0x7F) == 0x7F);
     const Tensor scales = host_->tensor(DType::f32, {n, blocks});
     std::uniform_real_distribution<float> uniform(1e-4F, 1e-3F);
@@ -117,8 +116,18 @@ class CudaFp8 : public CudaTest {
     }
     const Twin start = of(starts);
     const int64_t n = weights[0].n, k = weights[0].k;
-    const cuda::GroupedProblem rows{x.data, y.data, arrays().of(data), start.gpu.view.as<const int32_t>(),
-                                    std::ssize(counts), x.dim(0), n, k, k, 0, n, 0};
+    const cuda::GroupedProblem rows{x.data,
+                                    y.data,
+                                    arrays().of(data),
+                                    start.gpu.view.as<const int32_t>(),
+                                    std::ssize(counts),
+                                    x.dim(0),
+                                    n,
+                                    k,
+                                    k,
+                                    0,
+                                    n,
+                                    0};
     cuda::fp8_product(device().stream(), {rows, form.dtype, y.dtype, nullptr, nullptr, false}, workspace_,
                       {multiprocessors_, form.on_hopper});
     gpu_->synchronize();
@@ -148,7 +157,8 @@ TEST_F(CudaFp8, AWeightTakesAboutAByteAValue) {
 
 TEST_F(CudaFp8, ProductsAreThoseOfTheScaledCodes) {
   for (const Form& form : forms_)
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>(5, 7), {64, 128}, {70, 300}, {200, 1304}, {576, 512}}) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>(5, 7), {64, 128}, {70, 300}, {200, 1304}, {576, 512}}) {
       const Weight w = weight(n, k, form.dtype);
       const Twin bias = random(DType::f32, {n});
       for (const int64_t m : {1, 9, 20, 40, 150}) {
@@ -235,7 +245,8 @@ TEST_F(CudaFp8, ASmallWorkspaceChangesNoBits) {
     run_both(parts, parts_of_one);
     workspace_.bytes = kWorkspaceBytes;
     EXPECT_TRUE(bytes_of_rows(parts.gpu, 0, 354) == bytes_of_rows(whole.gpu, 0, 354)) << form.name;
-    EXPECT_TRUE(bytes_of_rows(parts_of_one.gpu, 0, 354) == bytes_of_rows(whole_of_one.gpu, 0, 354)) << form.name;
+    EXPECT_TRUE(bytes_of_rows(parts_of_one.gpu, 0, 354) == bytes_of_rows(whole_of_one.gpu, 0, 354))
+        << form.name;
   }
 }
 

@@ -1,0 +1,81 @@
+#include "kernels/cuda/grouped_products.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/contract.h"
+#include "kernels/cuda/fp8_matrix.h"
+#include "kernels/cuda/fp8_product.h"
+#include "kernels/cuda/matmul.h"
+
+namespace penstock::cuda {
+namespace {
+
+bool any_in_fp8(std::span<const Matrix* const> weights) {
+  return std::any_of(weights.begin(), weights.end(),
+                     [](const Matrix* weight) { return dynamic_cast<const Fp8Matrix*>(weight) != nullptr; });
+}
+
+}  // namespace
+
+template <class Weight>
+const void* const* GroupedProducts::pointers(std::span<const Matrix* const> weights, int64_t n, int64_t k,
+                                             DType dtype) {
+  pointers_.clear();
+  for (const Matrix* weight : weights) {
+    if (weight == nullptr) {
+      pointers_.push_back(nullptr);
+      continue;
+    }
+    const auto& w = dynamic_cast<const Weight&>(*weight);
+    ensure(w.dtype() == dtype && w.n() == n && w.k() == k,
+           "the weights of a grouped product are of its shape and of its input's dtype");
+    pointers_.push_back(w.data());
+  }
+  return arrays_.of(pointers_);
+}
+
+void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                                const RoutingView& routing) {
+  cpu::check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
+  const int64_t n = y_SN.dim(1);
+  const int64_t k = x_SK.dim(1);
+  const bool in_fp8 = any_in_fp8(w_ENK);
+  const GroupedProblem problem{
+      x_SK.data,
+      y_SN.data,
+      in_fp8 ? pointers<Fp8Matrix>(w_ENK, n, k, x_SK.dtype) : pointers<DenseMatrix>(w_ENK, n, k, x_SK.dtype),
+      routing.expert_start_E1,
+      routing.experts,
+      x_SK.dim(0),
+      n,
+      k,
+      k,
+      0,
+      n,
+      0};
+  if (in_fp8)
+    fp8_product(device_.stream(), {problem, x_SK.dtype, y_SN.dtype, nullptr, nullptr, false}, workspace_,
+                gpu_);
+  else
+    grouped_product(device_.stream(), problem, x_SK.dtype, y_SN.dtype);
+}
+
+void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) {
+  const auto [m, n, k, y_width] = cpu::check_matmul_by_head(y_THy, x_THK, w_HNK, x_THK.dtype);
+  const auto heads = static_cast<int64_t>(w_HNK.size());
+  const GroupedProblem problem{x_THK.data,
+                               y_THy.data,
+                               pointers<DenseMatrix>(w_HNK, n, k, x_THK.dtype),
+                               nullptr,
+                               heads,
+                               m,
+                               n,
+                               k,
+                               heads * k,
+                               k,
+                               heads * y_width,
+                               y_width};
+  grouped_product(device_.stream(), problem, x_THK.dtype, y_THy.dtype);
+}
+
+}  // namespace penstock::cuda
