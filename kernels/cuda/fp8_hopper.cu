@@ -56,6 +56,7 @@ __device__ int64_t place_of(const Fp8Problem& p, int row) {
 /// Grid (rows, groups of 8 blocks of columns); a warp for each 128 columns of a row.
 __global__ void __launch_bounds__(kRoundingThreads)
     round_inputs(const __grid_constant__ Fp8Problem p, const RoundedInputs to) {
+  let_next_kernel_start();
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int block = static_cast<int>(blockIdx.y * (kRoundingThreads / kWarp) + threadIdx.x / kWarp);
   if (block >= fp8_tiles(p.k)) return;
@@ -63,8 +64,14 @@ __global__ void __launch_bounds__(kRoundingThreads)
   const auto* x_K = static_cast<const __nv_bfloat16*>(p.x) + row * p.x_row;
   const int64_t column = static_cast<int64_t>(block) * kFp8Tile + lane * 4;
   float x[4];
+  if (p.k % 4 == 0 && p.x_row % 4 == 0) {
+    const auto four = column < p.k ? *reinterpret_cast<const uint2*>(x_K + column) : uint2{0, 0};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) x[i] = column + i < p.k ? widen(x_K[column + i]) : 0.0F;
+    for (int i = 0; i < 4; ++i) x[i] = __uint_as_float((i < 2 ? four.x : four.y) >> (i % 2 * 16) << 16);
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = column + i < p.k ? widen(x_K[column + i]) : 0.0F;
+  }
   float largest = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
 #pragma unroll
   for (int step = kWarp / 2; step > 0; step /= 2)
@@ -96,7 +103,7 @@ struct Layout {
   static constexpr int kDepth = kTokens > 64 ? 1 : kTokens > 16 ? 2 : 4;  // blocks of K multiplied at once
   static constexpr int kBlocksAtOnce = kGroups > 1 ? 1 : 2;               // on a multiprocessor
   static constexpr int kBudget = 208 * 1024 / kBlocksAtOnce;
-  static constexpr int kStages = std::min(12, kBudget / (kStageBytes + kScaleBytes));
+  static constexpr int kStages = std::min(12, kBudget / (kStageBytes + kScaleBytes) / kDepth * kDepth);
   static constexpr int kScales = kStages * kStageBytes;
   /// The last stage's first operand may reach so far behind its rows.
   static constexpr int kBytes = kScales + std::max(kStages * kScaleBytes, 64 * kFp8Tile - kStageBytes);
@@ -115,35 +122,59 @@ struct Stages {
   Barrier empty[L::kStages];
 };
 
+/// One thread copies everything, blocks of K in order. The weight's first stages are on their way before the
+/// inputs are known to be rounded.
 template <class L>
 __device__ void copy_tiles(const Fp8Problem& p, const RoundedInputs& x, const Tile& tile, Stages<L>& stages,
                            unsigned shared) {
   const Fp8Rows w(p, tile.tokens.group, tile.row);
   const int blocks = static_cast<int>(fp8_tiles(p.k));
-  for (int b = 0; b < blocks; ++b) {
-    const int stage = b % L::kStages;
-    if (b >= L::kStages) stages.empty[stage].wait_for(b / L::kStages - 1);
+  const int rounded_up = (blocks + L::kDepth - 1) / L::kDepth * L::kDepth;
+  const auto start_weight = [&](int b, int stage) {
     Barrier& full = stages.full[stage];
+    if (b >= blocks) return full.arrive();
     arrive_and_expect(full, L::kStageBytes + L::kScaleBytes);
-    const unsigned codes = shared + static_cast<unsigned>(stage * L::kStageBytes);
-    const unsigned scales = shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes);
+    start_bulk_copy(shared + static_cast<unsigned>(stage * L::kStageBytes),
+                    w.codes + static_cast<int64_t>(b) * kFp8TileBytes, L::kCodes, full);
+    start_bulk_copy(shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes),
+                    w.scales + static_cast<int64_t>(b) * kFp8Tile, L::kRows * 4, full);
+  };
+  const auto start_inputs = [&](int b, int stage) {
+    Barrier& full = stages.full[stage];
+    if (b >= blocks) return;
     const int64_t place = b * x.places + tile.place;
-    start_bulk_copy(codes, w.codes + static_cast<int64_t>(b) * kFp8TileBytes, L::kCodes, full);
-    start_bulk_copy(codes + L::kCodes, x.codes + place * kFp8Tile, L::kTokens * kFp8Tile, full);
-    start_bulk_copy(scales, w.scales + static_cast<int64_t>(b) * kFp8Tile, L::kRows * 4, full);
-    start_bulk_copy(scales + L::kRows * 4, x.scales + place, L::kTokens * 4, full);
+    start_bulk_copy(shared + static_cast<unsigned>(stage * L::kStageBytes + L::kCodes),
+                    x.codes + place * kFp8Tile, L::kTokens * kFp8Tile, full);
+    start_bulk_copy(shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes + L::kRows * 4),
+                    x.scales + place, L::kTokens * 4, full);
+  };
+  const int first = min(L::kStages, rounded_up);
+  for (int b = 0; b < first; ++b) start_weight(b, b);
+  wait_for_kernel_before();
+  for (int b = 0; b < first; ++b) start_inputs(b, b);
+  for (int b = first; b < rounded_up; ++b) {
+    const int stage = b % L::kStages;
+    stages.empty[stage].wait_for(b / L::kStages - 1);
+    start_weight(b, stage);
+    start_inputs(b, stage);
   }
 }
 
-/// One warpgroup: 64 rows of the block's. The products of kDepth blocks of K are under way at once.
+/// One warpgroup: 64 rows of the block's. The products of kDepth blocks of K are under way at once; those
+/// past the end multiply what happens to be there, and nobody reads them.
 template <class L>
 __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>& stages,
                                const unsigned char* shared) {
   constexpr int kDepth = L::kDepth, kColumns = L::kTokens / 8;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int first_row = static_cast<int>(threadIdx.x) / kWarp * 16;  // of this warp, in the block's rows
-  const int group_row = static_cast<int>(threadIdx.x) / kWarpgroup * 64;
   const int blocks = static_cast<int>(fp8_tiles(p.k));
+  // The same for all lanes, as the instruction's operands must be: the compiler keeps it so.
+  const int group =
+      L::kGroups == 1 ? 0 : __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  const unsigned codes = __shfl_sync(kAllLanes, shared_address(shared), 0);
+  const uint64_t first_w = describe(codes + static_cast<unsigned>(group * 64 * kFp8Tile), 16);
+  const uint64_t first_x = describe(codes + L::kCodes, 16);
   float acc[kColumns][4], partial[kDepth][kColumns][4];
 #pragma unroll
   for (int j = 0; j < kColumns; ++j)
@@ -154,19 +185,15 @@ __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>&
       for (int d = 0; d < kDepth; ++d) partial[d][j][i] = 0;
     }
 
-  const auto start = [&](float(&sums)[kColumns][4], int b) {
-    const int stage = b % L::kStages;
-    stages.full[stage].wait_for(b / L::kStages);
-    const unsigned codes = shared_address(shared) + static_cast<unsigned>(stage * L::kStageBytes);
+  const auto start = [&](float(&sums)[kColumns][4], int stage, int round) {
+    stages.full[stage].wait_for(round);
+    const auto at = static_cast<uint64_t>(stage * L::kStageBytes / 16);
     begin_products();
 #pragma unroll
-    for (int i = 0; i < kFp8Tile; i += 32)
-      multiply_e4m3(sums, describe(codes + static_cast<unsigned>(group_row * kFp8Tile + i), 16),
-                    describe(codes + static_cast<unsigned>(L::kCodes + i), 16), i > 0);
+    for (int i = 0; i < kFp8Tile / 16; i += 2) multiply_e4m3(sums, first_w + at + i, first_x + at + i, i > 0);
     close_products();
   };
-  const auto promote = [&](const float(&sums)[kColumns][4], int b) {
-    const int stage = b % L::kStages;
+  const auto promote = [&](const float(&sums)[kColumns][4], int stage) {
     const auto* scales = reinterpret_cast<const float*>(shared + L::kScales + stage * L::kScaleBytes);
     float of_row[2];
 #pragma unroll
@@ -180,19 +207,23 @@ __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>&
         acc[j][2 * r + 1] = fmaf(sums[j][2 * r + 1], of_row[r] * of_token.y, acc[j][2 * r + 1]);
       }
     }
-    __syncwarp();
-    if (lane == 0) stages.empty[stage].arrive();
   };
 
+  int stage = 0, round = 0;
   for (int b = 0; b < blocks; b += kDepth) {
-    // Products are started in no branch, because the compiler would wait for each there. Those past the end
-    // are of the last block once more, and nobody reads them.
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) start(partial[d], min(b + d, blocks - 1));
+    for (int d = 0; d < kDepth; ++d) start(partial[d], stage + d, round);
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       wait_for_codes(partial[d], kDepth - 1 - d);
-      if (b + d < blocks) promote(partial[d], b + d);
+      if (b + d < blocks) promote(partial[d], stage + d);
+    }
+    __syncwarp();
+    if (lane < kDepth) stages.empty[stage + lane].arrive();
+    stage += kDepth;
+    if (stage == L::kStages) {
+      stage = 0;
+      ++round;
     }
   }
   if (first_row < L::kRows) store(p, acc, tile.row + first_row, tile.tokens);
@@ -235,9 +266,17 @@ void launch(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes),
         "FP8 product: shared memory");
   const int64_t slots = most_tiles(p, L::kTokens), row_tiles = (p.n + L::kRows - 1) / L::kRows;
-  kernel<<<static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles)), L::kThreads, L::kBytes, stream>>>(
-      p, x, slots, row_tiles);
-  check_launch("FP8 product");
+  cudaLaunchAttribute overlap{};  // with the kernel before, which rounds the inputs
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles));
+  config.blockDim = L::kThreads;
+  config.dynamicSmemBytes = L::kBytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, p, x, slots, row_tiles), "FP8 product");
 }
 
 /// The tile decides speed only.
