@@ -22,6 +22,7 @@ namespace penstock::cuda {
 namespace {
 
 constexpr int kRoundingThreads = 256;
+constexpr int kRoundedRows = 4;  // by a warp
 constexpr float kLargestE4m3 = 448;
 constexpr float kSmallestMagnitude = 0x1p-100F;  // below it a block's scale stays what it is there
 
@@ -53,41 +54,52 @@ __device__ int64_t place_of(const Fp8Problem& p, int row) {
   return first_place(p.start_G1[group], group) + row - p.start_G1[group];
 }
 
-/// Grid (rows, groups of 8 blocks of columns); a warp for each 128 columns of a row.
-__global__ void __launch_bounds__(kRoundingThreads)
-    round_inputs(const __grid_constant__ Fp8Problem p, const RoundedInputs to) {
-  let_next_kernel_start();
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int block = static_cast<int>(blockIdx.y * (kRoundingThreads / kWarp) + threadIdx.x / kWarp);
-  if (block >= fp8_tiles(p.k)) return;
-  const auto row = static_cast<int>(blockIdx.x);
-  const auto* x_K = static_cast<const __nv_bfloat16*>(p.x) + row * p.x_row;
-  const int64_t column = static_cast<int64_t>(block) * kFp8Tile + lane * 4;
-  float x[4];
-  if (p.k % 4 == 0 && p.x_row % 4 == 0) {
-    const auto four = column < p.k ? *reinterpret_cast<const uint2*>(x_K + column) : uint2{0, 0};
+/// Four values of a row, from `column` on; zeros past its end.
+__device__ void load_four(float (&x)[4], const __nv_bfloat16* x_K, int64_t column, int64_t k, bool aligned) {
+  if (aligned) {
+    const auto four = column < k ? *reinterpret_cast<const uint2*>(x_K + column) : uint2{0, 0};
 #pragma unroll
     for (int i = 0; i < 4; ++i) x[i] = __uint_as_float((i < 2 ? four.x : four.y) >> (i % 2 * 16) << 16);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = column + i < p.k ? widen(x_K[column + i]) : 0.0F;
+    for (int i = 0; i < 4; ++i) x[i] = column + i < k ? widen(x_K[column + i]) : 0.0F;
   }
-  float largest = fmaxf(fmaxf(fabsf(x[0]), fabsf(x[1])), fmaxf(fabsf(x[2]), fabsf(x[3])));
+}
+
+/// Grid (groups of kRoundedRows rows, groups of 8 blocks of columns); a warp rounds 128 columns of its rows.
+__global__ void __launch_bounds__(kRoundingThreads)
+    round_inputs(const __grid_constant__ Fp8Problem p, const RoundedInputs to) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int block = static_cast<int>(blockIdx.y * (kRoundingThreads / kWarp) + threadIdx.x / kWarp);
+  if (block >= fp8_tiles(p.k)) return;
+  const int first = static_cast<int>(blockIdx.x) * kRoundedRows;
+  const bool aligned = p.k % 4 == 0 && p.x_row % 4 == 0;
+  float x[kRoundedRows][4];
 #pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2)
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-  largest = fmaxf(largest, kSmallestMagnitude);
-  const float widest = kLargestE4m3 / largest;
-  // What is no number becomes the code that is none.
-  const auto two = [&](float a, float b) {
-    return static_cast<uint32_t>(
-        __nv_cvt_float2_to_fp8x2(make_float2(a * widest, b * widest), __NV_SATFINITE, __NV_E4M3));
-  };
-  const int64_t place = block * to.places + place_of(p, row);
-  const int chunk = (lane / 4) ^ static_cast<int>(place % 8);
-  *reinterpret_cast<uint32_t*>(to.codes + place * kFp8Tile + chunk * 16 + lane % 4 * 4) =
-      two(x[0], x[1]) | two(x[2], x[3]) << 16;
-  if (lane == 0) to.scales[place] = largest / kLargestE4m3;
+  for (int r = 0; r < kRoundedRows; ++r)
+    if (first + r < p.rows)
+      load_four(x[r], static_cast<const __nv_bfloat16*>(p.x) + (first + r) * p.x_row,
+                static_cast<int64_t>(block) * kFp8Tile + lane * 4, p.k, aligned);
+#pragma unroll
+  for (int r = 0; r < kRoundedRows; ++r) {
+    if (first + r >= p.rows) return;
+    float largest = fmaxf(fmaxf(fabsf(x[r][0]), fabsf(x[r][1])), fmaxf(fabsf(x[r][2]), fabsf(x[r][3])));
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2)
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+    largest = fmaxf(largest, kSmallestMagnitude);
+    const float widest = kLargestE4m3 / largest;
+    // What is no number becomes the code that is none.
+    const auto two = [&](float a, float b) {
+      return static_cast<uint32_t>(
+          __nv_cvt_float2_to_fp8x2(make_float2(a * widest, b * widest), __NV_SATFINITE, __NV_E4M3));
+    };
+    const int64_t place = block * to.places + place_of(p, first + r);
+    const int chunk = (lane / 4) ^ static_cast<int>(place % 8);
+    *reinterpret_cast<uint32_t*>(to.codes + place * kFp8Tile + chunk * 16 + lane % 4 * 4) =
+        two(x[r][0], x[r][1]) | two(x[r][2], x[r][3]) << 16;
+    if (lane == 0) to.scales[place] = largest / kLargestE4m3;
+  }
 }
 
 /// Shared memory of a block that multiplies kRows rows of the weight with kTokens tokens.
@@ -122,41 +134,33 @@ struct Stages {
   Barrier empty[L::kStages];
 };
 
-/// One thread copies everything, blocks of K in order. The weight's first stages are on their way before the
-/// inputs are known to be rounded.
+/// One thread copies everything, blocks of K in order.
 template <class L>
 __device__ void copy_tiles(const Fp8Problem& p, const RoundedInputs& x, const Tile& tile, Stages<L>& stages,
                            unsigned shared) {
   const Fp8Rows w(p, tile.tokens.group, tile.row);
   const int blocks = static_cast<int>(fp8_tiles(p.k));
   const int rounded_up = (blocks + L::kDepth - 1) / L::kDepth * L::kDepth;
-  const auto start_weight = [&](int b, int stage) {
+  int stage = 0, round = 0;
+  for (int b = 0; b < rounded_up; ++b) {
+    if (round > 0) stages.empty[stage].wait_for(round - 1);
     Barrier& full = stages.full[stage];
-    if (b >= blocks) return full.arrive();
-    arrive_and_expect(full, L::kStageBytes + L::kScaleBytes);
-    start_bulk_copy(shared + static_cast<unsigned>(stage * L::kStageBytes),
-                    w.codes + static_cast<int64_t>(b) * kFp8TileBytes, L::kCodes, full);
-    start_bulk_copy(shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes),
-                    w.scales + static_cast<int64_t>(b) * kFp8Tile, L::kRows * 4, full);
-  };
-  const auto start_inputs = [&](int b, int stage) {
-    Barrier& full = stages.full[stage];
-    if (b >= blocks) return;
-    const int64_t place = b * x.places + tile.place;
-    start_bulk_copy(shared + static_cast<unsigned>(stage * L::kStageBytes + L::kCodes),
-                    x.codes + place * kFp8Tile, L::kTokens * kFp8Tile, full);
-    start_bulk_copy(shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes + L::kRows * 4),
-                    x.scales + place, L::kTokens * 4, full);
-  };
-  const int first = min(L::kStages, rounded_up);
-  for (int b = 0; b < first; ++b) start_weight(b, b);
-  wait_for_kernel_before();
-  for (int b = 0; b < first; ++b) start_inputs(b, b);
-  for (int b = first; b < rounded_up; ++b) {
-    const int stage = b % L::kStages;
-    stages.empty[stage].wait_for(b / L::kStages - 1);
-    start_weight(b, stage);
-    start_inputs(b, stage);
+    if (b < blocks) {
+      arrive_and_expect(full, L::kStageBytes + L::kScaleBytes);
+      const unsigned codes = shared + static_cast<unsigned>(stage * L::kStageBytes);
+      const unsigned scales = shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes);
+      const int64_t place = b * x.places + tile.place;
+      start_bulk_copy(codes, w.codes + static_cast<int64_t>(b) * kFp8TileBytes, L::kCodes, full);
+      start_bulk_copy(codes + L::kCodes, x.codes + place * kFp8Tile, L::kTokens * kFp8Tile, full);
+      start_bulk_copy(scales, w.scales + static_cast<int64_t>(b) * kFp8Tile, L::kRows * 4, full);
+      start_bulk_copy(scales + L::kRows * 4, x.scales + place, L::kTokens * 4, full);
+    } else {
+      full.arrive();
+    }
+    if (++stage == L::kStages) {
+      stage = 0;
+      ++round;
+    }
   }
 }
 
@@ -256,7 +260,7 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocksAtOnce)
   }
   if (threadIdx.x < L::kMultipliers)
     multiply_tiles<L>(p, tile, stages, shared);
-  else if (threadIdx.x == L::kMultipliers)
+  else if (one_of_warp())
     copy_tiles<L>(p, x, tile, stages, shared_address(shared));
 }
 
@@ -266,17 +270,9 @@ void launch(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes),
         "FP8 product: shared memory");
   const int64_t slots = most_tiles(p, L::kTokens), row_tiles = (p.n + L::kRows - 1) / L::kRows;
-  cudaLaunchAttribute overlap{};  // with the kernel before, which rounds the inputs
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles));
-  config.blockDim = L::kThreads;
-  config.dynamicSmemBytes = L::kBytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, p, x, slots, row_tiles), "FP8 product");
+  kernel<<<static_cast<unsigned>(BlockPlace::blocks(slots, row_tiles)), L::kThreads, L::kBytes, stream>>>(
+      p, x, slots, row_tiles);
+  check_launch("FP8 product");
 }
 
 /// The tile decides speed only.
@@ -337,7 +333,7 @@ void fp8_product_on_hopper(cudaStream_t stream, const Fp8Problem& p, Workspace w
     }
     const RoundedInputs x{codes, scales, places};
     constexpr int kBlocksAtOnce = kRoundingThreads / kWarp;
-    round_inputs<<<dim3(static_cast<unsigned>(some.rows),
+    round_inputs<<<dim3(static_cast<unsigned>((some.rows + kRoundedRows - 1) / kRoundedRows),
                         static_cast<unsigned>((blocks + kBlocksAtOnce - 1) / kBlocksAtOnce)),
                    kRoundingThreads, 0, stream>>>(some, x);
     check_launch("rounding inputs to FP8");

@@ -1,5 +1,5 @@
-// What products of FP8 need beside hopper.cuh: wgmma of E4M3 codes for every number of tokens, copies in one
-// piece that a barrier counts (PTX manual, "cp.async.bulk"), and kernels that overlap.
+// What products of FP8 need beside hopper.cuh: wgmma of E4M3 codes for every number of tokens, and copies
+// in one piece that a barrier counts. PTX manual, "cp.async.bulk".
 #pragma once
 
 #include "kernels/cuda/hopper.cuh"
@@ -85,14 +85,11 @@ __device__ inline void start_bulk_copy(unsigned shared_to, const void* from, int
       : "memory");
 }
 
-/// The next kernel of the stream, if it was launched to overlap with this one, may start once all blocks have
-/// called this or ended. PTX manual, "griddepcontrol".
-__device__ inline void let_next_kernel_start() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-/// Waits until the kernel before has ended and what it wrote may be read.
-__device__ inline void wait_for_kernel_before() {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+/// True in one thread of a warp, all of which call it: the compiler knows that there is no other.
+__device__ inline bool one_of_warp() {
+  uint32_t chosen = 0;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xFFFFFFFF; selp.u32 %0, 1, 0, p; }" : "=r"(chosen));
+  return chosen != 0;
 }
 
 }  // namespace penstock::cuda
