@@ -1,11 +1,10 @@
 // FP8 products on Hopper. Inputs are rounded to FP8 first, by a kernel of their own, in the order in which
-// the products read them. Then a block multiplies 32, 64 or 128 rows of a weight with a tile of tokens: one
-// warp copies, a warpgroup for every 64 rows multiplies. wgmma sums 128 of K (its accumulators keep about 14
+// the products read them. Then a block multiplies 64 or 128 rows of a weight with a tile of tokens: one warp
+// copies, a warpgroup for every 64 rows multiplies. wgmma sums 128 of K (its accumulators keep about 14
 // bits of a partial sum); those sums are scaled and added up in float32 registers.
 //
 // The weight is the instruction's first operand, with 64 rows always, the tokens are the second, with 8 to
-// 128: only that number differs between a decode step and a prefill, so a token's bits do not. Where 32 rows
-// are copied the other half of the operand is whatever lies behind them; nobody reads those results.
+// 128: only that number differs between a decode step and a prefill, so a token's bits do not.
 //
 // Bounds: with few tokens, reading the codes once. With many a tile of 128 x 128 x 128 takes the tensor cores
 // 512 cycles of a multiprocessor, its promotion 256, hidden behind the other warpgroup's products, and its 32
@@ -21,8 +20,7 @@
 namespace penstock::cuda {
 namespace {
 
-constexpr int kRoundingThreads = 256;
-constexpr int kRoundedRows = 4;  // by a warp
+constexpr int kRoundingThreads = 128;
 constexpr float kLargestE4m3 = 448;
 constexpr float kSmallestMagnitude = 0x1p-100F;  // below it a block's scale stays what it is there
 
@@ -54,71 +52,65 @@ __device__ int64_t place_of(const Fp8Problem& p, int row) {
   return first_place(p.start_G1[group], group) + row - p.start_G1[group];
 }
 
-/// Four values of a row, from `column` on; zeros past its end.
-__device__ void load_four(float (&x)[4], const __nv_bfloat16* x_K, int64_t column, int64_t k, bool aligned) {
-  if (aligned) {
-    const auto four = column < k ? *reinterpret_cast<const uint2*>(x_K + column) : uint2{0, 0};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = __uint_as_float((i < 2 ? four.x : four.y) >> (i % 2 * 16) << 16);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = column + i < k ? widen(x_K[column + i]) : 0.0F;
-  }
-}
-
-/// Grid (groups of kRoundedRows rows, groups of 8 blocks of columns); a warp rounds 128 columns of its rows.
+/// Grid (rows, parts of K): a thread rounds a chunk of 16 values, eight threads a block of columns.
 __global__ void __launch_bounds__(kRoundingThreads)
     round_inputs(const __grid_constant__ Fp8Problem p, const RoundedInputs to) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int block = static_cast<int>(blockIdx.y * (kRoundingThreads / kWarp) + threadIdx.x / kWarp);
-  if (block >= fp8_tiles(p.k)) return;
-  const int first = static_cast<int>(blockIdx.x) * kRoundedRows;
-  const bool aligned = p.k % 4 == 0 && p.x_row % 4 == 0;
-  float x[kRoundedRows][4];
+  constexpr int kValues = 16, kChunks = kFp8Tile / kValues;
+  const auto chunk = static_cast<int>(blockIdx.y * kRoundingThreads + threadIdx.x);
+  const int64_t block = chunk / kChunks, column = static_cast<int64_t>(chunk) * kValues;
+  if (block >= fp8_tiles(p.k)) return;  // the same in the eight threads that meet below
+  const auto row = static_cast<int>(blockIdx.x);
+  const auto* const x_K = static_cast<const __nv_bfloat16*>(p.x) + row * p.x_row;
+  float x[kValues];
+  if (p.k % kValues == 0 && p.x_row % 8 == 0) {
+    uint4 raw[2] = {};
+    if (column < p.k)
+      for (int i = 0; i < 2; ++i) raw[i] = reinterpret_cast<const uint4*>(x_K + column)[i];
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t two[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
 #pragma unroll
-  for (int r = 0; r < kRoundedRows; ++r)
-    if (first + r < p.rows)
-      load_four(x[r], static_cast<const __nv_bfloat16*>(p.x) + (first + r) * p.x_row,
-                static_cast<int64_t>(block) * kFp8Tile + lane * 4, p.k, aligned);
+      for (int j = 0; j < 8; ++j) x[i * 8 + j] = __uint_as_float(two[j / 2] >> (j % 2 * 16) << 16);
+    }
+  } else {
 #pragma unroll
-  for (int r = 0; r < kRoundedRows; ++r) {
-    if (first + r >= p.rows) return;
-    float largest = fmaxf(fmaxf(fabsf(x[r][0]), fabsf(x[r][1])), fmaxf(fabsf(x[r][2]), fabsf(x[r][3])));
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2)
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-    largest = fmaxf(largest, kSmallestMagnitude);
-    const float widest = kLargestE4m3 / largest;
-    // What is no number becomes the code that is none.
-    const auto two = [&](float a, float b) {
-      return static_cast<uint32_t>(
-          __nv_cvt_float2_to_fp8x2(make_float2(a * widest, b * widest), __NV_SATFINITE, __NV_E4M3));
-    };
-    const int64_t place = block * to.places + place_of(p, first + r);
-    const int chunk = (lane / 4) ^ static_cast<int>(place % 8);
-    *reinterpret_cast<uint32_t*>(to.codes + place * kFp8Tile + chunk * 16 + lane % 4 * 4) =
-        two(x[r][0], x[r][1]) | two(x[r][2], x[r][3]) << 16;
-    if (lane == 0) to.scales[place] = largest / kLargestE4m3;
+    for (int i = 0; i < kValues; ++i) x[i] = column + i < p.k ? widen(x_K[column + i]) : 0.0F;
   }
+  float largest = kSmallestMagnitude;
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) largest = fmaxf(largest, fabsf(x[i]));
+  const unsigned together = 0xFFU << (threadIdx.x % kWarp / kChunks * kChunks);
+#pragma unroll
+  for (int step = kChunks / 2; step > 0; step /= 2)
+    largest = fmaxf(largest, __shfl_xor_sync(together, largest, step));
+  const float widest = kLargestE4m3 / largest;
+  uint32_t codes[4] = {};  // what is no number becomes the code that is none
+#pragma unroll
+  for (int i = 0; i < kValues; i += 2)
+    codes[i / 4] |= static_cast<uint32_t>(__nv_cvt_float2_to_fp8x2(
+                        make_float2(x[i] * widest, x[i + 1] * widest), __NV_SATFINITE, __NV_E4M3))
+                    << (i % 4 * 8);
+  const int64_t place = block * to.places + place_of(p, row);
+  *reinterpret_cast<uint4*>(to.codes + place * kFp8Tile + (chunk % kChunks ^ place % 8) * 16) = {
+      codes[0], codes[1], codes[2], codes[3]};
+  if (chunk % kChunks == 0) to.scales[place] = largest / kLargestE4m3;
 }
 
 /// Shared memory of a block that multiplies kRows rows of the weight with kTokens tokens.
 template <int kRowsOfWeight, int kTokensOfTile>
 struct Layout {
   static constexpr int kRows = kRowsOfWeight, kTokens = kTokensOfTile;
-  static constexpr int kGroups = kRows > 64 ? 2 : 1;  // warpgroups that multiply
+  static constexpr int kGroups = kRows / 64;  // warpgroups that multiply
   static constexpr int kMultipliers = kGroups * kWarpgroup;
   static constexpr int kThreads = kMultipliers + kWarp;
   static constexpr int kCodes = kRows * kFp8Tile;  // bytes of a stage: the weight's, then the tokens'
   static constexpr int kStageBytes = kCodes + kTokens * kFp8Tile;
   static constexpr int kScaleBytes = (kRows + kTokens) * 4;
-  static constexpr int kDepth = kTokens > 64 ? 1 : kTokens > 16 ? 2 : 4;  // blocks of K multiplied at once
-  static constexpr int kBlocksAtOnce = kGroups > 1 ? 1 : 2;               // on a multiprocessor
+  static constexpr int kDepth = kGroups > 1 ? 1 : 2;         // blocks of K multiplied at once
+  static constexpr int kBlocksAtOnce = kGroups > 1 ? 1 : 2;  // on a multiprocessor
   static constexpr int kBudget = 208 * 1024 / kBlocksAtOnce;
   static constexpr int kStages = std::min(12, kBudget / (kStageBytes + kScaleBytes) / kDepth * kDepth);
   static constexpr int kScales = kStages * kStageBytes;
-  /// The last stage's first operand may reach so far behind its rows.
-  static constexpr int kBytes = kScales + std::max(kStages * kScaleBytes, 64 * kFp8Tile - kStageBytes);
+  static constexpr int kBytes = kScales + kStages * kScaleBytes;
 };
 
 /// A block's work: `tokens` of a group, from `place` on among the rounded inputs.
@@ -201,7 +193,7 @@ __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>&
     const auto* scales = reinterpret_cast<const float*>(shared + L::kScales + stage * L::kScaleBytes);
     float of_row[2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) of_row[r] = scales[min(first_row + lane / 4 + 8 * r, L::kRows - 1)];
+    for (int r = 0; r < 2; ++r) of_row[r] = scales[first_row + lane / 4 + 8 * r];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       const auto of_token = *reinterpret_cast<const float2*>(scales + L::kRows + j * 8 + lane % 4 * 2);
@@ -230,7 +222,7 @@ __device__ void multiply_tiles(const Fp8Problem& p, const Tile& tile, Stages<L>&
       ++round;
     }
   }
-  if (first_row < L::kRows) store(p, acc, tile.row + first_row, tile.tokens);
+  store(p, acc, tile.row + first_row, tile.tokens);
 }
 
 template <class L>
@@ -275,26 +267,31 @@ void launch(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x) {
   check_launch("FP8 product");
 }
 
-/// The tile decides speed only.
+/// The tile decides speed only. Products of few blocks take as long as one block does: then smaller tiles of
+/// tokens are better, up to as many as there are multiprocessors.
 void multiply(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x, const Gpu& gpu) {
   // Tokens that a group can be expected to have, unless choices are spread very unevenly.
   const int64_t tokens = p.groups == 1 ? p.rows : 2 * (p.rows + p.groups - 1) / p.groups;
-  if (tokens > 64 && most_tiles(p, 128) * ((p.n + 127) / 128) >= gpu.multiprocessors)
-    return launch<Layout<128, 128>>(stream, p, x);
-  const auto with_rows = [&](auto of_64, auto of_32) {
-    if (most_tiles(p, of_64.kTokens) * ((p.n + 63) / 64) >= gpu.multiprocessors)
-      launch<decltype(of_64)>(stream, p, x);
-    else
-      launch<decltype(of_32)>(stream, p, x);
+  const auto blocks = [&](int64_t rows, int64_t of_tokens) {
+    return most_tiles(p, of_tokens) * ((p.n + rows - 1) / rows);
   };
-  if (tokens <= 8)
-    with_rows(Layout<64, 8>(), Layout<32, 8>());
-  else if (tokens <= 16)
-    with_rows(Layout<64, 16>(), Layout<32, 16>());
-  else if (tokens <= 32)
-    with_rows(Layout<64, 32>(), Layout<32, 32>());
+  // A large tile takes half again as long as two small ones, which run at once.
+  const auto waves = [&](int64_t count, int64_t at_once) {
+    return (count + at_once * gpu.multiprocessors - 1) / (at_once * gpu.multiprocessors);
+  };
+  if (tokens > 64 && 3 * waves(blocks(128, 128), 1) <= 2 * waves(blocks(64, 64), 2))
+    return launch<Layout<128, 128>>(stream, p, x);
+  const auto serves = [&](int64_t of_tokens) {  // no smaller one is wanted
+    return tokens > of_tokens / 2 && 4 * blocks(64, of_tokens) >= 3 * gpu.multiprocessors;
+  };
+  if (serves(64))
+    launch<Layout<64, 64>>(stream, p, x);
+  else if (serves(32))
+    launch<Layout<64, 32>>(stream, p, x);
+  else if (serves(16))
+    launch<Layout<64, 16>>(stream, p, x);
   else
-    with_rows(Layout<64, 64>(), Layout<32, 64>());
+    launch<Layout<64, 8>>(stream, p, x);
 }
 
 /// Of rows [first, first + rows) the offsets of the groups.
@@ -332,10 +329,9 @@ void fp8_product_on_hopper(cudaStream_t stream, const Fp8Problem& p, Workspace w
       some.start_G1 = cut;
     }
     const RoundedInputs x{codes, scales, places};
-    constexpr int kBlocksAtOnce = kRoundingThreads / kWarp;
-    round_inputs<<<dim3(static_cast<unsigned>((some.rows + kRoundedRows - 1) / kRoundedRows),
-                        static_cast<unsigned>((blocks + kBlocksAtOnce - 1) / kBlocksAtOnce)),
-                   kRoundingThreads, 0, stream>>>(some, x);
+    const int64_t parts = (blocks * (kFp8Tile / 16) + kRoundingThreads - 1) / kRoundingThreads;
+    round_inputs<<<dim3(static_cast<unsigned>(some.rows), static_cast<unsigned>(parts)), kRoundingThreads, 0,
+                   stream>>>(some, x);
     check_launch("rounding inputs to FP8");
     multiply(stream, some, x, gpu);
   }
