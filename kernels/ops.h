@@ -257,6 +257,13 @@ class Ops {
   /// have a pair are read; the others' may be null. Dtypes as for matmul.
   virtual void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                                 const RoutingView& routing) = 0;
+  /// y_SF = silu(gate) * up, where gate and up are the first and the last F columns of the same for w_E2FK. A
+  /// back end that needs it keeps the product in gate_up_S2F, of its projection_dtype.
+  virtual void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                                      std::span<const Matrix* const> w_E2FK, const RoutingView& routing) {
+    matmul_by_expert(gate_up_S2F, x_SK, w_E2FK, routing);
+    swiglu(y_SF, gate_up_S2F);
+  }
   /// x_TD (f32) += the sum over a token's pairs, best expert first, of weight times y_SD[slot] (f32).
   virtual void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) = 0;
 

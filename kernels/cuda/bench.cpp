@@ -1,6 +1,6 @@
 // Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
-// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, with weights
-// in FP8 those of DeepSeek-V3.
+// for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, those of
+// experts DeepSeek-V2-Lite's, those of weights in FP8 DeepSeek-V3's.
 #include "kernels/bench.h"
 
 #include <cuda_runtime_api.h>
@@ -26,6 +26,7 @@ struct Noise {
   std::vector<float> f32;
   std::vector<uint16_t> bf16;
   std::vector<uint8_t> e4m3;
+  std::vector<uint16_t> weights;  // small enough that what is multiplied by them keeps its size
 
   Noise() : f32((1 << 22) + 7) {
     std::mt19937 engine(1);
@@ -36,6 +37,9 @@ struct Noise {
       std::memcpy(&bits, &x, sizeof bits);
       bf16.push_back(static_cast<uint16_t>(bits >> 16));
       e4m3.push_back(e4m3_from_f32(100 * x));
+      const float weight = x / 64;
+      std::memcpy(&bits, &weight, sizeof bits);
+      weights.push_back(static_cast<uint16_t>(bits >> 16));
     }
   }
 };
@@ -55,9 +59,11 @@ class Bench {
   void run() {
     products();
     fp8_products();
+    gated_products();
     attention_decode();
     attention_prefill();
     rows();
+    experts();
     sampling();
   }
 
@@ -117,9 +123,9 @@ class Bench {
 
   std::unique_ptr<Matrix> matrix(int64_t n, int64_t k) {
     auto w = ops_.make_matrix(n, k, DType::bf16);
-    const int64_t rows = static_cast<int64_t>(noise_.bf16.size()) / k;  // of noise
+    const int64_t rows = static_cast<int64_t>(noise_.weights.size()) / k;  // of noise
     for (int64_t r = 0; r < n; r += rows)
-      ops_.load_rows(*w, r, {noise_.bf16.data(), DType::bf16, {std::min(rows, n - r), k}});
+      ops_.load_rows(*w, r, {noise_.weights.data(), DType::bf16, {std::min(rows, n - r), k}});
     return w;
   }
 
@@ -181,6 +187,25 @@ class Bench {
                2.0 * static_cast<double>(m * n * k),
                static_cast<double>(weights[0]->bytes() + x.view.bytes() + y.view.bytes()), 2 * peak_, copy_});
       }
+    }
+  }
+
+  /// The gated MLP's first product with SwiGLU, and what it takes when the two are asked for apart.
+  void gated_products() {
+    constexpr int64_t f = 14336, k = 4096;
+    const auto w = matrix(2 * f, k);
+    for (const int64_t m : {1, 64, 128, 256, 384, 512, 1024, 2048, 8192}) {
+      const Tensor x = random(DType::bf16, {m, k}), y = device_.tensor(DType::bf16, {m, f}),
+                   gate_up = device_.tensor(DType::f32, {m, 2 * f});
+      const double flops = 2.0 * static_cast<double>(m * 2 * f * k);
+      const auto bytes = static_cast<double>(w->bytes() + x.view.bytes() + y.view.bytes());
+      const std::string shape = Shape{2 * f, k}.text() + " M " + std::to_string(m);
+      print("gated " + shape, seconds([&](int) { ops_.gated_matmul(y, gate_up, x, *w, {}); }), bytes, flops);
+      print("gate_up, then swiglu " + shape, seconds([&](int) {
+              ops_.matmul(gate_up, x, *w, {}, Into::overwrite);
+              ops_.swiglu(y, gate_up);
+            }),
+            bytes + 2.0 * static_cast<double>(gate_up.view.bytes()), flops);
     }
   }
 
@@ -277,6 +302,48 @@ class Bench {
               ops_.rope_and_store(q, view, qkv, {angles, kDim, {}, {}, 0}, b.view);
             }),
             2.0 * static_cast<double>(qkv.view.bytes()), 0);
+    }
+  }
+
+  void experts() {
+    constexpr int64_t kExperts = 64, kChosen = 6, kHidden = 2048, kWidth = 1408;
+    std::vector<std::unique_ptr<Matrix>> owned;
+    std::vector<const Matrix*> gate_up, down;
+    for (int64_t e = 0; e < kExperts; ++e) {
+      gate_up.push_back(owned.emplace_back(matrix(2 * kWidth, kHidden)).get());
+      down.push_back(owned.emplace_back(matrix(kHidden, kWidth)).get());
+    }
+    for (const int64_t t : {1, 64, 256, 1024, 2048}) {
+      const int64_t pairs = t * kChosen;
+      const Tensor memory = device_.tensor(
+          DType::i32, {static_cast<int64_t>(RoutingView::bytes(t, kChosen, kExperts) / sizeof(int32_t))});
+      const RoutingView routing = RoutingView::over(memory.view.data, t, kChosen, kExperts);
+      const Tensor logits = random(DType::f32, {t, kExperts}), h = random(DType::bf16, {t, kHidden});
+      const Tensor h_SD = device_.tensor(DType::bf16, {pairs, kHidden}),
+                   gate_up_S2F = device_.tensor(DType::f32, {pairs, 2 * kWidth}),
+                   y_SF = device_.tensor(DType::bf16, {pairs, kWidth}),
+                   y_SD = device_.tensor(DType::f32, {pairs, kHidden}), x = random(DType::f32, {t, kHidden});
+      const std::string tokens = " T " + std::to_string(t);
+      print("route 6 of 64" + tokens, seconds([&](int) { ops_.route(routing, logits, {}); }),
+            static_cast<double>(logits.view.bytes() + memory.view.bytes()), 0);
+      ops_.gather_rows(h_SD, h, routing.token_S);
+      std::vector<int32_t> start(kExperts + 1);
+      device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
+      int64_t hit = 0;
+      for (size_t e = 0; e < kExperts; ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+      const auto product = [&](const std::string& name, int64_t n, int64_t k, const TensorView& y_SN,
+                               const std::function<void()>& ask) {
+        print(name + " " + Shape{n, k}.text() + " hit " + std::to_string(hit) + tokens,
+              seconds([&](int) { ask(); }),
+              static_cast<double>(hit * n * k * 2 + pairs * k * 2) + static_cast<double>(y_SN.bytes()),
+              2.0 * static_cast<double>(pairs * n * k));
+      };
+      product("experts gate_up", 2 * kWidth, kHidden, y_SF,
+              [&] { ops_.gated_matmul_by_expert(y_SF, gate_up_S2F, h_SD, gate_up, routing); });
+      product("experts down", kHidden, kWidth, y_SD,
+              [&] { ops_.matmul_by_expert(y_SD, y_SF, down, routing); });
+      print("combine_experts" + tokens, seconds([&](int) { ops_.combine_experts(x, y_SD, routing); }),
+            static_cast<double>(2 * x.view.bytes() + y_SD.view.bytes()), 0);
     }
   }
 

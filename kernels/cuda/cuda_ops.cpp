@@ -8,6 +8,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/fp8_matrix.h"
 #include "kernels/cuda/fp8_product.h"
+#include "kernels/cuda/gated.h"
 #include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
@@ -38,6 +39,7 @@ class CudaOps final : public Ops {
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
+        gated_(device, gpu_, workspace_, products_),
         grouped_(device, workspace_, gpu_),
         row_logits_(device) {}
 
@@ -103,6 +105,18 @@ class CudaOps final : public Ops {
     products_.multiply(y_TN, x_TK, w, bias_N, into);
   }
 
+  void gated_matmul(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const Matrix& w_2FK,
+                    TensorView bias_2F) override {
+    if (dynamic_cast<const Fp8Matrix*>(&w_2FK) != nullptr) {
+      Ops::gated_matmul(y_TF, gate_up_T2F, x_TK, w_2FK, bias_2F);
+      return;
+    }
+    const auto& w = dynamic_cast<const DenseMatrix&>(w_2FK);
+    cpu::check_matmul(gate_up_T2F, x_TK, w, w.view().dtype, bias_2F);
+    cpu::check_swiglu(y_TF, gate_up_T2F);
+    gated_.multiply(y_TF, gate_up_T2F, x_TK, w, bias_2F);
+  }
+
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const cpu::HeadShape shape = cpu::check_rope(q_THd, cache, qkv_TN, rotary, batch);
@@ -138,6 +152,12 @@ class CudaOps final : public Ops {
   void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                         const RoutingView& routing) override {
     grouped_.by_expert(y_SN, x_SK, w_ENK, routing);
+  }
+
+  void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                              std::span<const Matrix* const> w_E2FK, const RoutingView& routing) override {
+    cpu::check_swiglu(y_SF, gate_up_S2F);
+    grouped_.gated_by_expert(y_SF, gate_up_S2F, x_SK, w_E2FK, routing);
   }
 
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
@@ -249,6 +269,7 @@ class CudaOps final : public Ops {
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  GatedProducts gated_;
   GroupedProducts grouped_;
   RowLogits row_logits_;
   std::vector<char> converted_;

@@ -138,7 +138,7 @@ __device__ void copy_tiles(const Fp8Problem& p, const RoundedInputs& x, const Ti
     if (round > 0) stages.empty[stage].wait_for(round - 1);
     Barrier& full = stages.full[stage];
     if (b < blocks) {
-      arrive_and_expect(full, L::kStageBytes + L::kScaleBytes);
+      full.arrive_and_expect(L::kStageBytes + L::kScaleBytes);
       const unsigned codes = shared + static_cast<unsigned>(stage * L::kStageBytes);
       const unsigned scales = shared + static_cast<unsigned>(L::kScales + stage * L::kScaleBytes);
       const int64_t place = b * x.places + tile.place;

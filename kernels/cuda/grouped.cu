@@ -3,6 +3,7 @@
 #include "kernels/cuda/grouped.h"
 #include "kernels/cuda/grouped_plain.h"
 #include "kernels/cuda/grouped_tile.cuh"
+#include "kernels/cuda/silu.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace penstock::cuda {
@@ -33,34 +34,51 @@ using SomeRows = Tiling<1, 32, 8, 128, 4>;
 using MoreRows = Tiling<1, 64, 16, 128, 3>;
 using ManyRows = Tiling<2, 128, 32, 64, 3>;
 
-/// Starts copying `rows` rows of kStageK columns from `column` on to shared memory, of which those from
-/// `end` on and the columns from k on are zeros.
-template <class T, int kRows>
-__device__ void copy_rows(__nv_bfloat16* to, const __nv_bfloat16* from, int64_t distance, int rows, int end,
-                          int64_t column, int64_t k) {
+/// Starts copying kStageK columns of kRows rows, from `column` on, to shared memory. Row r is place(r) of
+/// `from`, or zeros where that is negative; columns from k on are zeros.
+template <class T, int kRows, class Place>
+__device__ void copy_rows(__nv_bfloat16* to, const __nv_bfloat16* from, int64_t distance, int rows,
+                          int64_t column, int64_t k, const Place& place) {
   constexpr int kThreadsEach = T::kStageK / kChunk;
+  constexpr int kRowsAtOnce = kThreads / kThreadsEach;
   const int at = static_cast<int>(threadIdx.x) % kThreadsEach * kChunk;
   const bool inside = column + at < k;
 #pragma unroll
-  for (int first = 0; first < kRows; first += kThreads / kThreadsEach) {
+  for (int first = 0; first < kRows; first += kRowsAtOnce) {
     const int r = first + static_cast<int>(threadIdx.x) / kThreadsEach;
-    if (kRows % (kThreads / kThreadsEach) != 0 && r >= kRows) break;
     if (r >= rows) break;
-    const bool zeros = r >= end || !inside;
-    start_copy(to + r * T::kStride + at, from + (zeros ? 0 : r * distance + column + at), zeros);
+    const int64_t row = place(r);
+    const bool zeros = row < 0 || !inside;
+    start_copy(to + r * T::kStride + at, from + (zeros ? 0 : row * distance + column + at), zeros);
   }
 }
 
-template <class T, class Out>
+/// What the rows of a weight tile are. Of a gated product, 8 rows of gate and the 8 rows of up that belong to
+/// them take turns: then one thread has both of a feature.
+template <bool kGated>
+struct WeightRows {
+  int64_t first;  // column of y
+  int64_t width;  // of y
+
+  __device__ int64_t operator()(int r) const {
+    const int64_t column = first + (kGated ? r / 16 * 8 + r % 8 : r);
+    if (column >= width) return -1;
+    return kGated && r % 16 >= 8 ? width + column : column;
+  }
+};
+
+template <class T, bool kGated, class Out>
 __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedProblem p, int column_tiles) {
   extern __shared__ __align__(128) unsigned char raw[];
   auto* const stages = reinterpret_cast<__nv_bfloat16*>(raw);
   const GroupTile tile = find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows),
                                              T::kRows, static_cast<int>(blockIdx.x) / column_tiles);
   if (tile.count == 0) return;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x % column_tiles) * T::kColumns;
-  const int columns = static_cast<int>(min(static_cast<int64_t>(T::kColumns), p.n - first_column));
-  const auto* w = static_cast<const __nv_bfloat16*>(p.w_G[tile.group]) + first_column * p.k;
+  constexpr int kColumns = kGated ? T::kColumns / 2 : T::kColumns;
+  const WeightRows<kGated> weight_rows{static_cast<int64_t>(blockIdx.x % column_tiles) * kColumns,
+                                       kGated ? p.n / 2 : p.n};
+  const auto x_rows = [&](int r) -> int64_t { return r < tile.count ? r : -1; };
+  const auto* w = static_cast<const __nv_bfloat16*>(p.w_G[tile.group]);
   const auto* x = static_cast<const __nv_bfloat16*>(p.x) + tile.group * p.x_group + tile.first * p.x_row;
   const int units = (tile.count + T::kUnit - 1) / T::kUnit;
   const int steps = static_cast<int>((p.k + T::kStageK - 1) / T::kStageK);
@@ -71,9 +89,9 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedP
     if (step < steps) {
       __nv_bfloat16* to = stages + step % T::kStages * T::kStageElements;
       const int64_t column = static_cast<int64_t>(step) * T::kStageK;
-      copy_rows<T, T::kColumns>(to, w, p.k, T::kColumns, columns, column, p.k);
-      copy_rows<T, T::kRows>(to + T::kColumns * T::kStride, x, p.x_row, units * T::kUnit, tile.count, column,
-                             p.k);
+      copy_rows<T, T::kColumns>(to, w, p.k, T::kColumns, column, p.k, weight_rows);
+      copy_rows<T, T::kRows>(to + T::kColumns * T::kStride, x, p.x_row, units * T::kUnit, column, p.k,
+                             x_rows);
     }
     close_copies();
   };
@@ -113,43 +131,57 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedP
     }
   }
 
-  Out* y = static_cast<Out*>(p.y) + tile.group * p.y_group + tile.first * p.y_row + first_column;
+  Out* y = static_cast<Out*>(p.y) + tile.group * p.y_group + tile.first * p.y_row;
 #pragma unroll
   for (int m = 0; m < T::kWarpTiles; ++m)
 #pragma unroll
     for (int t = 0; t < T::kRows / 8; ++t)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < (kGated ? 2 : 4); ++i) {
         const int row = t * 8 + lane % 4 * 2 + i % 2;
-        const int column = warp_row + m * 16 + lane / 4 + i / 2 * 8;
+        const int64_t column = weight_rows.first + (kGated ? (warp_row + m * 16) / 2 + lane / 4
+                                                           : warp_row + m * 16 + lane / 4 + i / 2 * 8);
+        if (row >= tile.count || column >= weight_rows.width) continue;
         // -0 becomes 0, as it does where a tile's last stage has more zeros to multiply.
-        if (row < tile.count && column < columns) put(y[row * p.y_row + column], acc[m][t][i] + 0.0F);
+        const float product = acc[m][t][i] + 0.0F;
+        if constexpr (kGated)
+          put(y[row * p.y_row + column], silu_times(product, acc[m][t][i + 2] + 0.0F));
+        else
+          put(y[row * p.y_row + column], product);
       }
 }
 
-template <class T>
+template <class T, bool kGated>
 void launch(cudaStream_t stream, const GroupedProblem& p, DType out) {
   const int64_t column_tiles = (p.n + T::kColumns - 1) / T::kColumns;
   const auto blocks = static_cast<unsigned>(most_tiles(p, T::kRows) * column_tiles);
   with_type(out, [&](auto type) {
-    const auto kernel = multiply_on_tensor_cores<T, decltype(type)>;
+    const auto kernel = multiply_on_tensor_cores<T, kGated, decltype(type)>;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kBytes),
           "grouped product: shared memory");
     kernel<<<blocks, kThreads, T::kBytes, stream>>>(p, static_cast<int>(column_tiles));
   });
 }
 
-/// Copies take 16 bytes at a time.
-bool rows_are_aligned(const GroupedProblem& p) {
-  return reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.k % kChunk == 0 && p.x_row % kChunk == 0 &&
-         p.x_group % kChunk == 0;
+template <class T>
+void launch(cudaStream_t stream, const GroupedProblem& p, DType out) {
+  if (p.gated)
+    launch<T, true>(stream, p, out);
+  else
+    launch<T, false>(stream, p, out);
 }
 
 }  // namespace
 
+bool on_tensor_cores(const GroupedProblem& p, DType weight) {
+  // Copies take 16 bytes at a time.
+  return weight == DType::bf16 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.k % kChunk == 0 &&
+         p.x_row % kChunk == 0 && p.x_group % kChunk == 0;
+}
+
 void grouped_product(cudaStream_t stream, const GroupedProblem& p, DType weight, DType out) {
   if (p.rows == 0 || p.groups == 0 || p.n == 0) return;
-  if (weight != DType::bf16 || !rows_are_aligned(p)) return grouped_product_plain(stream, p, weight, out);
+  if (!on_tensor_cores(p, weight)) return grouped_product_plain(stream, p, weight, out);
   // Of groups sized on the device most have less than twice the mean; the others get several tiles.
   const int64_t rows = p.start_G1 == nullptr ? p.rows : 2 * p.rows / p.groups;
   if (rows <= FewRows::kRows)

@@ -21,12 +21,17 @@ struct GroupedProblem {
   int64_t groups, rows;     // all groups' rows together; those of each group where start_G1 is null
   int64_t n, k;
   int64_t x_row, x_group, y_row, y_group;  // distances in elements
+  /// y is silu(gate) * up and n / 2 wide, where gate and up are the halves of the product. Tensor cores only.
+  bool gated = false;
 };
+
+/// Whether products of this problem run on tensor cores.
+bool on_tensor_cores(const GroupedProblem& problem, DType weight);
 
 /// Asynchronous, and the same launches for the same numbers and dtypes. Products of bfloat16 run on tensor
 /// cores where rows begin at multiples of 16 bytes (K walked 16 at a time, in order, in one float32
-/// accumulator), all others one multiply-add at a time, in order: a row's bits depend on that row, n and k
-/// alone.
+/// accumulator), all others one multiply-add at a time, in order: a row's bits depend on that row and its
+/// weight alone.
 void grouped_product(cudaStream_t stream, const GroupedProblem& problem, DType weight, DType out);
 
 }  // namespace penstock::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/contract.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/fp8_matrix.h"
 #include "kernels/cuda/fp8_product.h"
 #include "kernels/cuda/matmul.h"
@@ -10,7 +11,7 @@
 namespace penstock::cuda {
 namespace {
 
-bool any_in_fp8(std::span<const Matrix* const> weights) {
+bool in_fp8(std::span<const Matrix* const> weights) {
   return std::any_of(weights.begin(), weights.end(),
                      [](const Matrix* weight) { return dynamic_cast<const Fp8Matrix*>(weight) != nullptr; });
 }
@@ -34,30 +35,51 @@ const void* const* GroupedProducts::pointers(std::span<const Matrix* const> weig
   return arrays_.of(pointers_);
 }
 
-void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
-                                const RoutingView& routing) {
+GroupedProblem GroupedProducts::experts(TensorView y_SN, TensorView x_SK,
+                                        std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
   cpu::check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
   const int64_t n = y_SN.dim(1);
   const int64_t k = x_SK.dim(1);
-  const bool in_fp8 = any_in_fp8(w_ENK);
-  const GroupedProblem problem{
-      x_SK.data,
-      y_SN.data,
-      in_fp8 ? pointers<Fp8Matrix>(w_ENK, n, k, x_SK.dtype) : pointers<DenseMatrix>(w_ENK, n, k, x_SK.dtype),
-      routing.expert_start_E1,
-      routing.experts,
-      x_SK.dim(0),
-      n,
-      k,
-      k,
-      0,
-      n,
-      0};
-  if (in_fp8)
-    fp8_product(device_.stream(), {problem, x_SK.dtype, y_SN.dtype, nullptr, nullptr, false}, workspace_,
-                gpu_);
+  return {x_SK.data,
+          y_SN.data,
+          in_fp8(w_ENK) ? pointers<Fp8Matrix>(w_ENK, n, k, x_SK.dtype)
+                        : pointers<DenseMatrix>(w_ENK, n, k, x_SK.dtype),
+          routing.expert_start_E1,
+          routing.experts,
+          x_SK.dim(0),
+          n,
+          k,
+          k,
+          0,
+          n,
+          0};
+}
+
+void GroupedProducts::multiply(const GroupedProblem& problem, std::span<const Matrix* const> weights,
+                               DType in, DType out) {
+  if (in_fp8(weights))
+    fp8_product(device_.stream(), {problem, in, out, nullptr, nullptr, false}, workspace_, gpu_);
   else
-    grouped_product(device_.stream(), problem, x_SK.dtype, y_SN.dtype);
+    grouped_product(device_.stream(), problem, in, out);
+}
+
+void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                                const RoutingView& routing) {
+  multiply(experts(y_SN, x_SK, w_ENK, routing), w_ENK, x_SK.dtype, y_SN.dtype);
+}
+
+void GroupedProducts::gated_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                                      std::span<const Matrix* const> w_E2FK, const RoutingView& routing) {
+  GroupedProblem problem = experts(gate_up_S2F, x_SK, w_E2FK, routing);
+  if (gate_up_S2F.dtype != DType::f32 || !on_tensor_cores(problem, x_SK.dtype) || in_fp8(w_E2FK)) {
+    multiply(problem, w_E2FK, x_SK.dtype, gate_up_S2F.dtype);
+    swiglu(device_.stream(), y_SF, gate_up_S2F);
+    return;
+  }
+  problem.gated = true;
+  problem.y = y_SF.data;
+  problem.y_row = y_SF.dim(1);
+  grouped_product(device_.stream(), problem, x_SK.dtype, y_SF.dtype);
 }
 
 void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/grouped.h"
 #include "kernels/cuda/pointer_arrays.h"
 #include "kernels/ops.h"
 #include "runtime/device/cuda_device.h"
@@ -21,9 +22,15 @@ class GroupedProducts {
   /// Arguments as in Ops. Asynchronous; the first call with a set of weights must not be recorded.
   void by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                  const RoutingView& routing);
+  void gated_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                       std::span<const Matrix* const> w_E2FK, const RoutingView& routing);
   void by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK);
 
  private:
+  GroupedProblem experts(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                         const RoutingView& routing);
+  /// y_SN = the products, as they are.
+  void multiply(const GroupedProblem& problem, std::span<const Matrix* const> weights, DType in, DType out);
   /// Device memory with where the weights lie, all of them n x k for inputs of this dtype, or null.
   template <class Weight>
   const void* const* pointers(std::span<const Matrix* const> weights, int64_t n, int64_t k, DType dtype);

@@ -67,14 +67,6 @@ __device__ void wait_for_codes(float (&d)[kColumns][4], int open) {
 #undef PENSTOCK_PLACES_8
 #undef PENSTOCK_PLACES_4
 
-/// Arrives at `barrier`, which is passed only once so many bytes have been copied as well.
-__device__ inline void arrive_and_expect(Barrier& barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(&barrier.state)),
-               "r"(bytes)
-               : "memory");
-}
-
 /// Starts copying from global to shared memory; `barrier` counts the bytes. Both addresses and `bytes` are
 /// multiples of 16.
 __device__ inline void start_bulk_copy(unsigned shared_to, const void* from, int bytes, Barrier& barrier) {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/skinny.h"
+#include "kernels/cuda/timing.h"
 
 namespace penstock::cuda {
 namespace {
@@ -13,7 +14,6 @@ namespace {
 constexpr int64_t kRowsThatSetBits = 256;
 constexpr int64_t kCheckedRows = 64;
 constexpr int kCandidates = 8;
-constexpr int kTimedRuns = 3;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -23,14 +23,13 @@ size_t aligned(size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-/// The end of the range of M in which one algorithm serves.
+}  // namespace
+
 int64_t range_end(int64_t m) {
   for (const int64_t end : {1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096})
     if (m <= end) return end;
   return std::numeric_limits<int64_t>::max();
 }
-
-}  // namespace
 
 /// Descriptions of y^T = w x^T, which is what y = x w^T is to a library that counts columns first.
 class MatrixProducts::Problem {
@@ -197,29 +196,14 @@ bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& oper
   return true;
 }
 
-/// The shortest of a few runs; infinite where the workspace cannot hold the output.
+/// Infinite where the workspace cannot hold the output.
 float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& operands,
                                    const Algorithm& algorithm) {
-  float shortest = std::numeric_limits<float>::infinity();
-  if (static_cast<size_t>(m * kind.n) * bytes_of(kind.out) > workspace_.bytes) return shortest;
+  if (static_cast<size_t>(m * kind.n) * bytes_of(kind.out) > workspace_.bytes)
+    return std::numeric_limits<float>::infinity();
   const Operands scratch{workspace_.data, operands.x, operands.w, operands.bias};
-  const Event begin = make_event(cudaEventDefault);
-  const Event end = make_event(cudaEventDefault);
-  // Between layers the cache holds other things than this weight: overwrite it before each run.
-  const size_t flushed = workspace_.bytes / 2;
-  char* const flush = static_cast<char*>(workspace_.data) + workspace_.bytes - flushed;
-  for (int i = 0; i <= kTimedRuns; ++i) {
-    check(cudaMemsetAsync(flush, i, flushed, device_.stream()), "flush the cache");
-    check(cudaEventRecord(begin.get(), device_.stream()), "time a product");
-    if (run(kind, m, scratch, algorithm) != CUBLAS_STATUS_SUCCESS)
-      return std::numeric_limits<float>::infinity();
-    check(cudaEventRecord(end.get(), device_.stream()), "time a product");
-    check(cudaEventSynchronize(end.get()), "time a product");
-    float time = 0;
-    check(cudaEventElapsedTime(&time, begin.get(), end.get()), "time a product");
-    if (i > 0) shortest = std::min(shortest, time);  // the first run loads the kernel
-  }
-  return shortest;
+  return shortest_run(device_, workspace_,
+                      [&] { return run(kind, m, scratch, algorithm) == CUBLAS_STATUS_SUCCESS; });
 }
 
 void MatrixProducts::choose_bits(const Kind& kind, const Operands& operands, Choice& choice) {

@@ -34,6 +34,9 @@ class DenseMatrix final : public Matrix {
   Tensor tensor_;
 };
 
+/// The end of the range of M in which one algorithm serves.
+int64_t range_end(int64_t m);
+
 class MatrixProducts {
  public:
   /// `workspace` serves as scratch memory while algorithms are chosen; whatever it held is lost then.

@@ -158,8 +158,8 @@ class CudaExperts : public CudaTest {
     const RoutingView routing = RoutingView::over(c.routing.view.data, tokens, c.chosen, c.experts);
     ops_->route(routing, logits_TE, gate);
     ops_->gather_rows(c.h_SD.view.first(pairs), h_TD, routing.token_S);
-    ops_->matmul_by_expert(c.gate_up_S2F.view.first(pairs), c.h_SD.view.first(pairs), c.gate_up.gpu, routing);
-    ops_->swiglu(c.y_SF.view.first(pairs), c.gate_up_S2F.view.first(pairs));
+    ops_->gated_matmul_by_expert(c.y_SF.view.first(pairs), c.gate_up_S2F.view.first(pairs),
+                                 c.h_SD.view.first(pairs), c.gate_up.gpu, routing);
     ops_->matmul_by_expert(c.y_SD.view.first(pairs), c.y_SF.view.first(pairs), c.down.gpu, routing);
     ops_->combine_experts(x_TD, c.y_SD.view.first(pairs), routing);
   }
@@ -296,6 +296,29 @@ TEST_F(CudaExperts, ARowHasTheSameBitsInEveryCompany) {
           });
         }
       }
+}
+
+TEST_F(CudaExperts, AGatedProductHasTheBitsOfAProductAndSwigluAfterIt) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const DType out : {DType::f32, DType::bf16})
+      for (const auto& [f, k] :
+           {std::pair<int64_t, int64_t>(96, 192), {704, 128}, {40, 2048}, {33, 72}, {5, 33}})
+        for (const int64_t most : {2, 7, 20, 60, 170, 400}) {
+          SCOPED_TRACE(Shape({f, k, most}).text() + name_of(dtype) + name_of(out));
+          const TwinWeights w = weights(4, 2 * f, k, dtype);
+          std::vector<int64_t> counts;
+          for (int e = 0; e < 4; ++e) counts.push_back(random_() % static_cast<uint32_t>(most));
+          counts[random_() % 4] = most;
+          const TwinRouting r = routing(counts);
+          const int64_t rows = r.host.tokens;
+          const Twin x = random(dtype, {rows, k}, 3), gate_up = poisoned(DType::f32, {rows, 2 * f}),
+                     apart = poisoned(out, {rows, f}), fused = poisoned(out, {rows, f});
+          ops_->matmul_by_expert(gate_up.gpu, x.gpu, w.gpu, r.gpu);
+          ops_->swiglu(apart.gpu, gate_up.gpu);
+          ops_->gated_matmul_by_expert(fused.gpu, poisoned(DType::f32, {rows, 2 * f}).gpu, x.gpu, w.gpu,
+                                       r.gpu);
+          ASSERT_TRUE(bytes_of_rows(fused.gpu, 0, rows) == bytes_of_rows(apart.gpu, 0, rows));
+        }
 }
 
 TEST_F(CudaExperts, ProductsByHeadMatchTheReferenceAndLeaveTheRestAsItIs) {
