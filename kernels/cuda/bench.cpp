@@ -59,6 +59,7 @@ class Bench {
   void run() {
     products();
     fp8_products();
+    fp8_experts();
     gated_products();
     attention_decode();
     attention_prefill();
@@ -168,7 +169,11 @@ class Bench {
     return w;
   }
 
-  /// Rounding the inputs included. FP8 is multiplied at twice the rate of bfloat16.
+  /// FP8 is multiplied at twice the rate of bfloat16.
+  void print_fp8(const std::string& what, double time, double bytes, double flops) const {
+    each_({what, time, flops, bytes, 2 * peak_, copy_});
+  }
+  /// Rounding the inputs included.
   void fp8_products() {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>(4096, 7168),
                                {7168, 2048},
@@ -183,11 +188,42 @@ class Bench {
         const double time = seconds([&](int i) {
           ops_.matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, Into::overwrite);
         });
-        each_({"fp8 product " + Shape{n, k}.text() + " M " + std::to_string(m), time,
-               2.0 * static_cast<double>(m * n * k),
-               static_cast<double>(weights[0]->bytes() + x.view.bytes() + y.view.bytes()), 2 * peak_, copy_});
+        print_fp8("fp8 product " + Shape{n, k}.text() + " M " + std::to_string(m), time,
+                  static_cast<double>(weights[0]->bytes() + x.view.bytes() + y.view.bytes()),
+                  2.0 * static_cast<double>(m * n * k));
       }
     }
+  }
+  /// A quarter of the experts, and of those that a token chooses.
+  void fp8_experts() {
+    constexpr int64_t kExperts = 64, kChosen = 2, n = 4096, k = 7168;
+    std::vector<std::unique_ptr<Matrix>> owned;
+    std::vector<const Matrix*> weights;
+    for (int64_t e = 0; e < kExperts; ++e) weights.push_back(owned.emplace_back(fp8_matrix(n, k)).get());
+    for (const int64_t t : {1, 64, 256, 1024, 4096}) {
+      const int64_t pairs = t * kChosen;
+      const Tensor memory = device_.tensor(
+          DType::i32, {static_cast<int64_t>(RoutingView::bytes(t, kChosen, kExperts) / sizeof(int32_t))});
+      const RoutingView routing = RoutingView::over(memory.view.data, t, kChosen, kExperts);
+      const Tensor logits = random(DType::f32, {t, kExperts}), x = random(DType::bf16, {pairs, k}),
+                   y = device_.tensor(DType::f32, {pairs, n});
+      ops_.route(routing, logits, {});
+      const int64_t hit = experts_hit(routing);
+      const double time = seconds([&](int) { ops_.matmul_by_expert(y, x, weights, routing); });
+      print_fp8(
+          "fp8 experts " + Shape{n, k}.text() + " hit " + std::to_string(hit) + " T " + std::to_string(t),
+          time,
+          static_cast<double>(static_cast<size_t>(hit) * weights[0]->bytes() + x.view.bytes() +
+                              y.view.bytes()),
+          2.0 * static_cast<double>(pairs * n * k));
+    }
+  }
+  int64_t experts_hit(const RoutingView& routing) {
+    std::vector<int32_t> start(static_cast<size_t>(routing.experts + 1));
+    device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
+    int64_t hit = 0;
+    for (size_t e = 0; e + 1 < start.size(); ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+    return hit;
   }
 
   /// The gated MLP's first product with SwiGLU, and what it takes when the two are asked for apart.
@@ -327,10 +363,7 @@ class Bench {
       print("route 6 of 64" + tokens, seconds([&](int) { ops_.route(routing, logits, {}); }),
             static_cast<double>(logits.view.bytes() + memory.view.bytes()), 0);
       ops_.gather_rows(h_SD, h, routing.token_S);
-      std::vector<int32_t> start(kExperts + 1);
-      device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
-      int64_t hit = 0;
-      for (size_t e = 0; e < kExperts; ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+      const int64_t hit = experts_hit(routing);
       const auto product = [&](const std::string& name, int64_t n, int64_t k, const TensorView& y_SN,
                                const std::function<void()>& ask) {
         print(name + " " + Shape{n, k}.text() + " hit " + std::to_string(hit) + tokens,
