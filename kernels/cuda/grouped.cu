@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "kernels/cuda/grouped.h"
+#include "kernels/cuda/grouped_epilogue.cuh"
 #include "kernels/cuda/grouped_plain.h"
 #include "kernels/cuda/grouped_tile.cuh"
-#include "kernels/cuda/silu.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace penstock::cuda {
@@ -53,20 +53,6 @@ __device__ void copy_rows(__nv_bfloat16* to, const __nv_bfloat16* from, int64_t 
   }
 }
 
-/// What the rows of a weight tile are. Of a gated product, 8 rows of gate and the 8 rows of up that belong to
-/// them take turns: then one thread has both of a feature.
-template <bool kGated>
-struct WeightRows {
-  int64_t first;  // column of y
-  int64_t width;  // of y
-
-  __device__ int64_t operator()(int r) const {
-    const int64_t column = first + (kGated ? r / 16 * 8 + r % 8 : r);
-    if (column >= width) return -1;
-    return kGated && r % 16 >= 8 ? width + column : column;
-  }
-};
-
 template <class T, bool kGated, class Out>
 __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedProblem p, int column_tiles) {
   extern __shared__ __align__(128) unsigned char raw[];
@@ -74,7 +60,7 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedP
   const GroupTile tile = find_tile<kThreads>(p.start_G1, static_cast<int>(p.groups), static_cast<int>(p.rows),
                                              T::kRows, static_cast<int>(blockIdx.x) / column_tiles);
   if (tile.count == 0) return;
-  constexpr int kColumns = kGated ? T::kColumns / 2 : T::kColumns;
+  constexpr int kColumns = T::kColumns / 16 * WeightRows<kGated>::kSixteen;
   const WeightRows<kGated> weight_rows{static_cast<int64_t>(blockIdx.x % column_tiles) * kColumns,
                                        kGated ? p.n / 2 : p.n};
   const auto x_rows = [&](int r) -> int64_t { return r < tile.count ? r : -1; };
@@ -134,21 +120,7 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_on_tensor_cores(GroupedP
   Out* y = static_cast<Out*>(p.y) + tile.group * p.y_group + tile.first * p.y_row;
 #pragma unroll
   for (int m = 0; m < T::kWarpTiles; ++m)
-#pragma unroll
-    for (int t = 0; t < T::kRows / 8; ++t)
-#pragma unroll
-      for (int i = 0; i < (kGated ? 2 : 4); ++i) {
-        const int row = t * 8 + lane % 4 * 2 + i % 2;
-        const int64_t column = weight_rows.first + (kGated ? (warp_row + m * 16) / 2 + lane / 4
-                                                           : warp_row + m * 16 + lane / 4 + i / 2 * 8);
-        if (row >= tile.count || column >= weight_rows.width) continue;
-        // -0 becomes 0, as it does where a tile's last stage has more zeros to multiply.
-        const float product = acc[m][t][i] + 0.0F;
-        if constexpr (kGated)
-          put(y[row * p.y_row + column], silu_times(product, acc[m][t][i + 2] + 0.0F));
-        else
-          put(y[row * p.y_row + column], product);
-      }
+    store_products(y, p.y_row, tile.count, weight_rows, warp_row + m * 16, acc[m]);
 }
 
 template <class T, bool kGated>
@@ -173,6 +145,10 @@ void launch(cudaStream_t stream, const GroupedProblem& p, DType out) {
 
 }  // namespace
 
+int64_t expected_rows(const GroupedProblem& p) {
+  return p.start_G1 == nullptr ? p.rows : 2 * p.rows / p.groups;
+}
+
 bool on_tensor_cores(const GroupedProblem& p, DType weight) {
   // Copies take 16 bytes at a time.
   return weight == DType::bf16 && reinterpret_cast<uintptr_t>(p.x) % 16 == 0 && p.k % kChunk == 0 &&
@@ -182,8 +158,7 @@ bool on_tensor_cores(const GroupedProblem& p, DType weight) {
 void grouped_product(cudaStream_t stream, const GroupedProblem& p, DType weight, DType out) {
   if (p.rows == 0 || p.groups == 0 || p.n == 0) return;
   if (!on_tensor_cores(p, weight)) return grouped_product_plain(stream, p, weight, out);
-  // Of groups sized on the device most have less than twice the mean; the others get several tiles.
-  const int64_t rows = p.start_G1 == nullptr ? p.rows : 2 * p.rows / p.groups;
+  const int64_t rows = expected_rows(p);  // a group that has more gets several tiles
   if (rows <= FewRows::kRows)
     launch<FewRows>(stream, p, out);
   else if (rows <= SomeRows::kRows)

@@ -25,6 +25,10 @@ struct GroupedProblem {
   bool gated = false;
 };
 
+/// How many rows most groups have at most, as far as totals tell: with rows spread by chance few have more
+/// than twice the mean.
+int64_t expected_rows(const GroupedProblem& problem);
+
 /// Whether products of this problem run on tensor cores.
 bool on_tensor_cores(const GroupedProblem& problem, DType weight);
 

@@ -6,10 +6,14 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/fp8_matrix.h"
 #include "kernels/cuda/fp8_product.h"
+#include "kernels/cuda/grouped_hopper.h"
 #include "kernels/cuda/matmul.h"
 
 namespace penstock::cuda {
 namespace {
+
+/// Groups with fewer rows have more to gain from many small tiles than from fast tensor cores.
+constexpr int64_t kLeastHopperRows = 64;
 
 bool in_fp8(std::span<const Matrix* const> weights) {
   return std::any_of(weights.begin(), weights.end(),
@@ -35,6 +39,16 @@ const void* const* GroupedProducts::pointers(std::span<const Matrix* const> weig
   return arrays_.of(pointers_);
 }
 
+void GroupedProducts::multiply(const GroupedProblem& problem, DType weight, DType out) {
+  if (gpu_.is_hopper && expected_rows(problem) > kLeastHopperRows && on_tensor_cores(problem, weight) &&
+      grouped_hopper_serves(problem))
+    grouped_product_hopper(device_.stream(), problem,
+                           maps_.of(pointers_, problem.n, problem.k, problem.gated ? 2 : 1, kHopperColumns),
+                           out, gpu_.multiprocessors);
+  else
+    grouped_product(device_.stream(), problem, weight, out);
+}
+
 GroupedProblem GroupedProducts::experts(TensorView y_SN, TensorView x_SK,
                                         std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
   cpu::check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
@@ -55,31 +69,31 @@ GroupedProblem GroupedProducts::experts(TensorView y_SN, TensorView x_SK,
           0};
 }
 
-void GroupedProducts::multiply(const GroupedProblem& problem, std::span<const Matrix* const> weights,
-                               DType in, DType out) {
+void GroupedProducts::multiply_experts(const GroupedProblem& problem, std::span<const Matrix* const> weights,
+                                       DType in, DType out) {
   if (in_fp8(weights))
     fp8_product(device_.stream(), {problem, in, out, nullptr, nullptr, false}, workspace_, gpu_);
   else
-    grouped_product(device_.stream(), problem, in, out);
+    multiply(problem, in, out);
 }
 
 void GroupedProducts::by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                                 const RoutingView& routing) {
-  multiply(experts(y_SN, x_SK, w_ENK, routing), w_ENK, x_SK.dtype, y_SN.dtype);
+  multiply_experts(experts(y_SN, x_SK, w_ENK, routing), w_ENK, x_SK.dtype, y_SN.dtype);
 }
 
 void GroupedProducts::gated_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
                                       std::span<const Matrix* const> w_E2FK, const RoutingView& routing) {
   GroupedProblem problem = experts(gate_up_S2F, x_SK, w_E2FK, routing);
   if (gate_up_S2F.dtype != DType::f32 || !on_tensor_cores(problem, x_SK.dtype) || in_fp8(w_E2FK)) {
-    multiply(problem, w_E2FK, x_SK.dtype, gate_up_S2F.dtype);
+    multiply_experts(problem, w_E2FK, x_SK.dtype, gate_up_S2F.dtype);
     swiglu(device_.stream(), y_SF, gate_up_S2F);
     return;
   }
   problem.gated = true;
   problem.y = y_SF.data;
   problem.y_row = y_SF.dim(1);
-  grouped_product(device_.stream(), problem, x_SK.dtype, y_SF.dtype);
+  multiply(problem, x_SK.dtype, y_SF.dtype);
 }
 
 void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) {
@@ -97,7 +111,7 @@ void GroupedProducts::by_head(TensorView y_THy, TensorView x_THK, std::span<cons
                                k,
                                heads * y_width,
                                y_width};
-  grouped_product(device_.stream(), problem, x_THK.dtype, y_THy.dtype);
+  multiply(problem, x_THK.dtype, y_THy.dtype);
 }
 
 }  // namespace penstock::cuda

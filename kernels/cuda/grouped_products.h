@@ -17,7 +17,7 @@ class GroupedProducts {
  public:
   /// `workspace` is scratch memory for one call.
   GroupedProducts(CudaDevice& device, Workspace workspace, const Gpu& gpu)
-      : device_(device), workspace_(workspace), gpu_(gpu), arrays_(device) {}
+      : device_(device), workspace_(workspace), gpu_(gpu), arrays_(device), maps_(device) {}
 
   /// Arguments as in Ops. Asynchronous; the first call with a set of weights must not be recorded.
   void by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
@@ -29,16 +29,21 @@ class GroupedProducts {
  private:
   GroupedProblem experts(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                          const RoutingView& routing);
-  /// y_SN = the products, as they are.
-  void multiply(const GroupedProblem& problem, std::span<const Matrix* const> weights, DType in, DType out);
-  /// Device memory with where the weights lie, all of them n x k for inputs of this dtype, or null.
+  /// Device memory with where the weights lie, all of them n x k for inputs of this dtype, or null. Leaves
+  /// the same in pointers_.
   template <class Weight>
   const void* const* pointers(std::span<const Matrix* const> weights, int64_t n, int64_t k, DType dtype);
+  /// By the weights of experts, which may be kept in FP8.
+  void multiply_experts(const GroupedProblem& problem, std::span<const Matrix* const> weights, DType in,
+                        DType out);
+  /// By the weights in pointers_.
+  void multiply(const GroupedProblem& problem, DType weight, DType out);
 
   CudaDevice& device_;
   Workspace workspace_;
   Gpu gpu_;
   PointerArrays arrays_;
+  WeightMaps maps_;
   std::vector<const void*> pointers_;
 };
 

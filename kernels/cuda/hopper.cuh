@@ -87,7 +87,24 @@ __device__ inline void multiply_bf16(float (&d)[16][4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
-/// d [64 x 256] = a b^T or += : both bfloat16 in shared memory, a 64 rows and b 256 rows of 16 columns.
+/// d [64 x 64], [64 x 128] or [64 x 256] = a b^T or += : both bfloat16 in shared memory, a 64 rows and b as
+/// many as d has columns, of 16 columns.
+__device__ inline void multiply_bf16(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " PENSTOCK_PLACES_32
+      ", %32, %33, p, 1, 1, 0, 0; }"
+      : PENSTOCK_REGISTERS_32(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void multiply_bf16(float (&d)[16][4], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " PENSTOCK_PLACES_64
+      ", %64, %65, p, 1, 1, 0, 0; }"
+      : PENSTOCK_REGISTERS_64(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 __device__ inline void multiply_bf16(float (&d)[32][4], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{ .reg .pred p; setp.ne.b32 p, %130, 0;\n"

@@ -46,6 +46,21 @@ __device__ inline void read_tile_for_all(unsigned shared_to, const CUtensorMap& 
       : "memory");
 }
 
+/// Reads the tile of a weight that begins at row 8 first_eight (of each half) and this column, as map_weight
+/// orders its rows.
+__device__ inline void read_weight(unsigned shared_to, const CUtensorMap& map, int first_eight, int column,
+                                   Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%2, %3, %3, %4}], [%5];" ::"r"(shared_to),
+      "l"(&map), "r"(column), "r"(0), "r"(first_eight), "r"(shared_address(&full.state))
+      : "memory");
+}
+/// Before copies by a map in device memory, which is not of the kernel's parameters.
+__device__ inline void see_map(const CUtensorMap& map) {
+  asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(&map) : "memory");
+}
+
 /// Writes the tile that begins at this row and column from shared memory.
 __device__ inline void write_tile(const CUtensorMap& map, int row, int column, unsigned shared_from) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
