@@ -270,8 +270,7 @@ void launch(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x) {
 /// The tile decides speed only. Products of few blocks take as long as one block does: then smaller tiles of
 /// tokens are better, up to as many as there are multiprocessors.
 void multiply(cudaStream_t stream, const Fp8Problem& p, const RoundedInputs& x, const Gpu& gpu) {
-  // Tokens that a group can be expected to have, unless choices are spread very unevenly.
-  const int64_t tokens = p.groups == 1 ? p.rows : 2 * (p.rows + p.groups - 1) / p.groups;
+  const int64_t tokens = expected_rows(p);
   const auto blocks = [&](int64_t rows, int64_t of_tokens) {
     return most_tiles(p, of_tokens) * ((p.n + rows - 1) / rows);
   };

@@ -184,7 +184,7 @@ TEST_F(CudaFp8, OpsMultiplyInTheFormOfTheDevice) {
     const Form exact{"", dtype, false};
     multiply(y, as_multiplied(exact, x), w, 0, 30);
     ops_->matmul(y.gpu, x.gpu, *w.gpu, {}, Into::overwrite);
-    expect_close(y, dtype == DType::bf16 ? 4e-2 : 2e-6);  // normal numbers in E4M3 are off by 2.7 %
+    expect_close(y, dtype == DType::bf16 ? 4e-2 : 2e-6);  // normal numbers in E4M3 are off by 2.6 %
 
     const bool on_hopper = dtype == DType::bf16 && device().architecture() == "sm_90";
     run({"", dtype, on_hopper}, same.gpu, x.gpu, w);
