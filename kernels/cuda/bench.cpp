@@ -1,6 +1,6 @@
 // Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
 // for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, those of
-// experts DeepSeek-V2-Lite's.
+// experts DeepSeek-V2-Lite's, those of weights in FP8 DeepSeek-V3's.
 #include "kernels/bench.h"
 
 #include <cuda_runtime_api.h>
@@ -15,6 +15,7 @@
 
 #include "kernels/ops.h"
 #include "runtime/device/cuda_device.h"
+#include "runtime/model/fp8.h"
 
 namespace penstock {
 namespace {
@@ -24,6 +25,7 @@ namespace {
 struct Noise {
   std::vector<float> f32;
   std::vector<uint16_t> bf16;
+  std::vector<uint8_t> e4m3;
   std::vector<uint16_t> weights;  // small enough that what is multiplied by them keeps its size
 
   Noise() : f32((1 << 22) + 7) {
@@ -34,6 +36,7 @@ struct Noise {
       uint32_t bits = 0;
       std::memcpy(&bits, &x, sizeof bits);
       bf16.push_back(static_cast<uint16_t>(bits >> 16));
+      e4m3.push_back(e4m3_from_f32(100 * x));
       const float weight = x / 64;
       std::memcpy(&bits, &weight, sizeof bits);
       weights.push_back(static_cast<uint16_t>(bits >> 16));
@@ -55,6 +58,8 @@ class Bench {
 
   void run() {
     products();
+    fp8_products();
+    fp8_experts();
     gated_products();
     attention_decode();
     attention_prefill();
@@ -150,6 +155,75 @@ class Bench {
               2.0 * static_cast<double>(m * l.n * l.k));
       }
     }
+  }
+
+  std::unique_ptr<Matrix> fp8_matrix(int64_t n, int64_t k) {
+    auto w = ops_.make_fp8_matrix(n, k, DType::bf16);
+    const int64_t rows = static_cast<int64_t>(noise_.e4m3.size()) / k;  // of noise
+    std::vector<float> scales(static_cast<size_t>(rows * blocks_over(k, kFp8Columns)), 1e-4F);
+    for (int64_t r = 0; r < n; r += rows) {
+      const int64_t count = std::min(rows, n - r);
+      ops_.load_fp8_rows(*w, r, {noise_.e4m3.data(), DType::e4m3, {count, k}},
+                         {scales.data(), DType::f32, {count, blocks_over(k, kFp8Columns)}});
+    }
+    return w;
+  }
+
+  /// FP8 is multiplied at twice the rate of bfloat16.
+  void print_fp8(const std::string& what, double time, double bytes, double flops) const {
+    each_({what, time, flops, bytes, 2 * peak_, copy_});
+  }
+  /// Rounding the inputs included.
+  void fp8_products() {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>(4096, 7168),
+                               {7168, 2048},
+                               {1536, 7168},
+                               {24576, 1536},
+                               {7168, 16384},
+                               {36864, 7168}}) {
+      std::vector<std::unique_ptr<Matrix>> weights;  // more than the cache holds
+      for (int64_t bytes = 0; bytes < 200 << 20; bytes += n * k) weights.push_back(fp8_matrix(n, k));
+      for (const int64_t m : {1, 8, 16, 32, 64, 128, 256, 1024, 4096}) {
+        const Tensor x = random(DType::bf16, {m, k}), y = device_.tensor(DType::f32, {m, n});
+        const double time = seconds([&](int i) {
+          ops_.matmul(y, x, *weights[static_cast<size_t>(i) % weights.size()], {}, Into::overwrite);
+        });
+        print_fp8("fp8 product " + Shape{n, k}.text() + " M " + std::to_string(m), time,
+                  static_cast<double>(weights[0]->bytes() + x.view.bytes() + y.view.bytes()),
+                  2.0 * static_cast<double>(m * n * k));
+      }
+    }
+  }
+  /// A quarter of the experts, and of those that a token chooses.
+  void fp8_experts() {
+    constexpr int64_t kExperts = 64, kChosen = 2, n = 4096, k = 7168;
+    std::vector<std::unique_ptr<Matrix>> owned;
+    std::vector<const Matrix*> weights;
+    for (int64_t e = 0; e < kExperts; ++e) weights.push_back(owned.emplace_back(fp8_matrix(n, k)).get());
+    for (const int64_t t : {1, 64, 256, 1024, 4096}) {
+      const int64_t pairs = t * kChosen;
+      const Tensor memory = device_.tensor(
+          DType::i32, {static_cast<int64_t>(RoutingView::bytes(t, kChosen, kExperts) / sizeof(int32_t))});
+      const RoutingView routing = RoutingView::over(memory.view.data, t, kChosen, kExperts);
+      const Tensor logits = random(DType::f32, {t, kExperts}), x = random(DType::bf16, {pairs, k}),
+                   y = device_.tensor(DType::f32, {pairs, n});
+      ops_.route(routing, logits, {});
+      const int64_t hit = experts_hit(routing);
+      const double time = seconds([&](int) { ops_.matmul_by_expert(y, x, weights, routing); });
+      print_fp8(
+          "fp8 experts " + Shape{n, k}.text() + " hit " + std::to_string(hit) + " T " + std::to_string(t),
+          time,
+          static_cast<double>(static_cast<size_t>(hit) * weights[0]->bytes() + x.view.bytes() +
+                              y.view.bytes()),
+          2.0 * static_cast<double>(pairs * n * k));
+    }
+  }
+  int64_t experts_hit(const RoutingView& routing) {
+    std::vector<int32_t> start(static_cast<size_t>(routing.experts + 1));
+    device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
+    int64_t hit = 0;
+    for (size_t e = 0; e + 1 < start.size(); ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+    return hit;
   }
 
   /// The gated MLP's first product with SwiGLU, and what it takes when the two are asked for apart.
@@ -289,10 +363,7 @@ class Bench {
       print("route 6 of 64" + tokens, seconds([&](int) { ops_.route(routing, logits, {}); }),
             static_cast<double>(logits.view.bytes() + memory.view.bytes()), 0);
       ops_.gather_rows(h_SD, h, routing.token_S);
-      std::vector<int32_t> start(kExperts + 1);
-      device_.download(start.data(), routing.expert_start_E1, start.size() * sizeof(int32_t));
-      int64_t hit = 0;
-      for (size_t e = 0; e < kExperts; ++e) hit += start[e + 1] > start[e] ? 1 : 0;
+      const int64_t hit = experts_hit(routing);
       const auto product = [&](const std::string& name, int64_t n, int64_t k, const TensorView& y_SN,
                                const std::function<void()>& ask) {
         print(name + " " + Shape{n, k}.text() + " hit " + std::to_string(hit) + tokens,

@@ -15,8 +15,9 @@ namespace penstock::cuda {
 
 class GroupedProducts {
  public:
-  GroupedProducts(CudaDevice& device, const Gpu& gpu)
-      : device_(device), gpu_(gpu), arrays_(device), maps_(device) {}
+  /// `workspace` is scratch memory for one call.
+  GroupedProducts(CudaDevice& device, Workspace workspace, const Gpu& gpu)
+      : device_(device), workspace_(workspace), gpu_(gpu), arrays_(device), maps_(device) {}
 
   /// Arguments as in Ops. Asynchronous; the first call with a set of weights must not be recorded.
   void by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
@@ -28,13 +29,18 @@ class GroupedProducts {
  private:
   GroupedProblem experts(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                          const RoutingView& routing);
-  /// Device memory with where the weights lie, all of them n x k of this dtype, or null. Leaves the same in
-  /// pointers_.
+  /// Device memory with where the weights lie, all of them n x k for inputs of this dtype, or null. Leaves
+  /// the same in pointers_.
+  template <class Weight>
   const void* const* pointers(std::span<const Matrix* const> weights, int64_t n, int64_t k, DType dtype);
+  /// By the weights of experts, which may be kept in FP8.
+  void multiply_experts(const GroupedProblem& problem, std::span<const Matrix* const> weights, DType in,
+                        DType out);
   /// By the weights in pointers_.
   void multiply(const GroupedProblem& problem, DType weight, DType out);
 
   CudaDevice& device_;
+  Workspace workspace_;
   Gpu gpu_;
   PointerArrays arrays_;
   WeightMaps maps_;

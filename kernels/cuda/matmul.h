@@ -26,6 +26,8 @@ class DenseMatrix final : public Matrix {
   int64_t n() const override { return tensor_.view.dim(0); }
   int64_t k() const override { return tensor_.view.dim(1); }
   size_t bytes() const override { return tensor_.view.bytes(); }
+  DType dtype() const { return tensor_.view.dtype; }
+  const void* data() const { return tensor_.view.data; }
   const TensorView& view() const { return tensor_.view; }
 
  private:
