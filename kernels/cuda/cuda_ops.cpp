@@ -9,10 +9,12 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/rounding_sums.h"
 #include "kernels/cuda/row_logits.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/sampling.h"
 #include "runtime/device/cuda_device.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock {
 namespace {
@@ -35,11 +37,13 @@ class CudaOps final : public Ops {
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
-        row_logits_(device) {}
+        row_logits_(device),
+        rounding_(device) {}
 
   std::string numerics() const override {
     return "cuda-2 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
   }
+  CacheRounding take_cache_rounding() override { return rounding_.take(); }
   /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
   /// models accuracy (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no
   /// measurable time.
@@ -94,7 +98,8 @@ class CudaOps final : public Ops {
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const cpu::HeadShape shape = cpu::check_rope(q_THd, cache, qkv_TN, rotary, batch);
-    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads);
+    CacheRounding* const rounding = has_scales(cache.dtype) ? rounding_.on_device() : nullptr;
+    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads, rounding);
   }
 
   void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
@@ -228,6 +233,7 @@ class CudaOps final : public Ops {
   Workspace workspace_;
   MatrixProducts products_;
   RowLogits row_logits_;
+  RoundingSums rounding_;
   std::vector<char> converted_;
   std::vector<RowToDraw> to_draw_;
   DeviceMemory sample_memory_;

@@ -52,6 +52,14 @@ class CudaTest : public ::testing::Test {
     return twin;
   }
 
+  /// Every bit set, which is NaN in every float: for what is not read as values of its dtype.
+  Twin bytes_of_ones(DType dtype, const Shape& shape) {
+    Twin twin = empty(dtype, shape);
+    std::memset(twin.host.view.data, 0xFF, twin.host.view.bytes());
+    gpu_->upload(twin.gpu.view.data, twin.host.view.data, twin.host.view.bytes());
+    return twin;
+  }
+
   Twin of(const std::vector<int32_t>& values) {
     Twin twin = empty(DType::i32, {static_cast<int64_t>(values.size())});
     std::memcpy(twin.host.view.data, values.data(), twin.host.view.bytes());
