@@ -16,6 +16,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/device/device.h"
@@ -182,6 +183,25 @@ struct Sampled {
   bool finite = true;             // false: a NaN or +infinity was among the logits (CPUs look)
 };
 
+/// Tokens that were asked for and may still be on their way from the device. Must not outlive the Ops.
+class Drawing {
+ public:
+  virtual ~Drawing() = default;
+  /// Waits for them; once.
+  virtual std::vector<Sampled> take() = 0;
+};
+using DrawingPtr = std::unique_ptr<Drawing>;
+
+/// Tokens that are there.
+class Drawn final : public Drawing {
+ public:
+  explicit Drawn(std::vector<Sampled> tokens) : tokens_(std::move(tokens)) {}
+  std::vector<Sampled> take() override { return std::move(tokens_); }
+
+ private:
+  std::vector<Sampled> tokens_;
+};
+
 /// Sums of squares over vectors of K and V that a cache keeps in one byte a value.
 struct CacheRounding {
   double error = 0;  // of what rounding took
@@ -194,7 +214,8 @@ class Ops {
 
   /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
   virtual std::string numerics() const = 0;
-  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow.
+  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow. A GPU tells what
+  /// it had done by an earlier call.
   virtual CacheRounding take_cache_rounding() { return {}; }
   /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
   virtual DType projection_dtype(DType weight_dtype) const = 0;
@@ -267,6 +288,10 @@ class Ops {
   /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, min-p, top-k,
   /// top-p; kernels/sampling.h has the exact rules. Results are on the host when it returns.
   virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
+  /// The same, without waiting for the device where that is possible.
+  virtual DrawingPtr start_sample(TensorView logits_RV, std::span<const SampleParams> params_R) {
+    return std::make_unique<Drawn>(sample(logits_RV, params_R));
+  }
   /// The log-probability of a given token of each row of logits_RV (f32), as sample gives it of a drawn one.
   /// Results are on the host when it returns.
   virtual std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) = 0;

@@ -42,7 +42,6 @@ Tensor identity_rows(Device& device, int64_t count) {
 /// Row by row: the scores of its targets, then its sampled token.
 std::vector<Sampled> in_order(const proto::Plan& plan, std::vector<Sampled> sampled,
                               std::vector<Sampled> scored) {
-  if (scored.empty()) return sampled;
   std::vector<Sampled> all;
   size_t next_sampled = 0, next_scored = 0;
   for (const proto::PlannedRow& row : plan.rows()) {
@@ -117,8 +116,8 @@ class DecoderStage final : public Stage {
 
   CacheRounding take_cache_rounding() override { return ops_.take_cache_rounding(); }
 
-  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
-    if (plan.rows().empty()) return {};
+  DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
+    if (plan.rows().empty()) return nullptr;
     const std::optional<StepSize> size = graphs_.size_for(plan);
     const Padding padding = size ? Padding{size->rows, size->table_stride, blocks_} : Padding{};
     batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
@@ -143,12 +142,15 @@ class DecoderStage final : public Stage {
     else
       ask();
     if (head_) {
-      std::vector<Sampled> drawn =
-          head_->sample(params_R);  // before score, which makes logits in the same place
-      return in_order(plan, std::move(drawn), head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
+      DrawingPtr drawing = head_->start_sample(params_R);
+      if (batch_.scores_S().empty()) return drawing;
+      // Taken before score, which makes logits in the same place.
+      std::vector<Sampled> drawn = drawing ? drawing->take() : std::vector<Sampled>{};
+      return std::make_unique<Drawn>(
+          in_order(plan, std::move(drawn), head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S())));
     }
     if (own) copy(out_TD, x_TD.first(tokens));
-    return {};
+    return nullptr;
   }
 
  private:

@@ -93,8 +93,8 @@ class Head {
   /// Computes the logits of the hidden states at x_TD[rows_R]; rows_R in device memory, at most spec.max_rows
   /// of them.
   void compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows);
-  /// One token for each of params_R, from as many rows of the logits computed last.
-  std::vector<Sampled> sample(std::span<const SampleParams> params_R);
+  /// One token for each of params_R, from as many rows of the logits computed last. Null for none.
+  DrawingPtr start_sample(std::span<const SampleParams> params_R);
   /// The score of each target, from x_TD[rows_S]. Any number of them: logits are made for max_rows at a time.
   std::vector<Sampled> score(TensorView x_TD, const int32_t* rows_S, std::span<const ScoreParams> scores_S);
 

@@ -1,6 +1,6 @@
-// A cache in one byte a value, FP8 E4M3 or int8 with a float scale for each vector (runtime/model/kv_cache.h):
-// how a value becomes a code, and what tensor cores multiply for a code. Codes are what the CPU stores for the
-// same values; widening them is exact.
+// A cache in one byte a value, FP8 E4M3 or int8 with a float scale for each vector
+// (runtime/model/kv_cache.h): how a value becomes a code, and what tensor cores multiply for a code. Codes
+// are what the CPU stores for the same values; widening them is exact.
 //
 // Tensor cores take pairs of 16-bit values. Four codes that lie together become two pairs, codes 0 and 2, and
 // codes 1 and 3: a shift and a mask each, where neighbours would need bytes to be moved. Whoever multiplies
@@ -65,8 +65,8 @@ struct Int8 {
     pairs[0] = less_1152((codes & 0x00FF00FF) ^ 0x64806480);
     pairs[1] = less_1152((codes >> 8 & 0x00FF00FF) ^ 0x64806480);
   }
-  /// As bfloat16, whose fraction has 7 bits: those of 128 + the code's last 7, less 128, or 256 where the code
-  /// is negative.
+  /// As bfloat16, whose fraction has 7 bits: those of 128 + the code's last 7, less 128, or 256 where the
+  /// code is negative.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
     pairs[0] = small_value(codes);
     pairs[1] = small_value(codes >> 8);
@@ -82,8 +82,8 @@ struct Int8 {
   __device__ static uint32_t small_value(uint32_t codes) {
     const uint32_t above = (codes & 0x007F007F) | 0x43004300;  // 128 + the last 7 bits
     const uint32_t less = (codes & 0x00800080) | 0xC300C300;   // -128 or -256
-    const __nv_bfloat162 sum =
-        __hadd2(reinterpret_cast<const __nv_bfloat162&>(above), reinterpret_cast<const __nv_bfloat162&>(less));
+    const __nv_bfloat162 sum = __hadd2(reinterpret_cast<const __nv_bfloat162&>(above),
+                                       reinterpret_cast<const __nv_bfloat162&>(less));
     return reinterpret_cast<const uint32_t&>(sum);
   }
 };

@@ -1,6 +1,5 @@
 // Ops on a GPU: checks arguments and hands them to the kernels.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/contract.h"
 #include "kernels/cpu/fp8_rows.h"
@@ -10,9 +9,8 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/rounding_sums.h"
+#include "kernels/cuda/row_draws.h"
 #include "kernels/cuda/row_logits.h"
-#include "kernels/cuda/sampling.h"
-#include "kernels/sampling.h"
 #include "runtime/device/cuda_device.h"
 #include "runtime/model/kv_cache.h"
 
@@ -37,6 +35,7 @@ class CudaOps final : public Ops {
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
         products_(device, workspace_),
+        draws_(device),
         row_logits_(device),
         rounding_(device) {}
 
@@ -157,6 +156,15 @@ class CudaOps final : public Ops {
     return result;
   }
 
+  /// Rows with rules are scored by what was drawn: the host waits for those.
+  DrawingPtr start_sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
+    const bool ruled =
+        std::any_of(params_R.begin(), params_R.end(), [](const auto& p) { return p.has_rules(); });
+    if (ruled || params_R.empty()) return Ops::start_sample(logits_RV, params_R);
+    cpu::check_sample(logits_RV, params_R.size());
+    return draws_.start(logits_RV, params_R);
+  }
+
   std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
     cpu::check_sample(logits_RV, params_R.size());
     std::vector<RowToScore> rows;
@@ -189,42 +197,7 @@ class CudaOps final : public Ops {
   }
 
   std::vector<Sampled> draw(TensorView logits_RV, std::span<const SampleParams> params_R) {
-    const size_t rows = params_R.size();
-    size_t most_top = 0;
-    to_draw_.clear();
-    for (const SampleParams& p : params_R) {
-      to_draw_.push_back({uniform_for(p), is_greedy(p) ? 0.0F : p.temperature, p.top_k, p.top_p,
-                          std::isnan(p.min_p) ? 0.0F : std::min(p.min_p, 1.0F), p.logprobs});
-      most_top = std::max(most_top, static_cast<size_t>(std::max(0, p.logprobs)));
-    }
-    most_top = std::min(most_top, static_cast<size_t>(logits_RV.dim(1)));
-
-    // On the device: the rows to draw, the tokens drawn, the alternatives. The last two come back in one
-    // piece.
-    const size_t drawn_at = rows * sizeof(RowToDraw);
-    const size_t top_at = drawn_at + rows * sizeof(DrawnToken);
-    const size_t end = top_at + rows * most_top * sizeof(TokenLogprob);
-    if (sample_room_ < end) {
-      sample_memory_ = device_.allocate(2 * end);
-      sample_room_ = 2 * end;
-    }
-    auto* const memory = static_cast<char*>(sample_memory_.get());
-    device_.upload(memory, to_draw_.data(), drawn_at);
-    sample_rows(device_.stream(), logits_RV, reinterpret_cast<const RowToDraw*>(memory),
-                reinterpret_cast<DrawnToken*>(memory + drawn_at),
-                reinterpret_cast<TokenLogprob*>(memory + top_at), static_cast<int64_t>(most_top));
-    answer_.resize(end - drawn_at);
-    device_.download(answer_.data(), memory + drawn_at, answer_.size());
-
-    const auto* drawn_R = reinterpret_cast<const DrawnToken*>(answer_.data());
-    const auto* top_RL = reinterpret_cast<const TokenLogprob*>(answer_.data() + (top_at - drawn_at));
-    std::vector<Sampled> result(rows);
-    for (size_t r = 0; r < rows; ++r) {
-      const size_t wanted = std::min(most_top, static_cast<size_t>(std::max(0, params_R[r].logprobs)));
-      const TokenLogprob* top_L = top_RL + r * most_top;
-      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}, 0};
-    }
-    return result;
+    return draws_.start(logits_RV, params_R)->take();
   }
 
   CudaDevice& device_;
@@ -232,13 +205,10 @@ class CudaOps final : public Ops {
   DeviceMemory workspace_memory_;
   Workspace workspace_;
   MatrixProducts products_;
+  RowDraws draws_;
   RowLogits row_logits_;
   RoundingSums rounding_;
   std::vector<char> converted_;
-  std::vector<RowToDraw> to_draw_;
-  DeviceMemory sample_memory_;
-  size_t sample_room_ = 0;
-  std::vector<char> answer_;
 };
 
 }  // namespace

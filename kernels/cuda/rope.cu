@@ -44,7 +44,7 @@ __device__ void add_rounding(CacheRounding* sum, const Code* codes_d, float scal
   }
   error = warp_sum(error);
   kept = warp_sum(kept);
-  if (lane != 0) return;
+  if (lane != 0 || !isfinite(error)) return;  // what is no number would stay in the sums
   atomicAdd(&sum->error, error);
   atomicAdd(&sum->kept, kept);
 }

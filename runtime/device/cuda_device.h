@@ -29,6 +29,7 @@ class CudaDevice final : public Device {
   /// Waits for the stream.
   void download(void* host_to, const void* device_from, size_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<Moment> mark() override;
   /// A CUDA graph of what `ask` put into the stream.
   std::unique_ptr<Recording> record(const std::function<void()>& ask) override;
   std::optional<MemoryUse> memory_use() const override { return pool_.use(); }

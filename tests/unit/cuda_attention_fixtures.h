@@ -73,9 +73,8 @@ class CudaAttention : public CudaTest {
   }
 
   Twin cache(const Heads& heads, DType dtype) {
-    return bytes_of_ones(
-        dtype, {kRows * kBlocksARow, 2, heads.g * heads.block_size,
-                kv_vector_bytes(heads.d, dtype) / static_cast<int64_t>(bytes_of(dtype))});
+    return bytes_of_ones(dtype, {kRows * kBlocksARow, 2, heads.g * heads.block_size,
+                                 kv_vector_bytes(heads.d, dtype) / static_cast<int64_t>(bytes_of(dtype))});
   }
   static KvCacheView view(const Tensor& cache, const Heads& heads) {
     return {cache.view.data, cache.view.dtype, kRows * kBlocksARow, heads.g, heads.d, heads.block_size};

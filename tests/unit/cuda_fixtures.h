@@ -103,6 +103,13 @@ class CudaTest : public ::testing::Test {
     EXPECT_LE(std::sqrt(error / size), tolerance);
   }
 
+  /// Of a narrow cache, since the last call of this.
+  CacheRounding rounding_so_far() {
+    ops_->take_cache_rounding();
+    gpu_->synchronize();
+    return ops_->take_cache_rounding();
+  }
+
   static double tolerance(DType dtype) { return dtype == DType::bf16 ? 4e-3 : 2e-6; }
 
   std::unique_ptr<Device> host_ = make_cpu_device();

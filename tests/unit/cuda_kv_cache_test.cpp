@@ -1,5 +1,5 @@
-// A KV cache in one byte a value on a GPU: which codes and scales are stored, that attention reads each of them
-// exactly, and what is told of their rounding. tests/unit/cuda_attention_test.cpp has the rest.
+// A KV cache in one byte a value on a GPU: which codes and scales are stored, that attention reads each of
+// them exactly, and what is told of their rounding. tests/unit/cuda_attention_test.cpp has the rest.
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/reference_cache.h"
 #include "kernels/cuda/kv_layout.h"
@@ -30,9 +30,8 @@ class CudaKvCache : public CudaAttention {
   Twin wide_range(const Shape& shape) {
     std::normal_distribution<float> normal(0, 1);
     const float size = std::pow(10.0F, 8 * normal(random_));
-    return twin_of(shape, [&](int64_t) {
-      return random_() % 10 == 0 ? 0 : size * std::pow(normal(random_), 5.0F);
-    });
+    return twin_of(shape,
+                   [&](int64_t) { return random_() % 10 == 0 ? 0 : size * std::pow(normal(random_), 5.0F); });
   }
   std::vector<char> bytes_of_cache(const Tensor& cache) {
     std::vector<char> bytes(cache.view.bytes());
@@ -58,18 +57,19 @@ TEST_F(CudaKvCache, StoresTheCodesAndScalesOfTheReference) {
       for (int64_t t = 0; t < b.host.tokens; ++t)
         for (int64_t head = heads.h; head < all; ++head) {
           const int64_t position = b.host.positions_T[t];
-          const int64_t block = b.host.block_table_RB[b.host.row_of_T[t] * b.host.table_stride +
-                                                      position / heads.block_size];
+          const int64_t block =
+              b.host.block_table_RB[b.host.row_of_T[t] * b.host.table_stride + position / heads.block_size];
           const int64_t vector =
               (block * 2 * heads.g + head - heads.h) * heads.block_size + position % heads.block_size;
           std::vector<char> expected(static_cast<size_t>(kv_vector_bytes(heads.d, dtype)));
-          cpu::write_vector(expected.data(), dtype,
-                            {qkv.host.view.as<const float>() + (t * all + head) * heads.d,
-                             static_cast<size_t>(heads.d)});
-          ASSERT_EQ(std::memcmp(scales + vector * 4, expected.data(), 4), 0) << "token " << t << ", head " << head;
-          ASSERT_EQ(std::memcmp(found.data() + vector * heads.d, expected.data() + 4,
-                                static_cast<size_t>(heads.d)),
-                    0)
+          cpu::write_vector(
+              expected.data(), dtype,
+              {qkv.host.view.as<const float>() + (t * all + head) * heads.d, static_cast<size_t>(heads.d)});
+          ASSERT_EQ(std::memcmp(scales + vector * 4, expected.data(), 4), 0)
+              << "token " << t << ", head " << head;
+          ASSERT_EQ(
+              std::memcmp(found.data() + vector * heads.d, expected.data() + 4, static_cast<size_t>(heads.d)),
+              0)
               << "token " << t << ", head " << head;
         }
     }
@@ -94,16 +94,19 @@ TEST_F(CudaKvCache, ValuesOfEveryCodeAreReadExactly) {
         for (int64_t row = 0; row < kRows; ++row) parts.push_back({row, 0, count});
         const Batch b = batch(parts, heads.block_size);
         const Twin qkv = twin_of({b.host.tokens, 3 * dim}, [&](int64_t i) {
-          const int64_t token = i / (3 * dim) / count;  // rows repeat one token: whatever is weighed, the same
+          const int64_t token =
+              i / (3 * dim) / count;  // rows repeat one token: whatever is weighed, the same
           return i % (3 * dim) < 2 * dim ? 0.25F : value_of(token, i % dim);
         });
-        const Twin q = poisoned(DType::f32, {b.host.tokens, dim}), out = poisoned(DType::bf16, {b.host.tokens, dim});
+        const Twin q = poisoned(DType::f32, {b.host.tokens, dim}),
+                   out = poisoned(DType::bf16, {b.host.tokens, dim});
         ops_->rope_and_store(q.gpu, view(memory.gpu, heads), qkv.gpu, {angles.gpu, dim, {}, {}, 0}, b.gpu);
         ops_->attention(out.gpu, q.gpu, view(memory.gpu, heads), b.gpu, 0.1F);
         const std::vector<float> found = values_of(out.gpu);
         for (int64_t t = 0; t < b.host.tokens; ++t)
           for (int64_t i = 0; i < dim; ++i)
-            ASSERT_EQ(found[static_cast<size_t>(t * dim + i)], value_of(t / count, i)) << "token " << t << ", " << i;
+            ASSERT_EQ(found[static_cast<size_t>(t * dim + i)], value_of(t / count, i))
+                << "token " << t << ", " << i;
       }
 }
 
@@ -125,9 +128,10 @@ TEST_F(CudaKvCache, KeysWithOneOutlierKeepTheirSmallestCodes) {
         });
         const Twin q = poisoned(DType::f32, {b.host.tokens, heads.h, heads.d});
         const Twin out = poisoned(DType::bf16, {b.host.tokens, heads.h, heads.d});
-        ops_->rope_and_store(q.gpu, view(memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0}, b.gpu);
-        reference_->rope_and_store(q.host, view(memory.host, heads), qkv.host, {angles.host, heads.d, {}, {}, 0},
-                                   b.host);
+        ops_->rope_and_store(q.gpu, view(memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0},
+                             b.gpu);
+        reference_->rope_and_store(q.host, view(memory.host, heads), qkv.host,
+                                   {angles.host, heads.d, {}, {}, 0}, b.host);
         ops_->attention(out.gpu, q.gpu, view(memory.gpu, heads), b.gpu, 0.3F);
         reference_->attention(out.host, q.host, view(memory.host, heads), b.host, 0.3F);
         expect_close(out, 1e-2);
@@ -163,12 +167,13 @@ TEST_F(CudaKvCache, TellsWhatRoundingTookAsCpusDo) {
     const Twin qkv = random(DType::bf16, {b.host.tokens, 8 * heads.d});
     const Twin q = poisoned(DType::f32, {b.host.tokens, heads.h, heads.d});
     ops_->rope_and_store(q.gpu, view(memory.gpu, heads), qkv.gpu, {angles.gpu, heads.d, {}, {}, 0}, b.gpu);
-    cpu->rope_and_store(q.host, view(memory.host, heads), qkv.host, {angles.host, heads.d, {}, {}, 0}, b.host);
-    const CacheRounding found = ops_->take_cache_rounding(), expected = cpu->take_cache_rounding();
+    cpu->rope_and_store(q.host, view(memory.host, heads), qkv.host, {angles.host, heads.d, {}, {}, 0},
+                        b.host);
+    const CacheRounding found = rounding_so_far(), expected = cpu->take_cache_rounding();
     EXPECT_GT(expected.error, 0);
     EXPECT_NEAR(found.error, expected.error, 1e-5 * expected.error);
     EXPECT_NEAR(found.kept, expected.kept, 1e-9 * expected.kept);
-    EXPECT_EQ(ops_->take_cache_rounding().kept, 0) << "told twice";
+    EXPECT_EQ(rounding_so_far().kept, 0) << "told twice";
   }
 }
 

@@ -80,10 +80,10 @@ TEST_F(CudaStage, AStepToFullPrecisionGivesTheBitsOfACacheThatAlwaysHadIt) {
     limits.kv = kv;
     Chain narrow = chain(whole, limits);
     generate(narrow, asked, 40, 512);  // decode steps over the narrow cache are recorded
-    EXPECT_GT(ops_->take_cache_rounding().error, 0);
+    EXPECT_GT(rounding_so_far().error, 0);
     narrow.stage(0).allocate_full_precision_cache(narrow.blocks());
     expect_same(generate(narrow, asked, 40, 512), expected);
-    EXPECT_EQ(ops_->take_cache_rounding().kept, 0);
+    EXPECT_EQ(rounding_so_far().kept, 0);
   }
 }
 
