@@ -105,6 +105,7 @@ class CudaTest : public ::testing::Test {
 
   /// Of a narrow cache, since the last call of this.
   CacheRounding rounding_so_far() {
+    gpu_->synchronize();
     ops_->take_cache_rounding();
     gpu_->synchronize();
     return ops_->take_cache_rounding();
