@@ -214,7 +214,8 @@ class Ops {
 
   /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
   virtual std::string numerics() const = 0;
-  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow.
+  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow. A GPU tells what
+  /// it had done by an earlier call.
   virtual CacheRounding take_cache_rounding() { return {}; }
   /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
   virtual DType projection_dtype(DType weight_dtype) const = 0;

@@ -73,8 +73,7 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
       ->capture_default_str();
   app.add_option(
          "--kv-cache-dtype", o.kv_cache_dtype,
-         "Of the KV cache: auto (--dtype's), fp8 (E4M3) or int8, with a scale for each token's vectors; "
-         "CPUs only")
+         "Of the KV cache: auto (--dtype's), fp8 (E4M3) or int8, with a scale for each token's vectors")
       ->check(CLI::IsMember({"auto", "fp8", "int8"}))
       ->group(group)
       ->capture_default_str();
@@ -221,14 +220,6 @@ void refuse_what_gpus_lack(const ModelConfig& config) {
                        "--device cpu");
 }
 
-void refuse_kv_dtype_on_gpus(const JobOptions& options) {
-  if (names_gpu(options.device) && options.kv_cache_dtype != "auto")
-    throw UsageError("--kv-cache-dtype: expected auto with --device " + options.device + ", found " +
-                     options.kv_cache_dtype +
-                     ": attention over FP8 and int8 has no GPU kernels yet; leave the flag out, or use "
-                     "--device cpu");
-}
-
 }  // namespace
 
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
@@ -236,7 +227,6 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   shape.config = load_model_config(options.model);
   if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
   if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
-  refuse_kv_dtype_on_gpus(options);
   if (names_gpu(options.device) && options.lazy_experts)
     throw UsageError(
         "--expert-loading lazy: expected --device cpu, as the host must see where rows are "

@@ -16,6 +16,7 @@
 #include "kernels/ops.h"
 #include "runtime/device/cuda_device.h"
 #include "runtime/model/fp8.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock {
 namespace {
@@ -277,32 +278,46 @@ class Bench {
     return made;
   }
 
-  void attention(const std::string& name, int64_t rows, int64_t count, int64_t context) {
+  /// Of `blocks` blocks. Any byte is a code; scales are numbers like any other.
+  Tensor random_cache(DType dtype, int64_t blocks) {
+    const int64_t values = blocks * 2 * kKvHeads * kBlock * kDim;
+    if (!has_scales(dtype)) return random(dtype, {values});
+    Tensor codes_and_scales =
+        device_.tensor(dtype, {blocks * kBlock * kv_position_bytes(kKvHeads, kDim, dtype)});
+    const auto fill = [&](int64_t at, const Tensor& from) {
+      cuda::check(cudaMemcpyAsync(codes_and_scales.view.as<char>() + at, from.view.data, from.view.bytes(),
+                                  cudaMemcpyDeviceToDevice, device_.stream()),
+                  "copy");
+      device_.synchronize();
+    };
+    fill(0, random(DType::bf16, {values / 2}));
+    fill(values, random(DType::f32, {values / kDim}));
+    return codes_and_scales;
+  }
+
+  void attention(const std::string& name, int64_t rows, int64_t count, int64_t context,
+                 DType dtype = DType::bf16) {
     const Batch b = batch(rows, count, context);
     const int64_t blocks = rows * b.view.table_stride;
+    const int64_t position_bytes = kv_position_bytes(kKvHeads, kDim, dtype);
     const int copies =
-        static_cast<int>(std::max<int64_t>(1, (200 << 20) / (blocks * kBlock * kKvHeads * kDim * 4)));
+        static_cast<int>(std::max<int64_t>(1, (200 << 20) / (blocks * kBlock * position_bytes)));
     std::vector<Tensor> caches;
-    for (int i = 0; i < std::min(copies, 8); ++i)
-      caches.push_back(random(DType::bf16, {blocks * 2 * kKvHeads, kBlock, kDim}));
+    for (int i = 0; i < std::min(copies, 8); ++i) caches.push_back(random_cache(dtype, blocks));
     const Tensor q = random(DType::bf16, {b.view.tokens, kHeads, kDim}),
                  out = device_.tensor(DType::bf16, {b.view.tokens, kHeads, kDim});
     const double time = seconds([&](int i) {
-      const KvCacheView cache{caches[static_cast<size_t>(i) % caches.size()].view.data,
-                              DType::bf16,
-                              blocks,
-                              kKvHeads,
-                              kDim,
-                              kBlock};
+      const KvCacheView cache{
+          caches[static_cast<size_t>(i) % caches.size()].view.data, dtype, blocks, kKvHeads, kDim, kBlock};
       ops_.attention(out, q, cache, b.view, 0.088F);
     });
     const double pairs = static_cast<double>(rows) * static_cast<double>(count) *
                          (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
-    print(
-        name + " " + std::to_string(rows) + " x " + std::to_string(count) + " at " + std::to_string(context),
-        time,
-        static_cast<double>(rows * context * kKvHeads * kDim * 4) + 2.0 * static_cast<double>(q.view.bytes()),
-        4.0 * pairs * static_cast<double>(kHeads * kDim));
+    print(name + " " + std::to_string(rows) + " x " + std::to_string(count) + " at " +
+              std::to_string(context) + (dtype == DType::bf16 ? "" : std::string(", ") + name_of(dtype)),
+          time,
+          static_cast<double>(rows * context * position_bytes) + 2.0 * static_cast<double>(q.view.bytes()),
+          4.0 * pairs * static_cast<double>(kHeads * kDim));
   }
 
   void attention_decode() {
@@ -314,10 +329,14 @@ class Bench {
                                         {256, 1024},
                                         {512, 256}})
       attention("attention decode", rows, 1, context);
+    for (const DType dtype : {DType::e4m3, DType::i8})
+      for (const auto& [rows, context] : {std::pair<int64_t, int64_t>(64, 4096), {256, 1024}})
+        attention("attention decode", rows, 1, context, dtype);
   }
   void attention_prefill() {
     for (const auto& [rows, count] : {std::pair<int64_t, int64_t>(1, 8192), {4, 2048}, {64, 128}})
       attention("attention prefill", rows, count, count);
+    for (const DType dtype : {DType::e4m3, DType::i8}) attention("attention prefill", 1, 8192, 8192, dtype);
   }
 
   void rows() {

@@ -81,25 +81,6 @@ void with_type(DType dtype, F f) {
     f(float());
 }
 
-/// C++ types of a cache: float32 as it is, and two bytes a value with K as float16, because of all that
-/// is rounded K moves a log-probability most (docs/architecture.md, "Numbers").
-struct WideCache {
-  using Key = float;
-  using Value = float;
-};
-struct NarrowCache {
-  using Key = __half;
-  using Value = __nv_bfloat16;
-};
-/// Calls f(C()) with C the C++ types of a cache of this dtype.
-template <class F>
-void with_cache_type(DType dtype, F f) {
-  if (dtype == DType::bf16)
-    f(NarrowCache());
-  else
-    f(WideCache());
-}
-
 inline void check_launch(const char* kernel, Where where = Where::here()) {
   check(cudaGetLastError(), kernel, where);
 }

@@ -11,10 +11,12 @@
 #include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/rounding_sums.h"
 #include "kernels/cuda/routing.h"
 #include "kernels/cuda/row_draws.h"
 #include "kernels/cuda/row_logits.h"
 #include "runtime/device/cuda_device.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock {
 namespace {
@@ -40,11 +42,13 @@ class CudaOps final : public Ops {
         gated_(device, gpu_, workspace_, products_),
         grouped_(device, workspace_, gpu_),
         draws_(device),
-        row_logits_(device) {}
+        row_logits_(device),
+        rounding_(device) {}
 
   std::string numerics() const override {
     return "cuda-3 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
   }
+  CacheRounding take_cache_rounding() override { return rounding_.take(); }
   /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
   /// models accuracy (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no
   /// measurable time.
@@ -119,7 +123,8 @@ class CudaOps final : public Ops {
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const cpu::HeadShape shape = cpu::check_rope(q_THd, cache, qkv_TN, rotary, batch);
-    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads);
+    CacheRounding* const rounding = has_scales(cache.dtype) ? rounding_.on_device() : nullptr;
+    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads, rounding);
   }
 
   void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
@@ -246,6 +251,7 @@ class CudaOps final : public Ops {
   GroupedProducts grouped_;
   RowDraws draws_;
   RowLogits row_logits_;
+  RoundingSums rounding_;
   std::vector<char> converted_;
 };
 

@@ -48,6 +48,11 @@ __device__ inline void start_copy(unsigned shared_to, const void* from, bool zer
 __device__ inline void start_copy(void* shared_to, const void* from, bool zeros) {
   start_copy(shared_address(shared_to), from, zeros);
 }
+/// The same for 4 bytes.
+__device__ inline void start_copy_of_4(unsigned shared_to, const void* from, bool zeros) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_to), "l"(from),
+               "r"(zeros ? 0 : 4));
+}
 /// What was started since the last call can be waited for as one.
 __device__ inline void close_copies() {
   asm volatile("cp.async.commit_group;");

@@ -54,8 +54,13 @@ void expect_same(const std::vector<std::vector<Sampled>>& a, const std::vector<s
 
 void CudaStage::expect_recorded_steps_give_the_same() {
   const Cuts whole{{config_.layer_count(), true, true}};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const Limits limits{dtype, 512, 16, 512, 16};
+  struct Format {
+    DType dtype;
+    std::optional<DType> kv;
+  };
+  for (const auto& [dtype, kv] : {Format{DType::f32, {}}, Format{DType::bf16, {}},
+                                  Format{DType::bf16, DType::e4m3}, Format{DType::bf16, DType::i8}}) {
+    const Limits limits{dtype, 512, 16, 512, 16, ExpertLoading::eager, kv};
     const auto asked = prompts(11);
     Chain together = chain(whole, limits);
     const auto answers = generate(together, asked, 80, 512);
@@ -98,6 +103,23 @@ TEST_F(CudaStage, ExpertsGiveWhatTheyGiveOnACpu) {
   for (size_t r = 0; r < asked.size(); ++r) {
     ASSERT_EQ(found[r][0].token, expected[r][0].token) << "row " << r;
     ASSERT_NEAR(found[r][0].logprob, expected[r][0].logprob, 1e-4) << "row " << r;
+  }
+}
+
+TEST_F(CudaStage, AStepToFullPrecisionGivesTheBitsOfACacheThatAlwaysHadIt) {
+  const Cuts whole{{config_.layer_count(), true, true}};
+  const auto asked = prompts(5);
+  Limits limits{DType::bf16, 512, 16, 512, 16};
+  Chain full = chain(whole, limits);
+  const auto expected = generate(full, asked, 40, 512);
+  for (const DType kv : {DType::e4m3, DType::i8}) {
+    limits.kv = kv;
+    Chain narrow = chain(whole, limits);
+    generate(narrow, asked, 40, 512);  // decode steps over the narrow cache are recorded
+    EXPECT_GT(rounding_so_far().error, 0);
+    narrow.stage(0).allocate_full_precision_cache(narrow.blocks());
+    expect_same(generate(narrow, asked, 40, 512), expected);
+    EXPECT_EQ(rounding_so_far().kept, 0);
   }
 }
 

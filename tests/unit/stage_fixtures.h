@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "stages/build_stage.h"
@@ -27,6 +28,7 @@ struct Limits {
   int64_t max_tokens = 512;
   int64_t max_rows = 16;
   ExpertLoading experts = ExpertLoading::eager;
+  std::optional<DType> kv{};
 };
 
 /// The stages of one model, chained by hand.
@@ -41,7 +43,7 @@ class Chain {
       stages_.push_back(
           build_stage(config, source,
                       {half, halves, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
-                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts},
+                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts, limits.kv},
                       device, ops));
       half += halves;
     }
