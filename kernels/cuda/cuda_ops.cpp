@@ -7,6 +7,7 @@
 #include "kernels/cpu/number.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/row_logits.h"
@@ -107,12 +108,19 @@ class CudaOps final : public Ops {
       attention_plain(device_.stream(), out_THd, q_THd, cache, batch, shape, scale);
   }
 
-  void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
-                             const LatentRotaryView&, const BatchView&) override {
-    refuse_latents_and_experts();
+  void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache, TensorView q_THe,
+                             TensorView latent_TL, const LatentRotaryView& rotary,
+                             const BatchView& batch) override {
+    cpu::check_latent_rope(q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
+    cuda::latent_rope_and_store(device_.stream(), q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
   }
-  void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
-    refuse_latents_and_experts();
+  void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache, const BatchView& batch,
+                        float scale) override {
+    cpu::check_latent_attention(out_THL, q_THd, cache, batch);
+    if (latent_tensor_cores_serve(cache, out_THL.dtype, gpu_))
+      latent_attention_tensor_cores(device_.stream(), out_THL, q_THd, cache, batch, scale, workspace_, gpu_);
+    else
+      latent_attention_plain(device_.stream(), out_THL, q_THd, cache, batch, scale);
   }
   void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
     refuse_latents_and_experts();
