@@ -11,7 +11,8 @@ namespace {
 constexpr float kLog2E = 1.4426950408889634F;
 constexpr int kFoldThreads = kLatentDim / 4;
 
-/// The extents of a query row, in order: the arithmetic of LatentFold, four columns a thread. One block a row.
+/// The extents of a query row, in order: the arithmetic of LatentFold, four columns a thread. One block a
+/// row.
 template <int kRows>
 __global__ void fold_latent_parts(const __grid_constant__ LatentProblem p) {
   const int block = static_cast<int>(blockIdx.x) / kRows;
@@ -45,6 +46,7 @@ __global__ void fold_latent_parts(const __grid_constant__ LatentProblem p) {
 /// Splits rows whose blocks are fewer than `enough`, where `parts` has room for their extents.
 template <int kRows>
 void attend(cudaStream_t stream, LatentProblem p, DType cache, Workspace parts, int64_t enough, int grid) {
+  p.blocks = static_cast<int>(latent_blocks<kRows>(p));
   const int64_t count = static_cast<int64_t>(p.blocks) * kRows * p.extents;
   const size_t needed = static_cast<size_t>(count) * (kLatentDim * sizeof(float) + sizeof(float2));
   p.split = p.extents > 1 && p.blocks < enough && needed <= parts.bytes;
@@ -91,15 +93,12 @@ void latent_attention_tensor_cores(cudaStream_t stream, TensorView out_THL, Tens
 
   // As in attention.cu: with as many rows as tokens there is no long row, unless heads are very many.
   const bool some_short = p.heads <= kShortItems;
-  if (batch.tokens > batch.rows || !some_short) {
-    p.blocks =
-        static_cast<int>(QueryTile::blocks_before(batch.tokens, batch.rows, p.group, kLongLatentRows));
-    attend<kLongLatentRows>(stream, p, cache.dtype, parts, grid, grid);
-  }
+  if (batch.tokens > batch.rows || !some_short)
+    // Below three quarters of the device the idle part is worth more than what parts cost.
+    attend<kLongLatentRows>(stream, p, cache.dtype, parts, grid * 3 / 4, grid);
   if (some_short) {
     // Parts cost an eighth of the traffic, blocks that wait for the longest row more, unless each has many.
     constexpr int kEnoughRounds = 8;
-    p.blocks = static_cast<int>(batch.rows);
     attend<kShortItems>(stream, p, cache.dtype, parts, int64_t{kEnoughRounds} * grid, grid);
   }
 }

@@ -1,6 +1,6 @@
 // Attention over the paged cache of latents. Two implementations of Ops::latent_attention: tensor cores for
-// bfloat16 models of DeepSeek's sizes (L = 512, r = 64) on Hopper, and plain arithmetic for everything else. A
-// row's bits do not depend on which tokens share the call, nor on whether its query came as prefill or as
+// bfloat16 models of DeepSeek's sizes (L = 512, r = 64) on Hopper, and plain arithmetic for everything else.
+// A row's bits do not depend on which tokens share the call, nor on whether its query came as prefill or as
 // decode.
 #pragma once
 

@@ -3,8 +3,8 @@
 // half the scores each would have to be exchanged for little: products with 32 keys are no faster than the
 // queries can be read from shared memory.
 //
-// An extent's sums fill the registers, so those of the extents before it lie in global memory, a piece for each
-// block, small enough for the L2 cache to keep: 256 KB a block come and go for every 590 KB of tiles.
+// An extent's sums fill the registers, so those of the extents before it lie in global memory, a piece for
+// each block, small enough for the L2 cache to keep: 256 KB a block come and go for every 590 KB of tiles.
 //
 // Floor: a tile is 64 x 64 x (2 x 576 + 512) x 2 = 13.6 M operations of the tensor cores (8.9 M of use), 3300
 // cycles of a multiprocessor; its 74 KB take about as long to come from the L2 cache.
@@ -21,7 +21,7 @@ constexpr int kThreads = kCopierThreads + kComputers;
 constexpr int kGroupColumns = kLatentDim / kGroups;
 constexpr int kHalf = 128;  // columns of one product
 constexpr int kHalves = kGroupColumns / kHalf;
-constexpr int kCopierRegisters = 56, kComputerRegisters = 224;
+constexpr int kCopierRegisters = 72, kComputerRegisters = 216;
 
 /// Shared memory of a block; multiples of 1024 bytes.
 constexpr int kQueriesAt = kLatentStages * kLatentTileBytes;
@@ -34,7 +34,8 @@ __device__ void start_scores(float (&s)[kTileKeys / 8][4], unsigned queries, uns
   static_assert(kLongLatentRows == kTileKeys);  // so that both operands have the same panels
 #pragma unroll
   for (int k = 0; k < kLatentKey / 16; ++k) {
-    const auto at = static_cast<unsigned>(k * 16 / kPanelColumns * kTileKeys * 128 + k * 16 % kPanelColumns * 2);
+    const auto at =
+        static_cast<unsigned>(k * 16 / kPanelColumns * kTileKeys * 128 + k * 16 % kPanelColumns * 2);
     multiply_f16(s, describe(queries + at, 16), describe(tile + at, 16), k > 0);
   }
 }
@@ -62,7 +63,7 @@ __device__ void wait_for_sums(Sums& acc) {
 __device__ void fold_extent(Sums& acc, float4* totals, LatentTotal& total, const Softmax& extent, bool first,
                             bool last, float scale_log2) {
   const Fold folds[2] = {total.add(extent, 0, scale_log2), total.add(extent, 1, scale_log2)};
-  constexpr int kBatch = 8;  // loads under way
+  constexpr int kBatch = 16;  // loads under way
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
@@ -70,8 +71,7 @@ __device__ void fold_extent(Sums& acc, float4* totals, LatentTotal& total, const
       float4* const at = totals + (half * (kHalf / 8) + from) * kComputers;
       float4 before[kBatch];
 #pragma unroll
-      for (int n = 0; n < kBatch; ++n)
-        before[n] = first ? float4{0, 0, 0, 0} : __ldcg(at + n * kComputers);
+      for (int n = 0; n < kBatch; ++n) before[n] = first ? float4{0, 0, 0, 0} : __ldcg(at + n * kComputers);
 #pragma unroll
       for (int n = 0; n < kBatch; ++n) {
         float(&sums)[4] = acc[half][from + n];
@@ -90,7 +90,8 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned t
   const int group = thread / kWarpgroup;
   const int own_row = thread % kWarpgroup / kWarp * 16 + lane / 4;
   float4* const totals =
-      p.totals + static_cast<int64_t>(blockIdx.x) * static_cast<int64_t>(kTotalBytes / sizeof(float4)) + thread;
+      p.totals + static_cast<int64_t>(blockIdx.x) * static_cast<int64_t>(kTotalBytes / sizeof(float4)) +
+      thread;
   const auto own_columns = static_cast<unsigned>(group * (kGroupColumns / kPanelColumns) * kTileKeys * 128);
   int turn = 0;
   for_each_unit<kLongLatentRows>(p, [&](const LatentUnit& unit) {
@@ -149,23 +150,22 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned t
       wait_for_sums<0>(acc);
       stages.release(turn++);
       softmax.close();
-      if (!p.split)
-        fold_extent(acc, totals, total, softmax, first == 0, end == unit.end_tile, p.scale_log2);
+      if (!p.split) fold_extent(acc, totals, total, softmax, first == 0, end == unit.end_tile, p.scale_log2);
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int row = own_row + 8 * r;
       const int item = unit.queries.first_item + row;
-      if (item > unit.last_item) continue;
+      const bool real = item <= unit.last_item;
 #pragma unroll
       for (int half = 0; half < kHalves; ++half) {
         const int column = group * kGroupColumns + half * kHalf;
-        if (p.split)
+        if (!p.split)
+          write_latent_row(p.out_THd + unit.row_of(p, item) * kLatentDim + column, real, acc[half],
+                           total.sum[r], r, lane);
+        else if (real)
           write_latent_part(p, latent_part<kLongLatentRows>(p, unit.block, row, unit.extent), column, softmax,
                             acc[half], r, lane);
-        else
-          write_latent_row<kHalf / 8>(p.out_THd + unit.row_of(p, item) * kLatentDim + column, total.sum[r],
-                                      lane, [&](int n, int j) { return acc[half][n][2 * r + j]; });
       }
     }
   });
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_long(const __grid_constant
   __syncthreads();
   if (threadIdx.x < kCopierThreads) {
     give_up_registers<kCopierRegisters>();
-    copy_latents<Format, kLongLatentRows>(p, stages, shared_address(shared));
+    LatentCopier<kLongLatentRows, true>(p, stages, shared_address(shared)).template copy_all<Format>();
   } else {
     take_registers<kComputerRegisters>();
     compute(p, stages, shared_address(shared));

@@ -3,8 +3,8 @@
 // multiprocessor's share of the memory, its products 2500.
 //
 // Four warps compute. Each multiplies 16 of a tile's keys with the queries; the scores go through shared
-// memory, every warp weighs all of them, which is cheaper than to exchange the weights as well, and gathers 128
-// of the 512 columns.
+// memory, every warp weighs all of them, which is cheaper than to exchange the weights as well, and gathers
+// 128 of the 512 columns.
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/latent_sums.cuh"
 #include "kernels/cuda/latent_tiles.cuh"
@@ -37,7 +37,8 @@ __device__ void load_matrices_transposed_at(uint32_t (&b)[4], unsigned address) 
 }
 
 /// s = q k^T for this warp's keys. Rows of both operands lie 128 bytes apart in each panel.
-__device__ void score_keys(float (&s)[kWarpKeys / 8][4], unsigned queries, unsigned tile, int warp, int lane) {
+__device__ void score_keys(float (&s)[kWarpKeys / 8][4], unsigned queries, unsigned tile, int warp,
+                           int lane) {
 #pragma unroll
   for (int n = 0; n < kWarpKeys / 8; ++n)
     for (int j = 0; j < 4; ++j) s[n][j] = 0;
@@ -121,7 +122,8 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned c
       float own[kWarpKeys / 8][4], s[kTileKeys / 8][4], shrink[2];
       stages.wait_for_tile(turn);
       score_keys(own, tiles + kQueriesAt, at, warp, lane);
-      exchange_scores(s, own, reinterpret_cast<float*>(shared + kScoresAt + turn % 2 * kScoreBytes), warp, lane);
+      exchange_scores(s, own, reinterpret_cast<float*>(shared + kScoresAt + turn % 2 * kScoreBytes), warp,
+                      lane);
       const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
       if (softmax.weigh<HalfWeights>(s, visible, p.scale_log2, lane, shrink))
         multiply_rows<kWarpColumns>(acc, shrink);
@@ -145,14 +147,13 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned c
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int item = lane / 4 + 8 * r;
-      if (item > unit.last_item) continue;
-      if (p.split)
+      const bool real = item <= unit.last_item;
+      if (!p.split)
+        write_latent_row(p.out_THd + unit.row_of(p, item) * kLatentDim + warp * kWarpColumns, real, whole,
+                         total.sum[r], r, lane);
+      else if (real)
         write_latent_part(p, latent_part<kShortItems>(p, unit.block, item, unit.extent), warp * kWarpColumns,
                           softmax, acc, r, lane);
-      else
-        write_latent_row<kWarpColumns / 8>(p.out_THd + unit.row_of(p, item) * kLatentDim + warp * kWarpColumns,
-                                           total.sum[r], lane,
-                                           [&](int n, int j) { return whole[n][2 * r + j]; });
     }
   });
 }
@@ -165,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_short(const __grid_constan
   if (threadIdx.x == 0) stages.start(kWarps);
   __syncthreads();
   if (threadIdx.x < kCopierThreads)
-    copy_latents<Format, kShortItems>(p, stages, shared_address(shared));
+    LatentCopier<kShortItems, false>(p, stages, shared_address(shared)).template copy_all<Format>();
   else
     compute(p, stages, shared);
 }

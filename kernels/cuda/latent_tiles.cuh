@@ -1,9 +1,10 @@
 // Tiles of 64 keys on their way from the cache of latents to shared memory: four warps of a block copy, one
-// tile ahead of the warps that compute. A tile is read once and serves twice: all of its 576 columns as K, the
-// first 512 as V. Codes of one byte are widened on the way, code times scale rounded to float16, so that the
-// products do not know of them.
+// tile ahead of the warps that compute. A tile is read once and serves twice: all of its 576 columns as K,
+// the first 512 as V. Codes of one byte are widened on the way, code times scale rounded to float16, so that
+// the products do not know of them.
 //
-// A tile is nine panels of 64 columns, swizzled as hopper.cuh says; ldmatrix reads them without conflicts too.
+// A tile is nine panels of 64 columns, swizzled as hopper.cuh says; ldmatrix reads them without conflicts
+// too.
 #pragma once
 
 #include "kernels/cuda/hopper.cuh"
@@ -25,7 +26,7 @@ struct LatentStages {
 
   __device__ void start(int computing_warps) {
     for (int i = 0; i < kLatentStages; ++i) {
-      full[i].start(kCopierThreads / kWarp);
+      full[i].start(kCopierThreads);
       empty[i].start(computing_warps);
     }
     publish_barriers();
@@ -35,6 +36,14 @@ struct LatentStages {
   __device__ void release(int turn) {
     __syncwarp();
     if (threadIdx.x % kWarp == 0) empty[turn % kLatentStages].arrive();
+  }
+  /// By a copying thread: the tile is there once all have said so.
+  __device__ void publish(int turn) { full[turn % kLatentStages].arrive(); }
+  /// The same once the copies that this thread has started have ended; the thread goes on.
+  __device__ void publish_when_copied(int turn) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
+                     shared_address(&full[turn % kLatentStages].state))
+                 : "memory");
   }
   __device__ void wait_for_room(int turn) {
     if (turn >= kLatentStages) empty[turn % kLatentStages].wait_for(turn / kLatentStages - 1);
@@ -59,19 +68,19 @@ __device__ inline void find_keys(int (&positions)[kKeysAThread], const LatentPro
   }
 }
 
-/// One position of a cache of this format, as the tensor-core kernels read it.
-template <class Format>
-constexpr int kPositionBytes = kLatentKey* static_cast<int>(sizeof(typename Format::Element)) +
-                               (Format::kScaled ? 2 * static_cast<int>(sizeof(float)) : 0);
+/// Rounded to float16; what that cannot hold becomes its largest number.
+__device__ inline uint32_t half_pair(float low, float high) {
+  uint32_t both;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
 
-/// Eight codes times their scale, rounded to float16; what that cannot hold becomes its largest number.
+/// Eight codes times their scale.
 template <class Format>
 __device__ uint4 widened(uint2 codes, float scale) {
   const auto pair = [&](uint32_t four, int i) {
     const float2 x = Format::decode_pair(four, i);
-    uint32_t both;
-    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(x.y * scale), "f"(x.x * scale));
-    return both;
+    return half_pair(x.x * scale, x.y * scale);
   };
   return {pair(codes.x, 0), pair(codes.x, 1), pair(codes.y, 0), pair(codes.y, 1)};
 }
@@ -81,72 +90,142 @@ __device__ inline void store_chunk(unsigned to, const uint4& x) {
                : "memory");
 }
 
-/// This thread's share of a tile, written or under way when it returns.
-template <class Format>
-__device__ void start_tile(unsigned to, const LatentProblem& p, const int (&positions)[kKeysAThread]) {
-  const int chunk = static_cast<int>(threadIdx.x) % 8;  // of a panel's row
-  const int key = static_cast<int>(threadIdx.x) / 8;
-  const unsigned at = to + swizzled(kTileKeys, key, chunk);
-#pragma unroll
-  for (int i = 0; i < kKeysAThread; ++i) {
-    const bool zeros = positions[i] < 0;
-    const char* from = p.latents + static_cast<int64_t>(zeros ? 0 : positions[i]) * kPositionBytes<Format>;
-    const auto place = [&](int panel) {
-      return at + static_cast<unsigned>((panel * kTileKeys + i * kKeysAtOnce) * 128);
-    };
-    if constexpr (!Format::kScaled) {
-#pragma unroll
-      for (int panel = 0; panel < kLatentPanels; ++panel)
-        start_copy(place(panel), from + panel * 128 + chunk * 16, zeros);
-    } else {
-      uint2 codes[kLatentPanels];
-#pragma unroll
-      for (int panel = 0; panel < kLatentPanels; ++panel)
-        codes[panel] = __ldg(reinterpret_cast<const uint2*>(from + panel * 64 + chunk * 8));
-      float2 scales = __ldg(reinterpret_cast<const float2*>(from + kLatentKey));
-#pragma unroll
-      for (int panel = 0; panel < kLatentPanels; ++panel) {
-        uint4 values = widened<Format>(codes[panel], panel < kLatentDim / kPanelColumns ? scales.x : scales.y);
-        if (zeros) values = {};
-        store_chunk(place(panel), values);
-      }
-    }
+/// What the copying threads of a block do; each with its own share of every tile. kForProducts: the tiles are
+/// read by wgmma.
+template <int kRows, bool kForProducts>
+class LatentCopier {
+ public:
+  __device__ LatentCopier(const LatentProblem& problem, LatentStages& stages_, unsigned tiles)
+      : p(problem), stages(stages_) {
+    const int chunk = static_cast<int>(threadIdx.x) % 8;  // of a panel's row
+    first_place = tiles + swizzled(kTileKeys, static_cast<int>(threadIdx.x) / 8, chunk);
   }
-  close_copies();
-}
 
-/// What the copying warps do.
-template <class Format, int kRows>
-__device__ void copy_latents(const LatentProblem& p, LatentStages& stages, unsigned tiles) {
-  int turn = 0;
-  for_each_unit<kRows>(p, [&](const LatentUnit& unit) {
+  template <class Format>
+  __device__ void copy_all() {
+    int turn = 0;
+    for_each_unit<kRows>(p, [&](const LatentUnit& unit) {
+      if constexpr (Format::kScaled)
+        widen_unit<Format>(unit, turn);
+      else
+        copy_unit(unit, turn);
+    });
+  }
+
+ private:
+  /// Where chunk `panel` of this thread's key i goes.
+  __device__ unsigned place(int turn, int i, int panel) const {
+    return first_place + static_cast<unsigned>(turn % kLatentStages * kLatentTileBytes +
+                                               (panel * kTileKeys + i * kKeysAtOnce) * 128);
+  }
+
+  __device__ void copy_unit(const LatentUnit& unit, int& turn) {
+    const char* const chunks = p.latents + threadIdx.x % 8 * 16;
     int positions[kKeysAThread];
     find_keys(positions, p, unit.queries.row, unit.first_tile, unit.keys);
     for (int tile = unit.first_tile; tile < unit.end_tile; ++tile, ++turn) {
       stages.wait_for_room(turn);
-      start_tile<Format>(tiles + static_cast<unsigned>(turn % kLatentStages * kLatentTileBytes), p, positions);
-      find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
-      wait_for_copies<0>();
-      publish_to_products();
-      __syncwarp();
-      if (threadIdx.x % kWarp == 0) stages.full[turn % kLatentStages].arrive();
+#pragma unroll
+      for (int i = 0; i < kKeysAThread; ++i) {
+        const bool zeros = positions[i] < 0;
+        const char* from = chunks + static_cast<int64_t>(zeros ? 0 : positions[i]) * (kLatentKey * 2);
+#pragma unroll
+        for (int panel = 0; panel < kLatentPanels; ++panel)
+          start_copy(place(turn, i, panel), from + panel * 128, zeros);
+      }
+      if constexpr (kForProducts) {
+        find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
+        close_copies();
+        wait_for_copies<0>();
+        publish_to_products();
+        stages.publish(turn);
+      } else {
+        stages.publish_when_copied(turn);
+        find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
+      }
     }
-  });
-}
+  }
+
+  /// A thread holds the codes of kAhead keys: as soon as those of one are written, those of the next that
+  /// will take their registers are on their way.
+  template <class Format>
+  __device__ void widen_unit(const LatentUnit& unit, int& turn) {
+    constexpr int kAhead = kForProducts ? 2 : kKeysAThread;
+    Codes codes[kAhead];
+    int now[kKeysAThread], next[kKeysAThread];
+    find_keys(now, p, unit.queries.row, unit.first_tile, unit.keys);
+    find_keys(next, p, unit.queries.row, unit.first_tile + 1, unit.keys);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) codes[i].load(p, now[i]);
+    for (int tile = unit.first_tile; tile < unit.end_tile; ++tile, ++turn) {
+      stages.wait_for_room(turn);
+#pragma unroll
+      for (int i = 0; i < kKeysAThread; ++i) {
+        Codes& key = codes[i % kAhead];
+#pragma unroll
+        for (int panel = 0; panel < kLatentPanels; ++panel)
+          store_chunk(place(turn, i, panel),
+                      widened<Format>(key.chunks[panel],
+                                      panel < kLatentDim / kPanelColumns ? key.scales.x : key.scales.y));
+        const int later = i + kAhead;
+        key.load(p, later < kKeysAThread ? now[later % kKeysAThread] : next[later % kKeysAThread]);
+      }
+      if constexpr (kForProducts) publish_to_products();
+      stages.publish(turn);
+#pragma unroll
+      for (int i = 0; i < kKeysAThread; ++i) now[i] = next[i];
+      find_keys(next, p, unit.queries.row, tile + 2, unit.keys);
+    }
+  }
+
+  /// This thread's chunks of a key's codes, and the key's scales; zeros past the last key.
+  struct Codes {
+    uint2 chunks[kLatentPanels];
+    float2 scales;
+
+    __device__ void load(const LatentProblem& p, int position) {
+      constexpr int kBytes = kLatentKey + static_cast<int>(sizeof scales);
+      const char* from = p.latents + static_cast<int64_t>(position) * kBytes;
+#pragma unroll
+      for (int panel = 0; panel < kLatentPanels; ++panel)
+        chunks[panel] = position < 0
+                            ? uint2{0, 0}
+                            : __ldg(reinterpret_cast<const uint2*>(from + panel * 64 + threadIdx.x % 8 * 8));
+      scales = position < 0 ? float2{0, 0} : __ldg(reinterpret_cast<const float2*>(from + kLatentKey));
+    }
+  };
+
+  const LatentProblem& p;
+  LatentStages& stages;
+  unsigned first_place;
+};
 
 /// Queries rounded to float16, kRows of them in panels like a tile's; by the kThreads computing threads, of
 /// which this is number `thread`. Rows past the last repeat it.
 template <int kRows, int kThreads>
 __device__ void load_latent_queries(unsigned to, const LatentProblem& p, const LatentUnit& unit, int thread) {
   constexpr int kChunks = kLatentKey / 8;
-#pragma unroll 3
-  for (int i = thread; i < kRows * kChunks; i += kThreads) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    const int64_t from = unit.row_of(p, min(unit.queries.first_item + row, unit.last_item)) * kLatentKey + chunk * 8;
-    const uint4 values = {query_pair(p, from), query_pair(p, from + 2), query_pair(p, from + 4),
-                          query_pair(p, from + 6)};
-    store_chunk(to + swizzled(kRows, row, chunk), values);
+  constexpr int kBatch = 9;  // loads under way, of two halves of a chunk
+  static_assert(kRows * kChunks % (kThreads * kBatch) == 0);
+  const auto* q_d = static_cast<const float*>(p.q_THd);
+  for (int first = thread; first < kRows * kChunks; first += kThreads * kBatch) {
+    float4 low[kBatch], high[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int chunk = first + i * kThreads;
+      const int item = min(unit.queries.first_item + chunk / kChunks, unit.last_item);
+      const auto* from =
+          reinterpret_cast<const float4*>(q_d + unit.row_of(p, item) * kLatentKey + chunk % kChunks * 8);
+      low[i] = __ldg(from);
+      high[i] = __ldg(from + 1);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int chunk = first + i * kThreads;
+      store_chunk(to + swizzled(kRows, chunk / kChunks, chunk % kChunks),
+                  {half_pair(low[i].x, low[i].y), half_pair(low[i].z, low[i].w),
+                   half_pair(high[i].x, high[i].y), half_pair(high[i].z, high[i].w)});
+    }
   }
 }
 

@@ -1,12 +1,12 @@
 // One call of latent attention on tensor cores, and what each of its blocks works on. All heads of a token
 // read the same latents, so a sequence's query rows are its tokens times the heads: with up to 16 of them it
-// is short (latent_short_rows.cu), with more it is long (latent_long_rows.cu). Keys are walked in tiles of 64;
-// eight make an extent, which starts from nothing and is folded into the extents before it, in order. Both
-// kernels multiply in the same order and share everything between the products (attention_softmax.cuh), so a
-// row has the same bits in either.
+// is short (latent_short_rows.cu), with more it is long (latent_long_rows.cu). Keys are walked in tiles of
+// 64; eight make an extent, which starts from nothing and is folded into the extents before it, in order.
+// Both kernels multiply in the same order and share everything between the products (attention_softmax.cuh),
+// so a row has the same bits in either.
 //
-// Extents are twice as long as those of attention.cu: what one leaves, 512 sums a query row, is as much as the
-// latents of 28 keys, and long rows keep it outside their multiprocessor.
+// Extents are twice as long as those of attention.cu: what one leaves, 512 sums a query row, is as much as
+// the latents of 28 keys, and long rows keep it outside their multiprocessor.
 #pragma once
 
 #include "kernels/cuda/attention_problem.cuh"
@@ -18,7 +18,7 @@ constexpr int kLatentDim = 512;
 constexpr int kLatentKey = kLatentDim + 64;  // the latent and the rotated key
 constexpr int kLatentTilesPerExtent = 8;
 constexpr int kLatentExtent = kLatentTilesPerExtent * kTileKeys;
-constexpr int kLongLatentRows = 64;  // query rows of a block
+constexpr int kLongLatentRows = 64;      // query rows of a block
 constexpr int kLongLatentThreads = 256;  // that hold their sums
 /// What a block of long rows keeps of the extents folded so far.
 constexpr size_t kTotalBytes = size_t{kLongLatentRows} * kLatentDim * sizeof(float);
@@ -52,10 +52,22 @@ struct LatentUnit {
 
 template <int kRows>
 __device__ QueryTile latent_queries(const LatentProblem& p, int block) {
-  if constexpr (kRows == kShortItems)
-    return QueryTile::of_short_row(p, block);
-  else
-    return QueryTile::of_long_rows(p, block, kRows);
+  if constexpr (kRows == kShortItems) return QueryTile::of_short_row(p, block);
+  if (p.batch.tokens > p.batch.rows) return QueryTile::of_long_rows(p, block, kRows);
+  // A token a row: no gaps.
+  const int tiles = (p.heads + kRows - 1) / kRows;
+  QueryTile made = QueryTile::of_short_row(p, block / tiles);
+  made.first_item = block % tiles * kRows;
+  made.mine = made.items(p) > kShortItems;
+  return made;
+}
+/// How many tiles of query rows there may be.
+template <int kRows>
+int64_t latent_blocks(const LatentProblem& p) {
+  if (kRows == kShortItems) return p.batch.rows;
+  if (p.batch.tokens > p.batch.rows)
+    return QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group, kRows);
+  return p.batch.rows * ((p.heads + kRows - 1) / kRows);
 }
 
 /// Where the part of an extent stands among all parts.

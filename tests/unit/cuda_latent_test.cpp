@@ -21,7 +21,8 @@ struct RowPart {
 };
 
 std::string name_of_case(const Sizes& s, DType out, DType cache) {
-  return Shape({s.heads, s.plain, s.latent, s.rope}).text() + " " + name_of(out) + ", cache " + name_of(cache);
+  return Shape({s.heads, s.plain, s.latent, s.rope}).text() + " " + name_of(out) + ", cache " +
+         name_of(cache);
 }
 
 class CudaLatent : public CudaTest {
@@ -125,23 +126,26 @@ class CudaLatent : public CudaTest {
 };
 
 TEST_F(CudaLatent, RotatesStoresAndAttendsLikeTheReference) {
-  for (const auto& [out_dtype, cache_dtype, tolerance] :
-       {std::tuple{DType::f32, DType::f32, 1e-5}, {DType::f32, DType::bf16, 1e-4}, {DType::f32, DType::e4m3, 2e-3},
-        {DType::f32, DType::i8, 5e-4}, {DType::bf16, DType::bf16, 3e-3}, {DType::bf16, DType::e4m3, 3e-3},
-        {DType::bf16, DType::i8, 3e-3}})
-    for (const Sizes& s : {Sizes{4, 10, 20, 6, 7}, Sizes{3, 16, 32, 8}, Sizes{1, 5, 7, 2}, Sizes{16, 24, 512, 64},
-                           Sizes{40, 3, 512, 64, 5}}) {
+  for (const auto& [out_dtype, cache_dtype, tolerance] : {std::tuple{DType::f32, DType::f32, 1e-5},
+                                                          {DType::f32, DType::bf16, 1e-4},
+                                                          {DType::f32, DType::e4m3, 2e-3},
+                                                          {DType::f32, DType::i8, 5e-4},
+                                                          {DType::bf16, DType::bf16, 3e-3},
+                                                          {DType::bf16, DType::e4m3, 3e-3},
+                                                          {DType::bf16, DType::i8, 3e-3}})
+    for (const Sizes& s : {Sizes{4, 10, 20, 6, 7}, Sizes{3, 16, 32, 8}, Sizes{1, 5, 7, 2},
+                           Sizes{16, 24, 512, 64}, Sizes{40, 3, 512, 64, 5}}) {
       SCOPED_TRACE(name_of_case(s, out_dtype, cache_dtype));
       const Twin memory = cache(s, cache_dtype), angles = random(DType::f32, {kPositions, s.rope}, 0.7F),
                  norm = random(DType::f32, {s.latent});
-      // Of what was stored only the last tokens are asked for, which is what the reference takes long for: rows
-      // that decode, chunks within an extent and over its end.
-      for (const auto& [stored, asked] : {std::pair<std::vector<RowPart>, std::vector<RowPart>>{
-                                              {{0, 0, 600}, {1, 0, 9}, {3, 0, 70}},
-                                              {{0, 597, 3}, {1, 0, 9}, {3, 69, 1}}},
-                                          {{{2, 0, 520}, {0, 600, 1}, {1, 9, 1}, {3, 70, 1}},
-                                           {{2, 505, 15}, {0, 600, 1}, {1, 9, 1}, {3, 70, 1}}},
-                                          {{{0, 601, 1}, {2, 520, 1}}, {{0, 601, 1}, {2, 520, 1}}}}) {
+      // Of what was stored only the last tokens are asked for, which is what the reference takes long for:
+      // rows that decode, chunks within an extent and over its end.
+      for (const auto& [stored, asked] :
+           {std::pair<std::vector<RowPart>, std::vector<RowPart>>{{{0, 0, 600}, {1, 0, 9}, {3, 0, 70}},
+                                                                  {{0, 597, 3}, {1, 0, 9}, {3, 69, 1}}},
+            {{{2, 0, 520}, {0, 600, 1}, {1, 9, 1}, {3, 70, 1}},
+             {{2, 505, 15}, {0, 600, 1}, {1, 9, 1}, {3, 70, 1}}},
+            {{{0, 601, 1}, {2, 520, 1}}, {{0, 601, 1}, {2, 520, 1}}}}) {
         const bool interleave = asked.size() != 3;
         const Batch b = batch(stored, s.block_size);
         const Twin q_e = random(DType::f32, {b.host.tokens, s.heads, s.plain + s.rope}),
@@ -162,16 +166,20 @@ TEST_F(CudaLatent, RotatesStoresAndAttendsLikeTheReference) {
         const Twin q = random(DType::f32, {last.host.tokens, s.heads, s.width()});
         const Twin out = poisoned(out_dtype, {last.host.tokens, s.heads, s.latent});
         ops_->latent_attention(out.gpu, q.gpu, view(memory.gpu, s, cache_dtype), last.gpu, scale(s));
-        reference_->latent_attention(out.host, q.host, view(memory.host, s, cache_dtype), last.host, scale(s));
+        reference_->latent_attention(out.host, q.host, view(memory.host, s, cache_dtype), last.host,
+                                     scale(s));
         expect_close(out, tolerance);
       }
     }
 }
 
 TEST_F(CudaLatent, PrefillAtOnceInChunksAndTokenByTokenGiveTheSameBits) {
-  for (const auto& [out_dtype, cache_dtype] : {std::pair{DType::bf16, DType::bf16}, {DType::bf16, DType::e4m3},
-                                               {DType::bf16, DType::i8}, {DType::f32, DType::f32}})
-    for (const Sizes& s : {Sizes{16, 4, 512, 64}, Sizes{128, 2, 512, 64}, Sizes{6, 2, 512, 64, 5}, Sizes{4, 10, 20, 6}}) {
+  for (const auto& [out_dtype, cache_dtype] : {std::pair{DType::bf16, DType::bf16},
+                                               {DType::bf16, DType::e4m3},
+                                               {DType::bf16, DType::i8},
+                                               {DType::f32, DType::f32}})
+    for (const Sizes& s :
+         {Sizes{16, 4, 512, 64}, Sizes{128, 2, 512, 64}, Sizes{6, 2, 512, 64, 5}, Sizes{4, 10, 20, 6}}) {
       SCOPED_TRACE(name_of_case(s, out_dtype, cache_dtype));
       const bool many = s.heads > 16;
       const int64_t positions = many ? 600 : 1100;
