@@ -85,6 +85,17 @@ __device__ uint4 widened(uint2 codes, float scale) {
   return {pair(codes.x, 0), pair(codes.x, 1), pair(codes.y, 0), pair(codes.y, 1)};
 }
 
+/// Eight bytes, or zeros. The compiler leaves the load where it is, ahead of its use.
+__device__ inline uint2 load_now(const char* from, bool zeros) {
+  uint2 x{0, 0};
+  asm volatile(
+      "{ .reg .pred p; setp.eq.b32 p, %3, 0;\n"
+      "@p ld.global.nc.v2.b32 {%0, %1}, [%2]; }"
+      : "+r"(x.x), "+r"(x.y)
+      : "l"(from), "r"(static_cast<int>(zeros)));
+  return x;
+}
+
 __device__ inline void store_chunk(unsigned to, const uint4& x) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
                : "memory");
@@ -119,6 +130,17 @@ class LatentCopier {
                                                (panel * kTileKeys + i * kKeysAtOnce) * 128);
   }
 
+  /// Brings this thread's share of a tile into the L2 cache: a row is nine lines of 128 bytes.
+  __device__ void fetch(const int (&positions)[kKeysAThread]) const {
+#pragma unroll
+    for (int i = 0; i < kKeysAThread; ++i) {
+      if (positions[i] < 0) continue;
+      const char* row = p.latents + static_cast<int64_t>(positions[i]) * (kLatentKey * 2);
+      for (unsigned line = threadIdx.x % 8; line < kLatentKey * 2 / 128; line += 8)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + line * 128));
+    }
+  }
+
   __device__ void copy_unit(const LatentUnit& unit, int& turn) {
     const char* const chunks = p.latents + threadIdx.x % 8 * 16;
     int positions[kKeysAThread];
@@ -135,6 +157,7 @@ class LatentCopier {
       }
       if constexpr (kForProducts) {
         find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
+        if (tile + 1 < unit.end_tile) fetch(positions);
         close_copies();
         wait_for_copies<0>();
         publish_to_products();
@@ -142,6 +165,7 @@ class LatentCopier {
       } else {
         stages.publish_when_copied(turn);
         find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
+        if (tile + 1 < unit.end_tile) fetch(positions);
       }
     }
   }
@@ -188,10 +212,9 @@ class LatentCopier {
       const char* from = p.latents + static_cast<int64_t>(position) * kBytes;
 #pragma unroll
       for (int panel = 0; panel < kLatentPanels; ++panel)
-        chunks[panel] = position < 0
-                            ? uint2{0, 0}
-                            : __ldg(reinterpret_cast<const uint2*>(from + panel * 64 + threadIdx.x % 8 * 8));
-      scales = position < 0 ? float2{0, 0} : __ldg(reinterpret_cast<const float2*>(from + kLatentKey));
+        chunks[panel] = load_now(from + panel * 64 + threadIdx.x % 8 * 8, position < 0);
+      const uint2 both = load_now(from + kLatentKey, position < 0);
+      scales = {__uint_as_float(both.x), __uint_as_float(both.y)};
     }
   };
 

@@ -77,11 +77,16 @@ __device__ int64_t latent_part(const LatentProblem& p, int block, int row, int e
 }
 
 /// Calls f(unit) for every unit of this block of threads, in each thread alike: first extents first, because
-/// all rows have one.
+/// all rows have one. Units come longest first; the order of blocks is turned round each time, so that none
+/// has the longer one always.
 template <int kRows, class F>
 __device__ void for_each_unit(const LatentProblem& p, F f) {
   const int units = p.split ? p.blocks * p.extents : p.blocks;
-  for (int u = static_cast<int>(blockIdx.x); u < units; u += static_cast<int>(gridDim.x)) {
+  const auto blocks = static_cast<int>(gridDim.x);
+  for (int round = 0; round * blocks < units; ++round) {
+    const auto own = static_cast<int>(blockIdx.x);
+    const int u = round * blocks + (round % 2 == 0 ? own : blocks - 1 - own);
+    if (u >= units) continue;
     LatentUnit unit{latent_queries<kRows>(p, u % p.blocks)};
     if (!unit.queries.mine) continue;
     unit.block = u % p.blocks;
