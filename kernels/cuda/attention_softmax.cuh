@@ -28,6 +28,8 @@ __device__ inline uint32_t pack(float low, float high) {
 
 /// Weights of values in bfloat16.
 struct BfloatWeights {
+  /// Whether a score is so much larger than the base that it becomes the base.
+  __device__ static bool outgrows(float score, float base, float) { return score > base; }
   __device__ static uint32_t pack(float low, float high) { return cuda::pack(low, high); }
   /// Both become what they are rounded to.
   __device__ static void round(float& low, float& high) {
@@ -38,6 +40,10 @@ struct BfloatWeights {
 };
 /// Weights of values in float16.
 struct HalfWeights {
+  /// Weights up to 256 are as exact as those up to 1, and while a base stays nothing must be multiplied.
+  __device__ static bool outgrows(float score, float base, float scale_log2) {
+    return (score - base) * scale_log2 > 8;
+  }
   __device__ static uint32_t pack(float low, float high) {
     const __half2 both = __floats2half2_rn(low, high);
     return reinterpret_cast<const uint32_t&>(both);
@@ -59,9 +65,9 @@ __device__ void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys / 8][4
 }
 
 /// Softmax over some keys, unnormalised, of this lane's two rows: weights and their sum are relative to
-/// exp2(base * scale), with base the largest score so far (Milakov and Gimelshein 2018). Weights are rounded
-/// to what values are multiplied by before they are summed: what rounding does to a weight that outweighs the
-/// others then cancels.
+/// exp2(base * scale), with base about the largest score so far (Milakov and Gimelshein 2018). Weights are
+/// rounded to what values are multiplied by before they are summed: what rounding does to a weight that
+/// outweighs the others then cancels.
 struct Softmax {
   float base[2];  // in units of raw scores
   float sum[2];   // until close(): of this lane's columns
@@ -95,7 +101,7 @@ struct Softmax {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
       shrink[r] = 1;
-      if (largest > base[r]) {
+      if (Weights::outgrows(largest, base[r], scale_log2)) {
         shrink[r] = exp2_fast((base[r] - largest) * scale_log2);
         base[r] = largest;
         moved = true;

@@ -84,7 +84,7 @@ __device__ void fold_extent(Sums& acc, float4* totals, LatentTotal& total, const
     }
 }
 
-__device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned tiles) {
+__device__ void compute(const LatentProblem& p, Turns& stages, unsigned tiles) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int thread = static_cast<int>(threadIdx.x) - kCopierThreads;
   const int group = thread / kWarpgroup;
@@ -112,7 +112,7 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned t
       return tiles + static_cast<unsigned>(t % kLatentStages * kLatentTileBytes);
     };
     const auto begin_scores = [&] {
-      stages.wait_for_tile(turn);
+      stages.wait_until_full(turn);
       begin_products();
       start_scores(s, tiles + kQueriesAt, tile_at(turn));
       close_products();
@@ -175,8 +175,8 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned t
 template <class Format>
 __global__ void __launch_bounds__(kThreads, 1) attend_long(const __grid_constant__ LatentProblem p) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ LatentStages stages;
-  if (threadIdx.x == 0) stages.start(kComputers / kWarp);
+  __shared__ Turns stages;
+  if (threadIdx.x == 0) stages.start(kCopierThreads, kComputers / kWarp);
   __syncthreads();
   if (threadIdx.x < kCopierThreads) {
     give_up_registers<kCopierRegisters>();

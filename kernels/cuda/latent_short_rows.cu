@@ -1,10 +1,12 @@
 // Latent attention of short rows: up to 16 query rows, as the decode of a model with 16 heads has them. The
 // cache is read once, and that is what takes the time: a tile's 74 KB are more than 5000 cycles of a
-// multiprocessor's share of the memory, its products 2500.
+// multiprocessor's share of the memory. One step of the work on a tile is much shorter, but each is a chain
+// of instructions that wait for one another; so a warpgroup copies, one scores and one gathers, a tile or two
+// apart.
 //
-// Four warps compute. Each multiplies 16 of a tile's keys with the queries; the scores go through shared
-// memory, every warp weighs all of them, which is cheaper than to exchange the weights as well, and gathers
-// 128 of the 512 columns.
+// A scoring warp multiplies 16 of a tile's keys with the queries. The scores go through shared memory: every
+// gathering warp weighs all of them, which is cheaper than to exchange weights as well, and gathers 128 of
+// the 512 columns.
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/latent_sums.cuh"
 #include "kernels/cuda/latent_tiles.cuh"
@@ -12,9 +14,10 @@
 namespace penstock::cuda {
 namespace {
 
-constexpr int kWarps = 4;  // that compute
-constexpr int kComputers = kWarps * kWarp;
-constexpr int kThreads = kCopierThreads + kComputers;
+constexpr int kWarps = 4;  // that score, and as many that gather
+constexpr int kGroup = kWarps * kWarp;
+constexpr int kThreads = kCopierThreads + 2 * kGroup;
+constexpr int kCopierRegisters = 152, kScorerRegisters = 112, kGathererRegisters = 240;
 constexpr int kWarpKeys = kTileKeys / kWarps;
 constexpr int kWarpColumns = kLatentDim / kWarps;
 constexpr int kScoreStride = kTileKeys + 8;  // in floats: rows 8 banks apart
@@ -23,7 +26,7 @@ constexpr int kScoreStride = kTileKeys + 8;  // in floats: rows 8 banks apart
 constexpr int kQueriesAt = kLatentStages * kLatentTileBytes;
 constexpr int kScoresAt = kQueriesAt + kWarpRows * kLatentKey * 2;
 constexpr int kScoreBytes = kWarpRows * kScoreStride * static_cast<int>(sizeof(float));
-constexpr int kSharedBytes = kScoresAt + 2 * kScoreBytes;  // of a tile and of the one before it
+constexpr int kSharedBytes = kScoresAt + Turns::kPlaces * kScoreBytes;
 
 __device__ void load_matrices_at(uint32_t (&b)[4], unsigned address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -80,37 +83,44 @@ __device__ void add_latents(float (&acc)[kWarpColumns / 8][4], const float (&s)[
   }
 }
 
-/// This warp's scores go to shared memory, all warps' come back.
-__device__ void exchange_scores(float (&all)[kTileKeys / 8][4], const float (&own)[kWarpKeys / 8][4],
-                                float* scores, int warp, int lane) {
-  float* const row = scores + lane / 4 * kScoreStride + lane % 4 * 2;
-#pragma unroll
-  for (int r = 0; r < 2; ++r)
-#pragma unroll
-    for (int n = 0; n < kWarpKeys / 8; ++n)
-      *reinterpret_cast<float2*>(row + r * 8 * kScoreStride + warp * kWarpKeys + n * 8) = {own[n][2 * r],
-                                                                                           own[n][2 * r + 1]};
-  meet<kComputers>();
-#pragma unroll
-  for (int r = 0; r < 2; ++r)
-#pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n) {
-      const float2 pair = *reinterpret_cast<const float2*>(row + r * 8 * kScoreStride + n * 8);
-      all[n][2 * r] = pair.x;
-      all[n][2 * r + 1] = pair.y;
-    }
+__device__ float* scores_of(unsigned char* shared, int turn, int lane) {
+  return reinterpret_cast<float*>(shared + kScoresAt + turn % Turns::kPlaces * kScoreBytes) +
+         lane / 4 * kScoreStride + lane % 4 * 2;
 }
 
-__device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned char* shared) {
+__device__ void score(const LatentProblem& p, Turns& tiles, Turns& scores, unsigned char* shared) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int thread = static_cast<int>(threadIdx.x) - kCopierThreads;
   const int warp = thread / kWarp;
-  const unsigned tiles = shared_address(shared);
+  const unsigned queries = shared_address(shared) + kQueriesAt;
   int turn = 0;
   for_each_unit<kShortItems>(p, [&](const LatentUnit& unit) {
-    // Nobody reads the queries of the unit before: its last scores have been exchanged.
-    load_latent_queries<kWarpRows, kComputers>(tiles + kQueriesAt, p, unit, thread);
-    meet<kComputers>();
+    meet<kGroup>();  // nobody reads the queries of the unit before
+    load_latent_queries<kWarpRows, kGroup>(queries, p, unit, thread);
+    meet<kGroup>();
+    for (int tile = unit.first_tile; tile < unit.end_tile; ++tile, ++turn) {
+      float s[kWarpKeys / 8][4];
+      tiles.wait_until_full(turn);
+      score_keys(s, queries,
+                 shared_address(shared) + static_cast<unsigned>(turn % kLatentStages * kLatentTileBytes),
+                 warp, lane);
+      scores.wait_for_room(turn);
+      float* const to = scores_of(shared, turn, lane) + warp * kWarpKeys;
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+#pragma unroll
+        for (int n = 0; n < kWarpKeys / 8; ++n)
+          *reinterpret_cast<float2*>(to + r * 8 * kScoreStride + n * 8) = {s[n][2 * r], s[n][2 * r + 1]};
+      scores.publish(turn);
+    }
+  });
+}
+
+__device__ void gather(const LatentProblem& p, Turns& tiles, Turns& scores, unsigned char* shared) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp % kWarps;
+  int turn = 0;
+  for_each_unit<kShortItems>(p, [&](const LatentUnit& unit) {
     int seen[2];
     for (int r = 0; r < 2; ++r) seen[r] = unit.seen(p, lane / 4 + 8 * r);
     float acc[kWarpColumns / 8][4] = {}, whole[kWarpColumns / 8][4] = {};
@@ -118,17 +128,26 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned c
     Softmax softmax;
     softmax.clear();
     for (int tile = unit.first_tile; tile < unit.end_tile; ++tile, ++turn) {
-      const unsigned at = tiles + static_cast<unsigned>(turn % kLatentStages * kLatentTileBytes);
-      float own[kWarpKeys / 8][4], s[kTileKeys / 8][4], shrink[2];
-      stages.wait_for_tile(turn);
-      score_keys(own, tiles + kQueriesAt, at, warp, lane);
-      exchange_scores(s, own, reinterpret_cast<float*>(shared + kScoresAt + turn % 2 * kScoreBytes), warp,
-                      lane);
+      float s[kTileKeys / 8][4], shrink[2];
+      scores.wait_until_full(turn);
+      const float* const from = scores_of(shared, turn, lane);
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+#pragma unroll
+        for (int n = 0; n < kTileKeys / 8; ++n) {
+          const float2 pair = *reinterpret_cast<const float2*>(from + r * 8 * kScoreStride + n * 8);
+          s[n][2 * r] = pair.x;
+          s[n][2 * r + 1] = pair.y;
+        }
+      scores.release(turn);
       const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
       if (softmax.weigh<HalfWeights>(s, visible, p.scale_log2, lane, shrink))
         multiply_rows<kWarpColumns>(acc, shrink);
-      add_latents(acc, s, at, warp, lane);
-      stages.release(turn);
+      tiles.wait_until_full(turn);  // it is, as its scores are there
+      add_latents(acc, s,
+                  shared_address(shared) + static_cast<unsigned>(turn % kLatentStages * kLatentTileBytes),
+                  warp, lane);
+      tiles.release(turn);
 
       const bool ends = tile + 1 == unit.end_tile;
       if (!ends && (tile + 1) % kLatentTilesPerExtent != 0) continue;
@@ -158,17 +177,29 @@ __device__ void compute(const LatentProblem& p, LatentStages& stages, unsigned c
   });
 }
 
-/// Warps 0 to 3 copy, 4 to 7 compute.
+/// Warpgroup 0 copies, 1 scores, 2 gathers.
 template <class Format>
 __global__ void __launch_bounds__(kThreads, 1) attend_short(const __grid_constant__ LatentProblem p) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  __shared__ LatentStages stages;
-  if (threadIdx.x == 0) stages.start(kWarps);
+  __shared__ Turns tiles, scores;
+  if (threadIdx.x == 0) {
+    tiles.start(kCopierThreads, kWarps);
+    scores.start(kGroup, kWarps);
+  }
   __syncthreads();
-  if (threadIdx.x < kCopierThreads)
-    LatentCopier<kShortItems, false>(p, stages, shared_address(shared)).template copy_all<Format>();
-  else
-    compute(p, stages, shared);
+  switch (threadIdx.x / kGroup) {
+    case 0:
+      give_up_registers<kCopierRegisters>();
+      LatentCopier<kShortItems, false>(p, tiles, shared_address(shared)).template copy_all<Format>();
+      break;
+    case 1:
+      give_up_registers<kScorerRegisters>();
+      score(p, tiles, scores, shared);
+      break;
+    default:
+      take_registers<kGathererRegisters>();
+      gather(p, tiles, scores, shared);
+  }
 }
 
 }  // namespace

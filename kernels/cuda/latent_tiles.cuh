@@ -18,35 +18,37 @@ constexpr int kLatentPanels = kLatentKey / kPanelColumns;
 constexpr int kLatentTileBytes = kTileKeys * kLatentKey * 2;
 constexpr int kCopierThreads = 128;
 
-/// full: a tile has been copied; empty: the computing warps are through with it. `turn` counts the tiles of a
-/// block, over all its units.
-struct LatentStages {
-  Barrier full[kLatentStages];
-  Barrier empty[kLatentStages];
+/// Places in shared memory that some warps fill and others empty, by turns. `turn` counts what has passed
+/// through them, over all units of a block.
+struct Turns {
+  static constexpr int kPlaces = kLatentStages;
+  Barrier full[kPlaces];
+  Barrier empty[kPlaces];
 
-  __device__ void start(int computing_warps) {
-    for (int i = 0; i < kLatentStages; ++i) {
-      full[i].start(kCopierThreads);
-      empty[i].start(computing_warps);
+  /// By one thread, before the block synchronises.
+  __device__ void start(int filling_threads, int emptying_warps) {
+    for (int i = 0; i < kPlaces; ++i) {
+      full[i].start(filling_threads);
+      empty[i].start(emptying_warps);
     }
     publish_barriers();
   }
-  __device__ void wait_for_tile(int turn) { full[turn % kLatentStages].wait_for(turn / kLatentStages); }
-  /// By all lanes of a warp.
-  __device__ void release(int turn) {
-    __syncwarp();
-    if (threadIdx.x % kWarp == 0) empty[turn % kLatentStages].arrive();
+  __device__ void wait_for_room(int turn) {
+    if (turn >= kPlaces) empty[turn % kPlaces].wait_for(turn / kPlaces - 1);
   }
-  /// By a copying thread: the tile is there once all have said so.
-  __device__ void publish(int turn) { full[turn % kLatentStages].arrive(); }
+  /// By a filling thread: what it wrote may be read once all have said so.
+  __device__ void publish(int turn) { full[turn % kPlaces].arrive(); }
   /// The same once the copies that this thread has started have ended; the thread goes on.
   __device__ void publish_when_copied(int turn) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                     shared_address(&full[turn % kLatentStages].state))
+                     shared_address(&full[turn % kPlaces].state))
                  : "memory");
   }
-  __device__ void wait_for_room(int turn) {
-    if (turn >= kLatentStages) empty[turn % kLatentStages].wait_for(turn / kLatentStages - 1);
+  __device__ void wait_until_full(int turn) { full[turn % kPlaces].wait_for(turn / kPlaces); }
+  /// By all lanes of an emptying warp.
+  __device__ void release(int turn) {
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) empty[turn % kPlaces].arrive();
   }
 };
 
@@ -106,8 +108,8 @@ __device__ inline void store_chunk(unsigned to, const uint4& x) {
 template <int kRows, bool kForProducts>
 class LatentCopier {
  public:
-  __device__ LatentCopier(const LatentProblem& problem, LatentStages& stages_, unsigned tiles)
-      : p(problem), stages(stages_) {
+  __device__ LatentCopier(const LatentProblem& problem, Turns& turns, unsigned tiles)
+      : p(problem), stages(turns) {
     const int chunk = static_cast<int>(threadIdx.x) % 8;  // of a panel's row
     first_place = tiles + swizzled(kTileKeys, static_cast<int>(threadIdx.x) / 8, chunk);
   }
@@ -219,12 +221,12 @@ class LatentCopier {
   };
 
   const LatentProblem& p;
-  LatentStages& stages;
+  Turns& stages;
   unsigned first_place;
 };
 
-/// Queries rounded to float16, kRows of them in panels like a tile's; by the kThreads computing threads, of
-/// which this is number `thread`. Rows past the last repeat it.
+/// Queries rounded to float16, kRows of them in panels like a tile's; by kThreads threads, of which this
+/// is number `thread`. Rows past the last repeat it.
 template <int kRows, int kThreads>
 __device__ void load_latent_queries(unsigned to, const LatentProblem& p, const LatentUnit& unit, int thread) {
   constexpr int kChunks = kLatentKey / 8;
@@ -252,7 +254,7 @@ __device__ void load_latent_queries(unsigned to, const LatentProblem& p, const L
   }
 }
 
-/// Threads of the computing warps meet.
+/// Threads that share the work on queries meet.
 template <int kThreads>
 __device__ void meet() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");

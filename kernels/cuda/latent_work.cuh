@@ -34,7 +34,8 @@ struct LatentProblem : Problem {  // with one KV head
 struct LatentUnit {
   QueryTile queries;
   int last_item;
-  int keys;  // that any of these queries sees
+  int before;  // positions that the sequence's first query does not bring itself
+  int keys;    // that any of these queries sees
   int first_tile;
   int end_tile;
   int block;
@@ -46,7 +47,7 @@ struct LatentUnit {
   }
   /// How many positions it sees; none past the last.
   __device__ int seen(const LatentProblem& p, int item) const {
-    return item <= last_item ? p.batch.positions_T[queries.token_of(p, item)] + 1 : 0;
+    return item <= last_item ? before + item / p.heads + 1 : 0;
   }
 };
 
@@ -92,7 +93,8 @@ __device__ void for_each_unit(const LatentProblem& p, F f) {
     unit.block = u % p.blocks;
     unit.extent = u / p.blocks;
     unit.last_item = min(unit.queries.items(p), unit.queries.first_item + kRows) - 1;
-    unit.keys = p.batch.positions_T[unit.queries.token_of(p, unit.last_item)] + 1;
+    unit.before = p.batch.context_R[unit.queries.row] - unit.queries.count;
+    unit.keys = unit.seen(p, unit.last_item);
     unit.first_tile = unit.extent * kLatentTilesPerExtent;
     unit.end_tile = (unit.keys + kTileKeys - 1) / kTileKeys;
     if (p.split) unit.end_tile = min(unit.end_tile, unit.first_tile + kLatentTilesPerExtent);

@@ -236,5 +236,32 @@ TEST_F(CudaLatent, ManyRowsAndFewRowsGiveTheSameBits) {
   }
 }
 
+TEST_F(CudaLatent, ARecordedStepGivesTheBitsOfTheStepItself) {
+  const Sizes s{16, 4, 512, 64};
+  for (const DType cache_dtype : {DType::bf16, DType::i8}) {
+    SCOPED_TRACE(name_of(cache_dtype));
+    const Twin memory = cache(s, cache_dtype);
+    attend({{0, 0, 700}, {1, 0, 40}}, s, memory, cache_dtype, DType::bf16, inputs(s, 740), 700);
+    const Inputs in = inputs(s, 3);
+    const Batch b = batch({{0, 700, 1}, {1, 40, 1}, {2, 0, 1}}, s.block_size);
+    const Twin plain = poisoned(DType::bf16, {3, s.heads, s.plain}),
+               out = poisoned(DType::bf16, {3, s.heads, s.latent});
+    TensorView q = in.q_THd.gpu;
+    q.shape = {3, s.heads, s.width()};
+    const auto step = [&] {
+      ops_->latent_rope_and_store(q, plain.gpu, view(memory.gpu, s, cache_dtype), in.q_THe.gpu,
+                                  in.latent_TL.gpu, {in.angles.gpu, true, in.norm.gpu, 1e-6F}, b.gpu);
+      ops_->latent_attention(out.gpu, q, view(memory.gpu, s, cache_dtype), b.gpu, scale(s));
+    };
+    step();
+    const std::vector<std::byte> expected = bytes_of_rows(out.gpu, 0, 3);
+    const auto recorded = gpu_->record(step);
+    ASSERT_NE(recorded, nullptr);
+    gpu_->upload(out.gpu.view.data, out.host.view.data, out.host.view.bytes());
+    recorded->replay();
+    EXPECT_EQ(bytes_of_rows(out.gpu, 0, 3), expected);
+  }
+}
+
 }  // namespace
 }  // namespace penstock::test
