@@ -16,7 +16,6 @@ namespace {
 
 constexpr int kGroups = 2;  // warpgroups that compute
 constexpr int kComputers = kGroups * kWarpgroup;
-static_assert(kComputers == kLongLatentThreads);
 constexpr int kThreads = kCopierThreads + kComputers;
 constexpr int kGroupColumns = kLatentDim / kGroups;
 constexpr int kHalf = 128;  // columns of one product

@@ -118,6 +118,7 @@ class LatentCopier {
   __device__ void copy_all() {
     int turn = 0;
     for_each_unit<kRows>(p, [&](const LatentUnit& unit) {
+      fetch_queries(unit);
       if constexpr (Format::kScaled)
         widen_unit<Format>(unit, turn);
       else
@@ -132,15 +133,14 @@ class LatentCopier {
                                                (panel * kTileKeys + i * kKeysAtOnce) * 128);
   }
 
-  /// Brings this thread's share of a tile into the L2 cache: a row is nine lines of 128 bytes.
-  __device__ void fetch(const int (&positions)[kKeysAThread]) const {
-#pragma unroll
-    for (int i = 0; i < kKeysAThread; ++i) {
-      if (positions[i] < 0) continue;
-      const char* row = p.latents + static_cast<int64_t>(positions[i]) * (kLatentKey * 2);
-      for (unsigned line = threadIdx.x % 8; line < kLatentKey * 2 / 128; line += 8)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + line * 128));
-    }
+  /// Brings this thread's share of a unit's queries into the L2 cache, while the unit before is computed.
+  __device__ void fetch_queries(const LatentUnit& unit) const {
+    constexpr int kRowBytes = kLatentKey * static_cast<int>(sizeof(float)), kLine = 128;
+    const char* first =
+        static_cast<const char*>(p.q_THd) + unit.row_of(p, unit.queries.first_item) * kRowBytes;
+    const int bytes = (unit.last_item + 1 - unit.queries.first_item) * kRowBytes;
+    for (int at = static_cast<int>(threadIdx.x) * kLine; at < bytes; at += kCopierThreads * kLine)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(first + at));
   }
 
   __device__ void copy_unit(const LatentUnit& unit, int& turn) {
@@ -159,7 +159,6 @@ class LatentCopier {
       }
       if constexpr (kForProducts) {
         find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
-        if (tile + 1 < unit.end_tile) fetch(positions);
         close_copies();
         wait_for_copies<0>();
         publish_to_products();
@@ -167,7 +166,6 @@ class LatentCopier {
       } else {
         stages.publish_when_copied(turn);
         find_keys(positions, p, unit.queries.row, tile + 1, unit.keys);
-        if (tile + 1 < unit.end_tile) fetch(positions);
       }
     }
   }

@@ -18,8 +18,7 @@ constexpr int kLatentDim = 512;
 constexpr int kLatentKey = kLatentDim + 64;  // the latent and the rotated key
 constexpr int kLatentTilesPerExtent = 8;
 constexpr int kLatentExtent = kLatentTilesPerExtent * kTileKeys;
-constexpr int kLongLatentRows = 64;      // query rows of a block
-constexpr int kLongLatentThreads = 256;  // that hold their sums
+constexpr int kLongLatentRows = 64;  // query rows of a block
 /// What a block of long rows keeps of the extents folded so far.
 constexpr size_t kTotalBytes = size_t{kLongLatentRows} * kLatentDim * sizeof(float);
 
