@@ -210,23 +210,10 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
 }
 
-namespace {
-
-void refuse_what_gpus_lack(const ModelConfig& config) {
-  for (const LayerConfig& layer : config.layers)
-    if (std::holds_alternative<MlaConfig>(layer.attention) || std::holds_alternative<MoeConfig>(layer.mlp))
-      throw UsageError("--device cuda: " + config.architecture +
-                       " runs on CPUs only, as latent attention and experts have no GPU kernels yet; use "
-                       "--device cpu");
-}
-
-}  // namespace
-
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
   if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
-  if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
   if (names_gpu(options.device) && options.lazy_experts)
     throw UsageError(
         "--expert-loading lazy: expected --device cpu, as the host must see where rows are "

@@ -26,18 +26,48 @@ __device__ inline uint32_t pack(float low, float high) {
   return reinterpret_cast<const uint32_t&>(both);
 }
 
+/// Weights of values in bfloat16.
+struct BfloatWeights {
+  /// Whether a score is so much larger than the base that it becomes the base.
+  __device__ static bool outgrows(float score, float base, float) { return score > base; }
+  __device__ static uint32_t pack(float low, float high) { return cuda::pack(low, high); }
+  /// Both become what they are rounded to.
+  __device__ static void round(float& low, float& high) {
+    const uint32_t rounded = pack(low, high);
+    low = __uint_as_float(rounded << 16);
+    high = __uint_as_float(rounded & 0xFFFF0000);
+  }
+};
+/// Weights of values in float16.
+struct HalfWeights {
+  /// Weights up to 256 are as exact as those up to 1, and while a base stays nothing must be multiplied.
+  __device__ static bool outgrows(float score, float base, float scale_log2) {
+    return (score - base) * scale_log2 > 8;
+  }
+  __device__ static uint32_t pack(float low, float high) {
+    const __half2 both = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(both);
+  }
+  __device__ static void round(float& low, float& high) {
+    const __half2 rounded = __floats2half2_rn(low, high);
+    low = __low2float(rounded);
+    high = __high2float(rounded);
+  }
+};
+
 /// The fragment of weights of keys 16 k ... 16 k + 15.
-__device__ inline void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys / 8][4], int k) {
-  p[0] = pack(s[2 * k][0], s[2 * k][1]);
-  p[1] = pack(s[2 * k][2], s[2 * k][3]);
-  p[2] = pack(s[2 * k + 1][0], s[2 * k + 1][1]);
-  p[3] = pack(s[2 * k + 1][2], s[2 * k + 1][3]);
+template <class Weights = BfloatWeights>
+__device__ void pack_weights(uint32_t (&p)[4], const float (&s)[kTileKeys / 8][4], int k) {
+  p[0] = Weights::pack(s[2 * k][0], s[2 * k][1]);
+  p[1] = Weights::pack(s[2 * k][2], s[2 * k][3]);
+  p[2] = Weights::pack(s[2 * k + 1][0], s[2 * k + 1][1]);
+  p[3] = Weights::pack(s[2 * k + 1][2], s[2 * k + 1][3]);
 }
 
 /// Softmax over some keys, unnormalised, of this lane's two rows: weights and their sum are relative to
-/// exp2(base * scale), with base the largest score so far (Milakov and Gimelshein 2018). Weights are rounded
-/// to bfloat16, which is what values are multiplied by, before they are summed: what rounding does to a
-/// weight that outweighs the others then cancels.
+/// exp2(base * scale), with base about the largest score so far (Milakov and Gimelshein 2018). Weights are
+/// rounded to what values are multiplied by before they are summed: what rounding does to a weight that
+/// outweighs the others then cancels.
 struct Softmax {
   float base[2];  // in units of raw scores
   float sum[2];   // until close(): of this lane's columns
@@ -52,6 +82,7 @@ struct Softmax {
   /// s, raw scores, becomes the weights of this tile. Row r sees the keys of the tile below visible[r]; keys
   /// that a row does not see change nothing of it, to the last bit. What the rows of this warp have summed up
   /// so far must be multiplied by shrink if this returns true; if not, shrink is 1.
+  template <class Weights = BfloatWeights>
   __device__ bool weigh(float (&s)[kTileKeys / 8][4], const int (&visible)[2], float scale_log2, int lane,
                         float (&shrink)[2]) {
     if (__any_sync(kAllLanes, min(visible[0], visible[1]) < kTileKeys)) {
@@ -70,7 +101,7 @@ struct Softmax {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
       shrink[r] = 1;
-      if (largest > base[r]) {
+      if (Weights::outgrows(largest, base[r], scale_log2)) {
         shrink[r] = exp2_fast((base[r] - largest) * scale_log2);
         base[r] = largest;
         moved = true;
@@ -81,10 +112,9 @@ struct Softmax {
       for (int n = 0; n < kTileKeys / 8; ++n) {
         float& low = s[n][2 * r];
         float& high = s[n][2 * r + 1];
-        const uint32_t rounded =
-            pack(exp2_fast(fmaf(low, scale_log2, -subtract)), exp2_fast(fmaf(high, scale_log2, -subtract)));
-        low = __uint_as_float(rounded << 16);
-        high = __uint_as_float(rounded & 0xFFFF0000);
+        low = exp2_fast(fmaf(low, scale_log2, -subtract));
+        high = exp2_fast(fmaf(high, scale_log2, -subtract));
+        Weights::round(low, high);
         own += low;
         own += high;
       }

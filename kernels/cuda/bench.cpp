@@ -1,6 +1,6 @@
 // Times the CUDA kernels by shape, beside the bounds of the device measured in the same run: copying memory
 // for what moves bytes, a large product for what multiplies. The shapes are those of Llama 3 8B, those of
-// experts DeepSeek-V2-Lite's, those of weights in FP8 DeepSeek-V3's.
+// experts DeepSeek-V2-Lite's, those of latent attention that's and V3's, those of weights in FP8 V3's.
 #include "kernels/bench.h"
 
 #include <cuda_runtime_api.h>
@@ -64,6 +64,7 @@ class Bench {
     gated_products();
     attention_decode();
     attention_prefill();
+    latent_attention();
     rows();
     experts();
     sampling();
@@ -337,6 +338,61 @@ class Bench {
     for (const auto& [rows, count] : {std::pair<int64_t, int64_t>(1, 8192), {4, 2048}, {64, 128}})
       attention("attention prefill", rows, count, count);
     for (const DType dtype : {DType::e4m3, DType::i8}) attention("attention prefill", 1, 8192, 8192, dtype);
+  }
+
+  /// All positions of `whole`.
+  void fill_latents(const LatentCacheView& cache, const BatchView& whole) {
+    const int64_t tokens = whole.tokens, d = cache.latent_dim + cache.rope_dim;
+    const Tensor norm = random(DType::f32, {cache.latent_dim}),
+                 angles = random(DType::f32, {whole.max_context, cache.rope_dim}),
+                 latent = random(DType::f32, {tokens, d}),
+                 q_e = random(DType::f32, {tokens, 1, 1 + cache.rope_dim}),
+                 plain = device_.tensor(DType::bf16, {tokens, 1, 1}),
+                 q = device_.tensor(DType::f32, {tokens, 1, d});
+    ops_.latent_rope_and_store(q, plain, cache, q_e, latent, {angles, true, norm, 1e-6F}, whole);
+  }
+
+  void latent_attention(const std::string& name, DType dtype, int64_t heads, int64_t rows, int64_t count,
+                        int64_t context) {
+    constexpr int64_t kLatent = 512, kRope = 64;
+    const Batch b = batch(rows, count, context);
+    const int64_t blocks = rows * b.view.table_stride;
+    const int64_t bytes = blocks * kBlock * latent_position_bytes(kLatent, kRope, dtype);
+    std::vector<Tensor> caches;  // more than the L2 cache holds
+    const auto view = [&](int i) {
+      return LatentCacheView{
+          caches[static_cast<size_t>(i) % caches.size()].view.data, dtype, blocks, kLatent, kRope, kBlock};
+    };
+    for (int i = 0; i < std::clamp<int64_t>((200 << 20) / bytes, 1, 8); ++i) {
+      caches.push_back(device_.tensor(DType::i8, {bytes}));
+      const Batch whole = batch(rows, context, context);
+      fill_latents(view(i), whole.view);
+    }
+    const Tensor q = random(DType::f32, {b.view.tokens, heads, kLatent + kRope}),
+                 out = device_.tensor(DType::bf16, {b.view.tokens, heads, kLatent});
+    const double time = seconds([&](int i) { ops_.latent_attention(out, q, view(i), b.view, 0.07F); });
+    const double pairs = static_cast<double>(rows) * static_cast<double>(count) *
+                         (static_cast<double>(context) - 0.5 * static_cast<double>(count - 1));
+    print(name + " " + name_of(dtype) + " H " + std::to_string(heads) + " " + std::to_string(rows) + " x " +
+              std::to_string(count) + " at " + std::to_string(context),
+          time,
+          static_cast<double>(rows * context * latent_position_bytes(kLatent, kRope, dtype)) +
+              static_cast<double>(q.view.bytes() + out.view.bytes()),
+          2.0 * pairs * static_cast<double>(heads * (2 * kLatent + kRope)));
+  }
+
+  void latent_attention() {
+    for (const DType dtype : {DType::bf16, DType::e4m3, DType::i8})
+      for (const auto& [heads, rows, context] : {std::tuple<int64_t, int64_t, int64_t>(16, 1, 4096),
+                                                 {16, 64, 4096},
+                                                 {16, 256, 1024},
+                                                 {16, 256, 200},
+                                                 {128, 64, 4096}})
+        latent_attention("latent decode", dtype, heads, rows, 1, context);
+    for (const DType dtype : {DType::bf16, DType::e4m3, DType::i8})
+      for (const auto& [heads, rows, count] :
+           {std::tuple<int64_t, int64_t, int64_t>(16, 1, 4096), {16, 16, 256}, {128, 1, 4096}})
+        latent_attention("latent prefill", dtype, heads, rows, count, count);
   }
 
   void rows() {

@@ -9,6 +9,7 @@
 #include "kernels/cuda/fp8_product.h"
 #include "kernels/cuda/gated.h"
 #include "kernels/cuda/grouped_products.h"
+#include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/rounding_sums.h"
@@ -25,11 +26,6 @@ using namespace cuda;
 
 /// Scratch memory for what one call needs: the parts of split attention, and choosing matrix algorithms.
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
-
-/// Jobs are refused before they load anything (launch/job_options.cpp).
-[[noreturn]] void refuse_latents() {
-  throw UsageError("latent attention does not run on a GPU yet; use --device cpu");
-}
 
 class CudaOps final : public Ops {
  public:
@@ -137,12 +133,19 @@ class CudaOps final : public Ops {
       attention_plain(device_.stream(), out_THd, q_THd, cache, batch, shape, scale);
   }
 
-  void latent_rope_and_store(TensorView, TensorView, LatentCacheView, TensorView, TensorView,
-                             const LatentRotaryView&, const BatchView&) override {
-    refuse_latents();
+  void latent_rope_and_store(TensorView q_THd, TensorView plain_THn, LatentCacheView cache, TensorView q_THe,
+                             TensorView latent_TL, const LatentRotaryView& rotary,
+                             const BatchView& batch) override {
+    cpu::check_latent_rope(q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
+    cuda::latent_rope_and_store(device_.stream(), q_THd, plain_THn, cache, q_THe, latent_TL, rotary, batch);
   }
-  void latent_attention(TensorView, TensorView, LatentCacheView, const BatchView&, float) override {
-    refuse_latents();
+  void latent_attention(TensorView out_THL, TensorView q_THd, LatentCacheView cache, const BatchView& batch,
+                        float scale) override {
+    cpu::check_latent_attention(out_THL, q_THd, cache, batch);
+    if (latent_tensor_cores_serve(cache, out_THL.dtype, gpu_))
+      latent_attention_tensor_cores(device_.stream(), out_THL, q_THd, cache, batch, scale, workspace_, gpu_);
+    else
+      latent_attention_plain(device_.stream(), out_THL, q_THd, cache, batch, scale);
   }
   void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
     grouped_.by_head(y_THy, x_THK, w_HNK);

@@ -69,6 +69,24 @@ __device__ inline void multiply_f16(float (&d)[8][4], const uint32_t (&a)[4], ui
       : PENSTOCK_REGISTERS_32(d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
+/// The same with a in shared memory, 64 rows of 16 columns.
+__device__ inline void multiply_f16(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " PENSTOCK_PLACES_32 ", %32, %33, p, 1, 1, 0, 0; }"
+      : PENSTOCK_REGISTERS_32(d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+/// d [64 x 128] = a b or += : a, 64 x 16 float16, in registers, b 16 rows of 128 columns.
+__device__ inline void multiply_f16(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " PENSTOCK_PLACES_64
+      ", {%64, %65, %66, %67}, %68, p, 1, 1, 1; }"
+      : PENSTOCK_REGISTERS_64(d)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
 /// d [64 x n] = a b or += : a, 64 x 16 bfloat16, in registers, b 16 rows of n columns.
 __device__ inline void multiply_bf16(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b, bool add) {
   asm volatile(
