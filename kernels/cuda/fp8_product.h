@@ -8,7 +8,7 @@
 namespace penstock::cuda {
 
 /// y = x w^T + bias, or += the same, where all weights are data of an Fp8Matrix. Of a problem without
-/// start_G1 there is one group.
+/// start_G1 there is one group; none is gated.
 struct Fp8Problem : GroupedProblem {
   DType in, out;        // of x and y: f32 or bf16
   const void* w;        // the weight where w_G is null
