@@ -2,12 +2,14 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gated_hopper.h"
+#include "kernels/cuda/skinny.h"
 #include "kernels/cuda/timing.h"
 
 namespace penstock::cuda {
 namespace {
 
 constexpr int64_t kCheckedRows = 192;
+constexpr int64_t kCheckedFewRows = 5;
 
 }  // namespace
 
@@ -43,11 +45,15 @@ void GatedProducts::run_apart(TensorView y_TF, TensorView gate_up_T2F, TensorVie
 }
 
 void GatedProducts::run_fused(TensorView y_TF, TensorView x_TK, const DenseMatrix& w_2FK) {
-  gated_product(device_.stream(), y_TF.data, x_TK.data, w_2FK.view().data, y_TF.dim(0), y_TF.dim(1),
-                w_2FK.k(), gpu_.multiprocessors);
+  const int64_t m = y_TF.dim(0), f = y_TF.dim(1), k = w_2FK.k();
+  const void* const w = w_2FK.view().data;
+  if (skinny_serves(m, 2 * f, k, DType::bf16))
+    skinny_gated_product(device_.stream(), y_TF.data, x_TK.data, w, m, f, k);
+  else
+    gated_product(device_.stream(), y_TF.data, x_TK.data, w, m, f, k, gpu_.multiprocessors);
 }
 
-/// False too where the workspace is too small to tell.
+/// Of both fused kernels. False too where the workspace is too small to tell.
 bool GatedProducts::same_bits(const DenseMatrix& w_2FK) {
   const int64_t f = w_2FK.n() / 2;
   auto* at = static_cast<char*>(workspace_.data);
@@ -63,8 +69,12 @@ bool GatedProducts::same_bits(const DenseMatrix& w_2FK) {
     fill_random(device_.stream(), x_TK);
     run_apart(apart_TF, gate_up_T2F, x_TK, w_2FK, {});
   }
-  run_fused(fused_TF, x_TK, w_2FK);
-  return cuda::same_bits(device_, differs_, apart_TF.data, fused_TF.data, apart_TF.bytes());
+  for (const int64_t rows : {kCheckedRows, kCheckedFewRows}) {
+    run_fused(fused_TF.first(rows), x_TK.first(rows), w_2FK);
+    if (!cuda::same_bits(device_, differs_, apart_TF.data, fused_TF.data, fused_TF.first(rows).bytes()))
+      return false;
+  }
+  return true;
 }
 
 bool GatedProducts::fused_is_faster(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK,

@@ -1,8 +1,8 @@
 // Ops::gated_matmul on a GPU: a product and SwiGLU after it, or both in one kernel where one serves.
 //
-// The product's algorithm sets the bits (matmul.h). For each weight shape the fused kernel is first run on
-// random input; if its bits are the same it may be used, and for every range of M it is where it is faster.
-// So timing decides speed, never bits.
+// The product's algorithm sets the bits (matmul.h). For each weight shape the fused kernels are first run
+// on random input; if their bits are the same they may be used, and for every range of M it is where it is
+// faster. So timing decides speed, never bits.
 #pragma once
 
 #include <map>

@@ -82,6 +82,7 @@ class MatrixProducts {
   Algorithm choose(const Kind& kind, int64_t m, const Operands& operands, Choice& choice);
 
   CudaDevice& device_;
+  bool is_hopper_;
   CublasLt library_;
   Workspace workspace_;
   Tensor differs_;          // one number: whether two results were found to differ

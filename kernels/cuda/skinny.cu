@@ -1,4 +1,3 @@
-#include "kernels/cuda/overlap.cuh"
 #include "kernels/cuda/skinny.h"
 #include "kernels/cuda/tensor_core.cuh"
 
@@ -18,7 +17,7 @@ template <int kTokens>
 constexpr int kStageElements = (kWeightRows + kTokens) * kStride;
 
 /// One warp a block: 16 rows of the weight times up to kTokens rows of x. Copies run kStages - 1 stages
-/// ahead; the weight's first ones while the kernel before still computes x.
+/// ahead.
 template <int kTokens, class Out>
 __global__ void __launch_bounds__(kWarp)
     multiply_few_rows(Out* y_MN, const __nv_bfloat16* x_MK, const __nv_bfloat16* w_NK, int m, int64_t n,
@@ -29,40 +28,29 @@ __global__ void __launch_bounds__(kWarp)
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kWeightRows;
   const int steps = static_cast<int>(k / kStageK);
 
-  const auto stage_of = [&](int step) { return stages + step % kStages * kStageElements<kTokens>; };
-  const auto column_of = [&](int step) { return static_cast<int64_t>(step) * kStageK + lane % kChunks * 8; };
-  const auto start_weight = [&](int step) {
-    if (step >= steps) return;
-    __nv_bfloat16* to = stage_of(step);
+  const auto start_stage = [&](int step) {
+    if (step < steps) {
+      __nv_bfloat16* to = stages + step % kStages * kStageElements<kTokens>;
+      const int64_t column = static_cast<int64_t>(step) * kStageK + lane % kChunks * 8;
 #pragma unroll
-    for (int r = lane / kChunks; r < kWeightRows; r += kWarp / kChunks)
-      start_copy(to + r * kStride + lane % kChunks * 8, w_NK + (first_row + r) * k + column_of(step), false);
-  };
-  const auto start_tokens = [&](int step) {
-    if (step >= steps) return;
-    __nv_bfloat16* to = stage_of(step) + kWeightRows * kStride;
+      for (int r = lane / kChunks; r < kWeightRows; r += kWarp / kChunks)
+        start_copy(to + r * kStride + lane % kChunks * 8, w_NK + (first_row + r) * k + column, false);
 #pragma unroll
-    for (int t = lane / kChunks; t < kTokens; t += kWarp / kChunks)
-      start_copy(to + t * kStride + lane % kChunks * 8, x_MK + (t < m ? t * k : 0) + column_of(step), t >= m);
-  };
-  let_next_start();
-#pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) start_weight(s);
-  wait_for_previous();
-#pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) {
-    start_tokens(s);
+      for (int t = lane / kChunks; t < kTokens; t += kWarp / kChunks)
+        start_copy(to + (kWeightRows + t) * kStride + lane % kChunks * 8, x_MK + (t < m ? t * k : 0) + column,
+                   t >= m);
+    }
     close_copies();
-  }
+  };
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) start_stage(s);
 
   float acc[kTokens / 8][4] = {};
   for (int step = 0; step < steps; ++step) {
     wait_for_copies<kStages - 2>();
     __syncwarp();
-    start_weight(step + kStages - 1);
-    start_tokens(step + kStages - 1);
-    close_copies();
-    const __nv_bfloat16* w_shared = stage_of(step);
+    start_stage(step + kStages - 1);
+    const __nv_bfloat16* w_shared = stages + step % kStages * kStageElements<kTokens>;
     const __nv_bfloat16* x_shared = w_shared + kWeightRows * kStride;
 #pragma unroll
     for (int i = 0; i < kStageK; i += 32) {
@@ -96,9 +84,9 @@ void launch(cudaStream_t stream, Out* y_MN, const void* x_MK, const void* w_NK, 
   const auto kernel = multiply_few_rows<kTokens, Out>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "skinny: shared memory");
-  launch_overlapped("skinny product", stream, kernel, static_cast<unsigned>(n / kWeightRows), kWarp, kBytes,
-                    y_MN, static_cast<const __nv_bfloat16*>(x_MK), static_cast<const __nv_bfloat16*>(w_NK),
-                    static_cast<int>(m), n, k, add);
+  kernel<<<static_cast<unsigned>(n / kWeightRows), kWarp, kBytes, stream>>>(
+      y_MN, static_cast<const __nv_bfloat16*>(x_MK), static_cast<const __nv_bfloat16*>(w_NK),
+      static_cast<int>(m), n, k, add);
 }
 
 }  // namespace
@@ -116,6 +104,7 @@ void skinny_product(cudaStream_t stream, void* y_MN, DType y_dtype, const void* 
     else
       launch<16>(stream, y, x_MK, w_NK, m, n, k, add);
   });
+  check_launch("skinny product");
 }
 
 }  // namespace penstock::cuda

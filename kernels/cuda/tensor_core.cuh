@@ -10,10 +10,13 @@ __device__ inline unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
-__device__ inline void load_matrices(uint32_t (&b)[4], const void* row) {
+__device__ inline void load_matrices(uint32_t (&b)[4], unsigned shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(shared_address(row)));
+               : "r"(shared_row));
+}
+__device__ inline void load_matrices(uint32_t (&b)[4], const void* row) {
+  load_matrices(b, shared_address(row));
 }
 
 __device__ inline void load_matrices_transposed(uint32_t (&b)[4], const void* row) {

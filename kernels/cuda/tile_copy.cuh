@@ -1,4 +1,4 @@
-// Copies of whole tiles between device and shared memory by Hopper's copy engine, one function each: one
+// Copies between device and shared memory by Hopper's copy engine, one function each: one
 // thread asks, a barrier or a wait tells of the end. PTX manual, "cp.async.bulk.tensor". A tile that reaches
 // past the matrix reads zeros there and writes nothing.
 #pragma once
@@ -43,6 +43,16 @@ __device__ inline void read_tile_for_all(unsigned shared_to, const CUtensorMap& 
       "[%1, {%2, %3}], [%4], %5;" ::"r"(shared_to),
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(&full.state)),
       "h"(static_cast<uint16_t>((1 << kClusterBlocks) - 1))
+      : "memory");
+}
+
+/// Reads a tile of a map_panels(): some rows of some panels, the rows of one panel after the other.
+__device__ inline void read_panels(unsigned shared_to, const CUtensorMap& map, int row, int panel,
+                                   Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(shared_to),
+      "l"(&map), "r"(0), "r"(row), "r"(panel), "r"(shared_address(&full.state))
       : "memory");
 }
 

@@ -1,7 +1,10 @@
 // The product with SwiGLU in its epilogue has, bit for bit, the results of the product followed by swiglu.
+#include <functional>
+
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gated_hopper.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/skinny.h"
 #include "tests/unit/cuda_fixtures.h"
 
 namespace penstock::test {
@@ -36,13 +39,25 @@ class CudaGated : public CudaTest {
     return bytes_of_rows(y, 0, m);
   }
 
-  /// The fused kernel's, which must not write past its rows.
-  std::vector<std::byte> fused(const TensorView& x, const Matrix& w) {
-    const int64_t m = x.dim(0), f = w.n() / 2, spare = 128;
+  /// The fused kernels'.
+  std::vector<std::byte> many_rows(const TensorView& x, const Matrix& w) {
+    return written(x.dim(0), w, [&](void* y) {
+      cuda::gated_product(stream_, y, x.data, weight(w).data, x.dim(0), w.n() / 2, w.k(), multiprocessors_);
+    });
+  }
+  std::vector<std::byte> few_rows(const TensorView& x, const Matrix& w) {
+    return written(x.dim(0), w, [&](void* y) {
+      cuda::skinny_gated_product(stream_, y, x.data, weight(w).data, x.dim(0), w.n() / 2, w.k());
+    });
+  }
+
+  /// What `kernel` writes, which must be m rows and nothing behind them.
+  std::vector<std::byte> written(int64_t m, const Matrix& w, const std::function<void(void*)>& kernel) {
+    const int64_t f = w.n() / 2, spare = 128;
     const Tensor y = gpu_->tensor(DType::bf16, {m + spare, f});
     std::vector<std::byte> poison(y.view.bytes(), std::byte{0xFF});
     gpu_->upload(y.view.data, poison.data(), poison.size());
-    cuda::gated_product(stream_, y.view.data, x.data, weight(w).data, m, f, w.k(), multiprocessors_);
+    kernel(y.view.data);
     poison.resize(static_cast<size_t>(spare * f) * 2);
     EXPECT_TRUE(bytes_of_rows(y, m, spare) == poison);
     return bytes_of_rows(y, 0, m);
@@ -60,7 +75,20 @@ TEST_F(CudaGated, HasTheBitsOfTheProductAndSwiglu) {
       SCOPED_TRACE(Shape({m, f, k}).text());
       const Tensor x = gpu_->tensor(DType::bf16, {m, k});
       cuda::fill_random(stream_, x);
-      ASSERT_TRUE(fused(x, *w) == apart(x, *w));
+      ASSERT_TRUE(many_rows(x, *w) == apart(x, *w));
+    }
+  }
+}
+
+TEST_F(CudaGated, HasThemForFewRows) {
+  for (const auto& [f, k] :
+       {std::pair<int64_t, int64_t>(128, 128), {1000, 384}, {384, 4096}, {14336, 4096}}) {
+    const auto w = random_matrix(2 * f, k);
+    for (int64_t m = 1; m <= 16; ++m) {
+      SCOPED_TRACE(Shape({m, f, k}).text());
+      const Tensor x = gpu_->tensor(DType::bf16, {m, k});
+      cuda::fill_random(stream_, x);
+      ASSERT_TRUE(few_rows(x, *w) == apart(x, *w));
     }
   }
 }
@@ -85,7 +113,7 @@ TEST_F(CudaGated, HasThemForGatesOfEverySizeAndForInfinities) {
   ops_->load_rows(*w, 0, {w_NK.data(), DType::bf16, {2 * f, k}});
   const Tensor x = gpu_->tensor(DType::bf16, {m, k});
   gpu_->upload(x.view.data, x_MK.data(), x.view.bytes());
-  EXPECT_TRUE(fused(x, *w) == apart(x, *w));
+  EXPECT_TRUE(many_rows(x, *w) == apart(x, *w));
 }
 
 TEST_F(CudaGated, TheOpGivesTheseBitsWhateverItChooses) {
