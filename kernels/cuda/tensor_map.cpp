@@ -2,8 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-#include <iterator>
+#include <array>
 #include <string>
 
 #include "runtime/device/cuda_handle.h"
@@ -11,7 +10,7 @@
 namespace penstock::cuda {
 namespace {
 
-constexpr int kPanelColumns = 64;  // 128 bytes, what the swizzle spans
+constexpr int64_t kPanelColumns = 64;  // 128 bytes, what the swizzle spans
 
 /// The driver's function, found when it is needed: the program must start without a driver.
 decltype(&cuTensorMapEncodeTiled) encoder() {
@@ -25,49 +24,45 @@ decltype(&cuTensorMapEncodeTiled) encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-cuuint64_t size_of(int64_t elements) {
-  return static_cast<cuuint64_t>(elements);
-}
-
-/// A bfloat16 tensor in device memory. `distances` are those of neighbours in all dimensions but the first,
-/// in elements.
-template <int kRank>
-CUtensorMap describe(const void* data, const cuuint64_t (&sizes)[kRank],
-                     const cuuint64_t (&distances)[kRank - 1], const cuuint32_t (&tile)[kRank]) {
-  cuuint64_t bytes[kRank - 1];
-  cuuint32_t every[kRank];
-  std::transform(std::begin(distances), std::end(distances), bytes, [](cuuint64_t d) { return 2 * d; });
-  std::fill_n(every, kRank, 1);
-  CUtensorMap map{};
+/// Sizes and tile count elements, the nearest neighbours first; strides count bytes, that of neighbours left
+/// out.
+template <size_t kRank>
+CUtensorMap map(const void* data, const std::array<int64_t, kRank>& sizes,
+                const std::array<int64_t, kRank - 1>& strides, const std::array<int64_t, kRank>& tile) {
+  cuuint64_t size[kRank], stride[kRank - 1];
+  cuuint32_t box[kRank], every[kRank];
+  for (size_t i = 0; i < kRank; ++i) {
+    size[i] = static_cast<cuuint64_t>(sizes[i]);
+    if (i + 1 < kRank) stride[i] = static_cast<cuuint64_t>(strides[i]);
+    box[i] = static_cast<cuuint32_t>(tile[i]);
+    every[i] = 1;
+  }
+  CUtensorMap made{};
   const CUresult status =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(data), sizes, bytes, tile,
+      encoder()(&made, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(data), size, stride, box,
                 every, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
-    throw Error("CUDA: describing a matrix of " + std::to_string(sizes[kRank - 1]) + " x ... x " +
-                std::to_string(sizes[0]) + " for tile copies: status " + std::to_string(status));
-  return map;
+    throw Error("CUDA: describing a matrix of " + std::to_string(sizes[1]) +
+                " rows for tile copies: status " + std::to_string(status));
+  return made;
 }
 
 }  // namespace
 
 CUtensorMap map_tiles(const void* data, int64_t rows, int64_t columns, int tile_rows) {
-  return describe<2>(data, {size_of(columns), size_of(rows)}, {size_of(columns)},
-                     {kPanelColumns, static_cast<cuuint32_t>(tile_rows)});
+  return map<2>(data, {columns, rows}, {columns * 2}, {kPanelColumns, tile_rows});
 }
 
 CUtensorMap map_panels(const void* data, int64_t rows, int64_t columns, int tile_rows, int panels) {
-  return describe<3>(data, {kPanelColumns, size_of(rows), size_of(columns / kPanelColumns)},
-                     {size_of(columns), kPanelColumns},
-                     {kPanelColumns, static_cast<cuuint32_t>(tile_rows), static_cast<cuuint32_t>(panels)});
+  return map<3>(data, {kPanelColumns, rows, columns / kPanelColumns}, {columns * 2, kPanelColumns * 2},
+                {kPanelColumns, tile_rows, panels});
 }
 
 CUtensorMap map_weight(const void* data, int64_t n, int64_t k, int halves, int tile_rows) {
   const int64_t half = n / halves;
-  return describe<4>(
-      data, {size_of(k), 8, size_of(halves), size_of(half / 8)},
-      {size_of(k), size_of(half * k), size_of(8 * k)},
-      {kPanelColumns, 8, static_cast<cuuint32_t>(halves), static_cast<cuuint32_t>(tile_rows / 8 / halves)});
+  return map<4>(data, {k, 8, halves, half / 8}, {k * 2, half * k * 2, 8 * k * 2},
+                {kPanelColumns, 8, halves, tile_rows / 8 / halves});
 }
 
 }  // namespace penstock::cuda

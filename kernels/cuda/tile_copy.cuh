@@ -55,6 +55,7 @@ __device__ inline void read_panels(unsigned shared_to, const CUtensorMap& map, i
       "l"(&map), "r"(0), "r"(row), "r"(panel), "r"(shared_address(&full.state))
       : "memory");
 }
+
 /// Reads the tile of a weight that begins at row 8 first_eight (of each half) and this column, as map_weight
 /// orders its rows.
 __device__ inline void read_weight(unsigned shared_to, const CUtensorMap& map, int first_eight, int column,
