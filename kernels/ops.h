@@ -308,7 +308,14 @@ class Ops {
 std::unique_ptr<Ops> make_cpu_ops(Device& device, int threads);
 /// The plain reference: slow, obviously right, one thread. Tests compare against it.
 std::unique_ptr<Ops> make_reference_ops(Device& device);
+/// How products are chosen on a GPU.
+struct CudaProducts {
+  /// Split-K and its like are admitted: a row's bits then depend on how many share its call. For measuring
+  /// what it costs to do without.
+  bool any_sum_order = false;
+  std::string file;  ///< keeps what was measured between jobs; empty: nothing is kept
+};
 /// Throws UsageError "built without CUDA" where the toolkit was missing at build time.
-std::unique_ptr<Ops> make_cuda_ops(Device& device);
+std::unique_ptr<Ops> make_cuda_ops(Device& device, const CudaProducts& products = {});
 
 }  // namespace penstock

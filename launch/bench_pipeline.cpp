@@ -260,6 +260,8 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
   sub->add_option("--num-warmups", flags->warm_ups, "Runs of the whole job before the measured one")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  sub->add_flag("--split-k", flags->job.any_sum_order,
+                "On a GPU, products may add up in any order: what the same bits in any company cost");
   add_model_flags(*sub, flags->job);
   add_machine_flags(*sub, flags->job);
   sub->callback([flags, &chosen] {

@@ -119,6 +119,10 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
          "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP), or "
          "auto for an even cost [embedding alone, then evenly]")
       ->group(group);
+  app.add_option("--matmul-cache", o.matmul_cache,
+                 "File that keeps which algorithms multiply fastest on this GPU, so that the next job need "
+                 "not try [none]")
+      ->group(group);
   app.add_option(
          "--gpu-memory-utilization", o.memory_utilization,
          "Share of a GPU's memory to fill [0.92], or of a CPU's free memory for the KV cache [0.5, divided "

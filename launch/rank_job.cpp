@@ -183,7 +183,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   ready.device_bytes = ready.device->memory().total;
   const bool on_gpu = ready.device->kind() == DeviceKind::cuda;
   agree(world, [&]() -> std::string {
-    ready.ops = on_gpu ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
+    ready.ops = on_gpu ? make_cuda_ops(*ready.device, {options.any_sum_order, options.matmul_cache})
+                       : make_cpu_ops(*ready.device, threads);
     ready.weights = open_weights(options);
     ready.stage = build_stage(shape.config, *ready.weights, spec, *ready.device, *ready.ops);
     if (!options.lazy_experts) ready.weights.reset();

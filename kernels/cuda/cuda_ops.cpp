@@ -29,12 +29,13 @@ constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(CudaDevice& device)
+  CudaOps(CudaDevice& device, const CudaProducts& products)
       : device_(device),
         gpu_{device.multiprocessors(), device.architecture() == "sm_90"},
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
-        products_(device, workspace_),
+        any_sum_order_(products.any_sum_order),
+        products_(device, workspace_, products),
         gated_(device, gpu_, workspace_, products_),
         grouped_(device, workspace_, gpu_),
         draws_(device),
@@ -42,7 +43,8 @@ class CudaOps final : public Ops {
         rounding_(device) {}
 
   std::string numerics() const override {
-    return "cuda-3 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
+    return "cuda-3 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version()) +
+           (any_sum_order_ ? " any-sum-order" : "");
   }
   CacheRounding take_cache_rounding() override { return rounding_.take(); }
   /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
@@ -249,6 +251,7 @@ class CudaOps final : public Ops {
   Gpu gpu_;
   DeviceMemory workspace_memory_;
   Workspace workspace_;
+  bool any_sum_order_;
   MatrixProducts products_;
   GatedProducts gated_;
   GroupedProducts grouped_;
@@ -260,8 +263,8 @@ class CudaOps final : public Ops {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(Device& device) {
-  return std::make_unique<CudaOps>(as_cuda(device));
+std::unique_ptr<Ops> make_cuda_ops(Device& device, const CudaProducts& products) {
+  return std::make_unique<CudaOps>(as_cuda(device), products);
 }
 
 }  // namespace penstock

@@ -36,6 +36,8 @@ class CudaDevice final : public Device {
 
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  /// "NVIDIA H100 80GB HBM3".
+  std::string model() const { return properties_.name; }
   /// "sm_90": which machine code runs here.
   std::string architecture() const;
 
