@@ -13,9 +13,13 @@
 
 namespace penstock::cuda {
 
-/// a | b of two masked words, as three-input operations.
-__device__ inline uint32_t join_bits(uint32_t a, uint32_t mask_a, uint32_t b, uint32_t mask_b) {
-  return (a & mask_a) | (b & mask_b);
+/// Four bytes chosen by the digits of `which` out of those of `low` (0 to 3) and `high` (4 to 7); a digit + 8
+/// stands for eight times that byte's first bit, which __byte_perm does not offer.
+template <uint32_t which>
+__device__ uint32_t pick_bytes(uint32_t low, uint32_t high) {
+  uint32_t picked;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(picked) : "r"(low), "r"(high), "n"(which));
+  return picked;
 }
 __device__ inline uint32_t times(uint32_t pair, uint32_t by) {
   const __nv_bfloat162 product =
@@ -38,16 +42,17 @@ struct E4m3 {
     return __half2float(__ushort_as_half(half)) * kKeyUnit;
   }
 
-  /// As float16: sign, exponent and fraction in their places. The exponents' biases are 8 apart.
+  /// As float16: the sign filled up before the rest, which is moved into place. The exponents' biases are 8
+  /// apart.
   __device__ static void widen_keys(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = join_bits(codes << 8, 0x80008000, codes << 7, 0x3F803F80);
-    pairs[1] = join_bits(codes, 0x80008000, codes >> 1, 0x3F803F80);
+    pairs[0] = pick_bytes<0xA280>(codes, 0) << 7 & 0xBF80BF80;
+    pairs[1] = pick_bytes<0xB391>(codes, 0) << 7 & 0xBF80BF80;
   }
   /// As bfloat16, whose bias is 120 more: brought into range, as products with weights would leave it.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
     constexpr uint32_t kTwoTo120 = 0x7B807B80;
-    pairs[0] = times(join_bits(codes << 8, 0x80008000, codes << 4, 0x07F007F0), kTwoTo120);
-    pairs[1] = times(join_bits(codes, 0x80008000, codes >> 4, 0x07F007F0), kTwoTo120);
+    pairs[0] = times(pick_bytes<0xA280>(codes, 0) << 4 & 0x87F087F0, kTwoTo120);
+    pairs[1] = times(pick_bytes<0xB391>(codes, 0) << 4 & 0x87F087F0, kTwoTo120);
   }
 };
 
@@ -62,14 +67,16 @@ struct Int8 {
 
   /// As float16: code + 128 is the end of the fraction of 1024 + code + 128.
   __device__ static void widen_keys(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = less_1152((codes & 0x00FF00FF) ^ 0x64806480);
-    pairs[1] = less_1152((codes >> 8 & 0x00FF00FF) ^ 0x64806480);
+    const uint32_t above = codes ^ 0x80808080;
+    pairs[0] = less_1152(pick_bytes<0x4240>(above, 0x64646464));
+    pairs[1] = less_1152(pick_bytes<0x4341>(above, 0x64646464));
   }
   /// As bfloat16, whose fraction has 7 bits: those of 128 + the code's last 7, less 128, or 256 where the
   /// code is negative.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = small_value(codes);
-    pairs[1] = small_value(codes >> 8);
+    const uint32_t last = codes & 0x7F7F7F7F, negative = codes & 0x80808080;
+    pairs[0] = plus(pick_bytes<0x4240>(last, 0x43434343), pick_bytes<0x4240>(negative, 0xC3C3C3C3));
+    pairs[1] = plus(pick_bytes<0x4341>(last, 0x43434343), pick_bytes<0x4341>(negative, 0xC3C3C3C3));
   }
 
  private:
@@ -79,11 +86,9 @@ struct Int8 {
         __hsub2(reinterpret_cast<const __half2&>(pair), reinterpret_cast<const __half2&>(k1152));
     return reinterpret_cast<const uint32_t&>(difference);
   }
-  __device__ static uint32_t small_value(uint32_t codes) {
-    const uint32_t above = (codes & 0x007F007F) | 0x43004300;  // 128 + the last 7 bits
-    const uint32_t less = (codes & 0x00800080) | 0xC300C300;   // -128 or -256
-    const __nv_bfloat162 sum = __hadd2(reinterpret_cast<const __nv_bfloat162&>(above),
-                                       reinterpret_cast<const __nv_bfloat162&>(less));
+  __device__ static uint32_t plus(uint32_t pair, uint32_t other) {
+    const __nv_bfloat162 sum = __hadd2(reinterpret_cast<const __nv_bfloat162&>(pair),
+                                       reinterpret_cast<const __nv_bfloat162&>(other));
     return reinterpret_cast<const uint32_t&>(sum);
   }
 };
