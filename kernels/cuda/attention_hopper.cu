@@ -289,7 +289,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
     for (int j = 0; j < 4; ++j) acc[n][j] = 0;
 
   const auto scale_scores = [&](int tile) {
-    if constexpr (Cache::kScaled) multiply_columns(s, Shape::scales(shared_bytes, false, tile), lane);
+    if constexpr (Cache::kScaled) multiply_columns(s, Shape::scales(shared_bytes, false, tile), 1, lane);
   };
   const auto weigh = [&](int tile) {
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
@@ -298,7 +298,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
   const auto pack_all = [&]([[maybe_unused]] int tile) {
     if constexpr (Cache::kScaled) {
       values.full[tile % kStages].wait_for(tile / kStages);
-      multiply_columns(s, Shape::scales(shared_bytes, true, tile), lane);
+      multiply_columns(s, Shape::scales(shared_bytes, true, tile), Cache::Value::kValueUnit, lane);
     }
 #pragma unroll
     for (int k = 0; k < kTileKeys / 16; ++k) pack_weights(weights[k], s, k);

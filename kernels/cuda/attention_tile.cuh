@@ -105,7 +105,7 @@ __device__ void score_tile(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDi
     for (int j = 0; j < 4; ++j) s[n][j] = 0;
   if constexpr (Cache::kScaled) {
     score_codes<typename Cache::Key, kDim>(s, q, tile, lane);
-    multiply_columns(s, Tile<Cache, kDim>::scales(tile), lane);
+    multiply_columns(s, Tile<Cache, kDim>::scales(tile), 1, lane);
   } else {
     score_words<kDim>(s, q, tile, lane);
   }
@@ -163,7 +163,7 @@ template <class Cache, int kDim>
 __device__ void add_values(float (&acc)[kDim / 8][4], float (&s)[kTileKeys / 8][4], const unsigned char* tile,
                            int lane) {
   if constexpr (Cache::kScaled) {
-    multiply_columns(s, Tile<Cache, kDim>::scales(tile), lane);
+    multiply_columns(s, Tile<Cache, kDim>::scales(tile), Cache::Value::kValueUnit, lane);
     add_codes<typename Cache::Value, kDim>(acc, s, tile, lane);
   } else {
     add_words<kDim>(acc, s, tile, lane);

@@ -1,10 +1,10 @@
 // A cache in one byte a value, FP8 E4M3 or int8 with a float scale for each vector
 // (runtime/model/kv_cache.h): how a value becomes a code, and what tensor cores multiply for a code. Codes
-// are what the CPU stores for the same values; widening them is exact.
+// have the values of the CPU's; widening them is exact.
 //
 // Tensor cores take pairs of 16-bit values. Four codes that lie together become two pairs, codes 0 and 2, and
-// codes 1 and 3: a shift and a mask each, where neighbours would need bytes to be moved. Whoever multiplies
-// pairs up columns of the other operand in the same way (attention_tile.cuh).
+// codes 1 and 3: as many steps each as there are for one code. Whoever multiplies pairs up columns of the
+// other operand in the same way (attention_tile.cuh).
 #pragma once
 
 #include <cuda_fp8.h>
@@ -30,8 +30,9 @@ __device__ inline uint32_t times(uint32_t pair, uint32_t by) {
 /// Codes are never NaN: where a value is, the scale is.
 struct E4m3 {
   static constexpr float kLargest = 448;
-  /// What is multiplied for a key's code is its value / kKeyUnit.
+  /// What is multiplied for a code is its value / kKeyUnit in K, / kValueUnit in V.
   static constexpr float kKeyUnit = 256;
+  static constexpr float kValueUnit = 1;
   uint8_t bits;
 
   __device__ static uint8_t encode(float x) {
@@ -56,40 +57,32 @@ struct E4m3 {
   }
 };
 
-/// -127 ... 127.
+/// -127 ... 127, as sign and magnitude, which widen like floats.
 struct Int8 {
   static constexpr float kLargest = 127;
-  static constexpr float kKeyUnit = 1;
+  static constexpr float kKeyUnit = 0x1p24F;
+  static constexpr float kValueUnit = 64;
   uint8_t bits;
 
-  __device__ static uint8_t encode(float x) { return static_cast<uint8_t>(__float2int_rn(x)); }
-  __device__ static float decode(uint8_t code) { return static_cast<float>(static_cast<int8_t>(code)); }
+  __device__ static uint8_t encode(float x) {
+    const int code = __float2int_rn(x);
+    return static_cast<uint8_t>(code < 0 ? 0x80 - code : code);
+  }
+  __device__ static float decode(uint8_t code) {
+    const auto magnitude = static_cast<float>(code & 0x7F);
+    return code < 0x80 ? magnitude : -magnitude;
+  }
 
-  /// As float16: code + 128 is the end of the fraction of 1024 + code + 128.
+  /// As float16 subnormals, in units of 2^-24.
   __device__ static void widen_keys(uint32_t (&pairs)[2], uint32_t codes) {
-    const uint32_t above = codes ^ 0x80808080;
-    pairs[0] = less_1152(pick_bytes<0x4240>(above, 0x64646464));
-    pairs[1] = less_1152(pick_bytes<0x4341>(above, 0x64646464));
+    pairs[0] = pick_bytes<0xA280>(codes, 0) & 0x807F807F;
+    pairs[1] = pick_bytes<0xB391>(codes, 0) & 0x807F807F;
   }
-  /// As bfloat16, whose fraction has 7 bits: those of 128 + the code's last 7, less 128, or 256 where the
-  /// code is negative.
+  /// As bfloat16 subnormals, in units of 2^-133, brought into range.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
-    const uint32_t last = codes & 0x7F7F7F7F, negative = codes & 0x80808080;
-    pairs[0] = plus(pick_bytes<0x4240>(last, 0x43434343), pick_bytes<0x4240>(negative, 0xC3C3C3C3));
-    pairs[1] = plus(pick_bytes<0x4341>(last, 0x43434343), pick_bytes<0x4341>(negative, 0xC3C3C3C3));
-  }
-
- private:
-  __device__ static uint32_t less_1152(uint32_t pair) {
-    constexpr uint32_t k1152 = 0x64806480;
-    const __half2 difference =
-        __hsub2(reinterpret_cast<const __half2&>(pair), reinterpret_cast<const __half2&>(k1152));
-    return reinterpret_cast<const uint32_t&>(difference);
-  }
-  __device__ static uint32_t plus(uint32_t pair, uint32_t other) {
-    const __nv_bfloat162 sum = __hadd2(reinterpret_cast<const __nv_bfloat162&>(pair),
-                                       reinterpret_cast<const __nv_bfloat162&>(other));
-    return reinterpret_cast<const uint32_t&>(sum);
+    constexpr uint32_t kTwoTo127 = 0x7F007F00;
+    widen_keys(pairs, codes);
+    for (uint32_t& pair : pairs) pair = times(pair, kTwoTo127);
   }
 };
 
