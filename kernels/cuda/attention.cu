@@ -19,12 +19,17 @@ constexpr int kLongWarps = 4;
 constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
 constexpr float kLog2E = 1.4426950408889634F;
 
+/// Where a key lies in the cache, -1 past the context: its first element, or of a cache of codes, where 32
+/// bits are enough, its row of d codes.
+template <class Cache>
+using Place = std::conditional_t<Cache::kScaled, int32_t, int64_t>;
+
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
 template <class Cache, int kDim, int kThreads>
-__device__ void start_tile(unsigned char* tile, const Problem& p, const int64_t (&offsets)[kTileKeys],
-                           int64_t value_offset) {
+__device__ void start_tile(unsigned char* tile, const Problem& p, const Place<Cache> (&places)[kTileKeys],
+                           Place<Cache> to_values) {
   using Shape = Tile<Cache, kDim>;
-  constexpr int kChunks = kDim / Shape::kPerChunk;
+  constexpr int kChunks = Shape::kChunks;
   constexpr int kCopies = kTileKeys * kChunks;
   auto* const shared = reinterpret_cast<typename Shape::Element*>(tile);
   const auto* const cache = static_cast<const typename Shape::Element*>(p.cache);
@@ -33,34 +38,36 @@ __device__ void start_tile(unsigned char* tile, const Problem& p, const int64_t 
     const int chunk = i * kThreads + static_cast<int>(threadIdx.x);
     if (kCopies % kThreads != 0 && chunk >= kCopies) break;
     const int key = chunk / kChunks;
-    const int64_t offset = offsets[key];
-    const auto* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * Shape::kPerChunk);
-    start_copy(shared + key * Shape::kStride + chunk % kChunks * Shape::kPerChunk, from, offset < 0);
+    const Place<Cache> place = places[key];
+    const auto* from = cache + chunk % kChunks * Shape::kPerChunk;
+    if constexpr (Cache::kScaled)
+      from += static_cast<int64_t>(max(place, 0) + to_values) * kDim;
+    else
+      from = cache + (place < 0 ? 0 : place + to_values + chunk % kChunks * Shape::kPerChunk);
+    start_copy(shared + Shape::at(key, chunk % kChunks), from, place < 0);
   }
   if constexpr (Cache::kScaled) {
     const unsigned scales = shared_address(tile + Shape::kElements);
 #pragma unroll
-    for (int key = static_cast<int>(threadIdx.x); key < kTileKeys; key += kThreads) {
-      const int64_t offset = offsets[key];
-      const float* from = p.scales + (offset < 0 ? 0 : (offset + value_offset) / kDim);
-      start_copy_of_4(scales + static_cast<unsigned>(key) * 4, from, offset < 0);
-    }
+    for (int key = static_cast<int>(threadIdx.x); key < kTileKeys; key += kThreads)
+      start_copy_of_4(scales + static_cast<unsigned>(key) * 4, p.scales + max(places[key], 0) + to_values,
+                      places[key] < 0);
   }
   close_copies();
 }
 
-/// Where the keys of a tile lie in the cache; -1 past the context.
-template <int kDim, int kThreads>
-__device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int row, int kv_head, int tile,
+template <class Cache, int kDim, int kThreads>
+__device__ void find_tile(Place<Cache> (&places)[kTileKeys], const Problem& p, int row, int kv_head, int tile,
                           int context) {
   for (int i = static_cast<int>(threadIdx.x); i < kTileKeys; i += kThreads) {
     const int position = tile * kTileKeys + i;
-    int64_t offset = -1;
+    Place<Cache> place = -1;
     if (position < context) {
-      const int64_t block = p.batch.block_table_RB[row * p.batch.table_stride + position / p.block_size];
-      offset = ((block * 2 * p.kv_heads + kv_head) * p.block_size + position % p.block_size) * kDim;
+      const Place<Cache> block = p.batch.block_table_RB[row * p.batch.table_stride + position / p.block_size];
+      place = ((block * 2 * p.kv_heads + kv_head) * p.block_size + position % p.block_size) *
+              (Cache::kScaled ? 1 : kDim);
     }
-    offsets[i] = offset;
+    places[i] = place;
   }
 }
 
@@ -93,15 +100,22 @@ __host__ __device__ constexpr int buffers_for(int warps) {
   return warps == kLongWarps ? 2 : 1;
 }
 
+/// On a multiprocessor, at least. Warps alone over codes would take more registers than leave room for as
+/// many of them as shared memory does.
+template <class Cache>
+__host__ __device__ constexpr int blocks_for(int warps, bool split) {
+  return warps == kLongWarps ? 2 : Cache::kScaled && split ? 12 : 1;
+}
+
 /// Grid (tiles, G) for long rows, (R, G) for short ones, (R, G, extents) with kSplit.
 template <class Cache, int kDim, int kWarps, bool kSplit>
-__global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
+__global__ void __launch_bounds__(kWarps* kWarp, blocks_for<Cache>(kWarps, kSplit))
     attend(const __grid_constant__ Problem p) {
   constexpr int kThreads = kWarps * kWarp;
   constexpr int kBuffers = buffers_for(kWarps);
   constexpr int kTile = Tile<Cache, kDim>::kBytes;
   extern __shared__ __align__(128) unsigned char tiles[];  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[3][kTileKeys];                // of the tile in use and of the two that follow
+  __shared__ Place<Cache> places[3][kTileKeys];            // of the tile in use and of the two that follow
 
   const auto block = static_cast<int>(blockIdx.x);
   const QueryTile queries =
@@ -133,18 +147,19 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   }
   load_queries<Cache, kDim>(q, p, first, lane);
 
-  const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
+  const Place<Cache> to_values =
+      static_cast<Place<Cache>>(p.kv_heads) * p.block_size * (Cache::kScaled ? 1 : kDim);
   const auto find =
       [&](int tile) {  // past the last tile nothing is copied, but zeros are written all the same
-        find_tile<kDim, kThreads>(offsets[tile % 3], p, queries.row, kv_head, tile,
-                                  tile < end_tile ? context : 0);
+        find_tile<Cache, kDim, kThreads>(places[tile % 3], p, queries.row, kv_head, tile,
+                                         tile < end_tile ? context : 0);
       };
   find(first_tile);
   find(first_tile + 1);
   __syncthreads();
   unsigned char* const k_first = tiles + first_tile % kBuffers * 2 * kTile;
-  start_tile<Cache, kDim, kThreads>(k_first, p, offsets[first_tile % 3], 0);
-  start_tile<Cache, kDim, kThreads>(k_first + kTile, p, offsets[first_tile % 3], value_offset);
+  start_tile<Cache, kDim, kThreads>(k_first, p, places[first_tile % 3], 0);
+  start_tile<Cache, kDim, kThreads>(k_first + kTile, p, places[first_tile % 3], to_values);
 
   // A split row's only extent needs no total.
   std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
@@ -152,7 +167,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   Partial<kDim> part;
   part.clear();
   for (int tile = first_tile; tile < end_tile; ++tile) {
-    const int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 3];
+    const Place<Cache>(&next)[kTileKeys] = places[(tile + 1) % 3];
     const unsigned char* k_shared = tiles + tile % kBuffers * 2 * kTile;
     const unsigned char* v_shared = k_shared + kTile;
     unsigned char* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
@@ -162,7 +177,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
       wait_for_copies<0>();
       __syncthreads();  // the tile is there, and nobody reads the one before it any more
       start_tile<Cache, kDim, kThreads>(k_next, p, next, 0);
-      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, value_offset);
+      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, to_values);
       find(tile + 2);
       score_tile<Cache, kDim>(s, q, k_shared, lane);
       if (part.softmax.weigh(s, visible, p.scale_log2, lane, shrink)) multiply_rows<kDim>(part.acc, shrink);
@@ -179,7 +194,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
       __syncthreads();
       add_values<Cache, kDim>(part.acc, s, v_shared, lane);
       __syncthreads();
-      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, value_offset);
+      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, to_values);
     }
 
     if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {

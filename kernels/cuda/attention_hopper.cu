@@ -145,24 +145,30 @@ __device__ void start_codes(unsigned to, const Problem& p, const int (&rows)[2])
 template <class Code, int kDim, bool kValues>
 __device__ void widen_tile(unsigned char* to, float* scales_to, const unsigned char* codes) {
   constexpr int kChunks = kDim / 16;
+  constexpr int kAtOnce = 2;  // loaded before the first is stored
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll 2
-  for (int i = 0; i < kTileKeys * kChunks / kWarp; ++i) {
-    const int chunk = i * kWarp + lane;
-    const uint4 four = reinterpret_cast<const uint4*>(codes)[chunk];
-    const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-    uint32_t pairs[4][2];
+#pragma unroll 1
+  for (int first = lane; first < kTileKeys * kChunks; first += kAtOnce * kWarp) {
+    uint4 loaded[kAtOnce];
 #pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      if constexpr (kValues)
-        Code::widen_values(pairs[w], words[w]);
-      else
-        Code::widen_keys(pairs[w], words[w]);
+    for (int i = 0; i < kAtOnce; ++i) loaded[i] = reinterpret_cast<const uint4*>(codes)[first + i * kWarp];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int chunk = first + i * kWarp;
+      const uint32_t words[4] = {loaded[i].x, loaded[i].y, loaded[i].z, loaded[i].w};
+      uint32_t pairs[4][2];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        if constexpr (kValues)
+          Code::widen_values(pairs[w], words[w]);
+        else
+          Code::widen_keys(pairs[w], words[w]);
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        *reinterpret_cast<uint4*>(to + swizzled(kTileKeys, chunk / kChunks, chunk % kChunks * 2 + j)) = {
+            pairs[0][j], pairs[1][j], pairs[2][j], pairs[3][j]};
     }
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      *reinterpret_cast<uint4*>(to + swizzled(kTileKeys, chunk / kChunks, chunk % kChunks * 2 + j)) = {
-          pairs[0][j], pairs[1][j], pairs[2][j], pairs[3][j]};
   }
   const auto* scales = reinterpret_cast<const float2*>(codes + kTileKeys * kDim);
   reinterpret_cast<float2*>(scales_to)[lane] = scales[lane];
@@ -283,7 +289,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
     for (int j = 0; j < 4; ++j) acc[n][j] = 0;
 
   const auto scale_scores = [&](int tile) {
-    if constexpr (Cache::kScaled) multiply_columns(s, Shape::scales(shared_bytes, false, tile), lane);
+    if constexpr (Cache::kScaled) multiply_columns(s, Shape::scales(shared_bytes, false, tile), 1, lane);
   };
   const auto weigh = [&](int tile) {
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
@@ -292,7 +298,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
   const auto pack_all = [&]([[maybe_unused]] int tile) {
     if constexpr (Cache::kScaled) {
       values.full[tile % kStages].wait_for(tile / kStages);
-      multiply_columns(s, Shape::scales(shared_bytes, true, tile), lane);
+      multiply_columns(s, Shape::scales(shared_bytes, true, tile), Cache::Value::kValueUnit, lane);
     }
 #pragma unroll
     for (int k = 0; k < kTileKeys / 16; ++k) pack_weights(weights[k], s, k);

@@ -17,17 +17,26 @@ namespace penstock::cuda {
 
 constexpr int kWarpRows = 16;
 
-/// A tile of K or V in shared memory: rows of keys, then their scales where the cache has any. A row is 16
-/// bytes longer than its data, so that the eight rows that one ldmatrix reads lie in different banks.
+/// A tile of K or V in shared memory: rows of keys, and of a cache of codes their scales. The eight rows that
+/// one ldmatrix reads must lie in different banks. So rows of two-byte values are 16 bytes longer than their
+/// data; in rows of codes, for the sake of room, chunks of 16 bytes are exchanged with each other.
 template <class Cache, int kDim>
 struct Tile {
   using Element = std::conditional_t<Cache::kScaled, uint8_t, uint16_t>;
   static constexpr int kPerChunk = 16 / static_cast<int>(sizeof(Element));  // of 16 bytes
-  static constexpr int kStride = kDim + kPerChunk;
+  static constexpr int kChunks = kDim / kPerChunk;                          // of a row
+  static constexpr int kStride = kDim + (Cache::kScaled ? 0 : kPerChunk);
   static constexpr int kElements = kTileKeys * kStride;
   static constexpr int kBytes = kElements * static_cast<int>(sizeof(Element)) +
                                 (Cache::kScaled ? kTileKeys * static_cast<int>(sizeof(float)) : 0);
 
+  /// Where a chunk of a row begins.
+  __device__ static int at(int row, int chunk) {
+    if constexpr (Cache::kScaled)
+      return row * kStride + (chunk ^ row * kChunks / 8 % kChunks) * kPerChunk;
+    else
+      return row * kStride + chunk * kPerChunk;
+  }
   __device__ static const float* scales(const unsigned char* tile) {
     return reinterpret_cast<const float*>(tile + kElements);
   }
@@ -70,14 +79,13 @@ __device__ void score_words(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kD
 template <class Code, int kDim>
 __device__ void score_codes(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDim / 16][4],
                             const unsigned char* tile, int lane) {
-  constexpr int kStride = Tile<CodeCache<Code>, kDim>::kStride;
-  const unsigned char* own = tile + lane * kStride;
+  using Shape = Tile<CodeCache<Code>, kDim>;
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k) {
 #pragma unroll
     for (int half = 0; half < kTileKeys / kWarp; ++half) {
       uint32_t codes[4];
-      load_matrices(codes, own + half * kWarp * kStride + k * 16);
+      load_matrices(codes, tile + half * kWarp * Shape::kStride + Shape::at(lane, k));
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         uint32_t b[2];
@@ -97,7 +105,7 @@ __device__ void score_tile(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDi
     for (int j = 0; j < 4; ++j) s[n][j] = 0;
   if constexpr (Cache::kScaled) {
     score_codes<typename Cache::Key, kDim>(s, q, tile, lane);
-    multiply_columns(s, Tile<Cache, kDim>::scales(tile), lane);
+    multiply_columns(s, Tile<Cache, kDim>::scales(tile), 1, lane);
   } else {
     score_words<kDim>(s, q, tile, lane);
   }
@@ -107,8 +115,7 @@ __device__ void score_tile(float (&s)[kTileKeys / 8][4], const uint32_t (&q)[kDi
 template <class Code, int kDim>
 __device__ void add_codes(float (&acc)[kDim / 8][4], const float (&s)[kTileKeys / 8][4],
                           const unsigned char* tile, int lane) {
-  constexpr int kStride = Tile<CodeCache<Code>, kDim>::kStride;
-  const unsigned char* own = tile + lane * kStride;
+  using Shape = Tile<CodeCache<Code>, kDim>;
 #pragma unroll
   for (int half = 0; half < kTileKeys / kWarp; ++half) {
     uint32_t p[2][4];
@@ -117,7 +124,7 @@ __device__ void add_codes(float (&acc)[kDim / 8][4], const float (&s)[kTileKeys 
 #pragma unroll
     for (int n = 0; n < kDim / 16; ++n) {
       uint32_t codes[4];
-      load_matrices_transposed(codes, own + half * kWarp * kStride + n * 16);
+      load_matrices_transposed(codes, tile + half * kWarp * Shape::kStride + Shape::at(lane, n));
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         uint32_t low[2], high[2];
@@ -156,7 +163,7 @@ template <class Cache, int kDim>
 __device__ void add_values(float (&acc)[kDim / 8][4], float (&s)[kTileKeys / 8][4], const unsigned char* tile,
                            int lane) {
   if constexpr (Cache::kScaled) {
-    multiply_columns(s, Tile<Cache, kDim>::scales(tile), lane);
+    multiply_columns(s, Tile<Cache, kDim>::scales(tile), Cache::Value::kValueUnit, lane);
     add_codes<typename Cache::Value, kDim>(acc, s, tile, lane);
   } else {
     add_words<kDim>(acc, s, tile, lane);

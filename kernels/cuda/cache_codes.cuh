@@ -1,10 +1,10 @@
 // A cache in one byte a value, FP8 E4M3 or int8 with a float scale for each vector
 // (runtime/model/kv_cache.h): how a value becomes a code, and what tensor cores multiply for a code. Codes
-// are what the CPU stores for the same values; widening them is exact.
+// have the values of the CPU's; widening them is exact.
 //
 // Tensor cores take pairs of 16-bit values. Four codes that lie together become two pairs, codes 0 and 2, and
-// codes 1 and 3: a shift and a mask each, where neighbours would need bytes to be moved. Whoever multiplies
-// pairs up columns of the other operand in the same way (attention_tile.cuh).
+// codes 1 and 3: as many steps each as there are for one code. Whoever multiplies pairs up columns of the
+// other operand in the same way (attention_tile.cuh).
 #pragma once
 
 #include <cuda_fp8.h>
@@ -13,9 +13,13 @@
 
 namespace penstock::cuda {
 
-/// a | b of two masked words, as three-input operations.
-__device__ inline uint32_t join_bits(uint32_t a, uint32_t mask_a, uint32_t b, uint32_t mask_b) {
-  return (a & mask_a) | (b & mask_b);
+/// Four bytes chosen by the digits of `which` out of those of `low` (0 to 3) and `high` (4 to 7); a digit + 8
+/// stands for eight times that byte's first bit, which __byte_perm does not offer.
+template <uint32_t which>
+__device__ uint32_t pick_bytes(uint32_t low, uint32_t high) {
+  uint32_t picked;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(picked) : "r"(low), "r"(high), "n"(which));
+  return picked;
 }
 __device__ inline uint32_t times(uint32_t pair, uint32_t by) {
   const __nv_bfloat162 product =
@@ -26,8 +30,9 @@ __device__ inline uint32_t times(uint32_t pair, uint32_t by) {
 /// Codes are never NaN: where a value is, the scale is.
 struct E4m3 {
   static constexpr float kLargest = 448;
-  /// What is multiplied for a key's code is its value / kKeyUnit.
+  /// What is multiplied for a code is its value / kKeyUnit in K, / kValueUnit in V.
   static constexpr float kKeyUnit = 256;
+  static constexpr float kValueUnit = 1;
   uint8_t bits;
 
   __device__ static uint8_t encode(float x) {
@@ -38,53 +43,46 @@ struct E4m3 {
     return __half2float(__ushort_as_half(half)) * kKeyUnit;
   }
 
-  /// As float16: sign, exponent and fraction in their places. The exponents' biases are 8 apart.
+  /// As float16: the sign filled up before the rest, which is moved into place. The exponents' biases are 8
+  /// apart.
   __device__ static void widen_keys(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = join_bits(codes << 8, 0x80008000, codes << 7, 0x3F803F80);
-    pairs[1] = join_bits(codes, 0x80008000, codes >> 1, 0x3F803F80);
+    pairs[0] = pick_bytes<0xA280>(codes, 0) << 7 & 0xBF80BF80;
+    pairs[1] = pick_bytes<0xB391>(codes, 0) << 7 & 0xBF80BF80;
   }
   /// As bfloat16, whose bias is 120 more: brought into range, as products with weights would leave it.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
     constexpr uint32_t kTwoTo120 = 0x7B807B80;
-    pairs[0] = times(join_bits(codes << 8, 0x80008000, codes << 4, 0x07F007F0), kTwoTo120);
-    pairs[1] = times(join_bits(codes, 0x80008000, codes >> 4, 0x07F007F0), kTwoTo120);
+    pairs[0] = times(pick_bytes<0xA280>(codes, 0) << 4 & 0x87F087F0, kTwoTo120);
+    pairs[1] = times(pick_bytes<0xB391>(codes, 0) << 4 & 0x87F087F0, kTwoTo120);
   }
 };
 
-/// -127 ... 127.
+/// -127 ... 127, as sign and magnitude, which widen like floats.
 struct Int8 {
   static constexpr float kLargest = 127;
-  static constexpr float kKeyUnit = 1;
+  static constexpr float kKeyUnit = 0x1p24F;
+  static constexpr float kValueUnit = 64;
   uint8_t bits;
 
-  __device__ static uint8_t encode(float x) { return static_cast<uint8_t>(__float2int_rn(x)); }
-  __device__ static float decode(uint8_t code) { return static_cast<float>(static_cast<int8_t>(code)); }
+  __device__ static uint8_t encode(float x) {
+    const int code = __float2int_rn(x);
+    return static_cast<uint8_t>(code < 0 ? 0x80 - code : code);
+  }
+  __device__ static float decode(uint8_t code) {
+    const auto magnitude = static_cast<float>(code & 0x7F);
+    return code < 0x80 ? magnitude : -magnitude;
+  }
 
-  /// As float16: code + 128 is the end of the fraction of 1024 + code + 128.
+  /// As float16 subnormals, in units of 2^-24.
   __device__ static void widen_keys(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = less_1152((codes & 0x00FF00FF) ^ 0x64806480);
-    pairs[1] = less_1152((codes >> 8 & 0x00FF00FF) ^ 0x64806480);
+    pairs[0] = pick_bytes<0xA280>(codes, 0) & 0x807F807F;
+    pairs[1] = pick_bytes<0xB391>(codes, 0) & 0x807F807F;
   }
-  /// As bfloat16, whose fraction has 7 bits: those of 128 + the code's last 7, less 128, or 256 where the
-  /// code is negative.
+  /// As bfloat16 subnormals, in units of 2^-133, brought into range.
   __device__ static void widen_values(uint32_t (&pairs)[2], uint32_t codes) {
-    pairs[0] = small_value(codes);
-    pairs[1] = small_value(codes >> 8);
-  }
-
- private:
-  __device__ static uint32_t less_1152(uint32_t pair) {
-    constexpr uint32_t k1152 = 0x64806480;
-    const __half2 difference =
-        __hsub2(reinterpret_cast<const __half2&>(pair), reinterpret_cast<const __half2&>(k1152));
-    return reinterpret_cast<const uint32_t&>(difference);
-  }
-  __device__ static uint32_t small_value(uint32_t codes) {
-    const uint32_t above = (codes & 0x007F007F) | 0x43004300;  // 128 + the last 7 bits
-    const uint32_t less = (codes & 0x00800080) | 0xC300C300;   // -128 or -256
-    const __nv_bfloat162 sum = __hadd2(reinterpret_cast<const __nv_bfloat162&>(above),
-                                       reinterpret_cast<const __nv_bfloat162&>(less));
-    return reinterpret_cast<const uint32_t&>(sum);
+    constexpr uint32_t kTwoTo127 = 0x7F007F00;
+    widen_keys(pairs, codes);
+    for (uint32_t& pair : pairs) pair = times(pair, kTwoTo127);
   }
 };
 

@@ -1,7 +1,8 @@
 // Where K and V stand in this back end's paged cache: values of all blocks, [block][K or V][G][position][d],
 // which tensor cores load as tiles of positions. In a cache of one byte a value their scales follow, floats
 // in the same order, [block][K or V][G][position]: so each vector of codes begins at a multiple of 16 bytes,
-// as copies into shared memory want it, whatever the size of a block.
+// as copies into shared memory want it, whatever the size of a block. An int8 code is kept as sign and
+// magnitude.
 #pragma once
 
 #include "kernels/ops.h"

@@ -20,6 +20,7 @@ TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
                                Heads{8, 2, 128}, Heads{20, 1, 64}, Heads{2, 2, 256}})
       for (const bool norms : {false, true}) {
         const DType dtype = format.dtype;
+        if (norms && has_scales(format.cache)) continue;  // they come before the cache
         // With norms, the query in the dtype of projections, which is what a stage passes.
         const DType query = norms ? ops_->projection_dtype(dtype) : dtype;
         SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + format.text() +
@@ -52,35 +53,38 @@ TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
 
 TEST_F(CudaAttention, PrefillAtOnceInChunksAndTokenByTokenGiveTheSameBits) {
   constexpr int64_t kPositions = 600;  // three extents
-  for (const Format& format : kFormats)
+  for (const DType dtype : {DType::bf16, DType::f32})
     for (const Heads& heads : {Heads{8, 2, 128}, Heads{6, 2, 32}, Heads{4, 1, 64}, Heads{4, 4, 16}}) {
-      SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + format.text());
-      const DType dtype = format.dtype;
       const Twin angles = random(DType::f32, {kPositions, heads.d}, 0.7F);
       const Twin qkv = random(dtype, {kRows * kPositions, (heads.h + 2 * heads.g) * heads.d});
       const auto run = [&](const std::vector<RowPart>& parts, const Twin& memory) {
         return attend(parts, heads, memory, qkv, kPositions, angles);
       };
-      const std::vector<std::byte> at_once = run({{0, 0, kPositions}}, cache(heads, format.cache));
-      const size_t token = at_once.size() / kPositions;
-      const auto expect_same = [&](const std::vector<std::byte>& found, int64_t first, int64_t count) {
-        const auto begin = at_once.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(first) * token);
-        EXPECT_TRUE(std::equal(
-            found.begin(), found.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(count) * token),
-            begin))
-            << "positions from " << first;
-      };
-      for (const int64_t chunk : {1, 3, 17, 100}) {
-        SCOPED_TRACE("chunks of " + std::to_string(chunk));
-        const Twin memory = cache(heads, format.cache);
-        for (int64_t first = 0; first < kPositions; first += chunk) {
-          const int64_t count = std::min(chunk, kPositions - first);
-          // Beside other rows every other time: those that prefill, and so many that extents are not split.
-          std::vector<RowPart> parts{{0, first, count}};
-          if (first / chunk % 2 == 1)
-            for (int64_t r = 1; r < kRows; ++r) parts.push_back({r, 0, r % 7 == 0 ? 33 : 1});
-          expect_same(run(parts, memory), first, count);
-          if (HasFailure()) return;
+      for (const DType kept : {dtype, DType::e4m3, DType::i8}) {
+        const Format format{dtype, kept};
+        SCOPED_TRACE(Shape({heads.h, heads.g, heads.d}).text() + format.text());
+        const std::vector<std::byte> at_once = run({{0, 0, kPositions}}, cache(heads, kept));
+        const size_t token = at_once.size() / kPositions;
+        const auto expect_same = [&](const std::vector<std::byte>& found, int64_t first, int64_t count) {
+          const auto begin =
+              at_once.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(first) * token);
+          EXPECT_TRUE(std::equal(
+              found.begin(), found.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(count) * token),
+              begin))
+              << "positions from " << first;
+        };
+        for (const int64_t chunk : {1, 3, 17, 100}) {
+          SCOPED_TRACE("chunks of " + std::to_string(chunk));
+          const Twin memory = cache(heads, kept);
+          for (int64_t first = 0; first < kPositions; first += chunk) {
+            const int64_t count = std::min(chunk, kPositions - first);
+            // Beside other rows every other time: those that prefill, and so many that extents are not split.
+            std::vector<RowPart> parts{{0, first, count}};
+            if (first / chunk % 2 == 1)
+              for (int64_t r = 1; r < kRows; ++r) parts.push_back({r, 0, r % 7 == 0 ? 33 : 1});
+            expect_same(run(parts, memory), first, count);
+            if (HasFailure()) return;
+          }
         }
       }
     }
