@@ -66,8 +66,9 @@ std::vector<KernelTiming> bench_row_ops(int threads, const RowOpsCase& shape);
 /// counted. Takes 4 GiB of its memory for a moment. Throws UsageError where the toolkit was missing at build
 /// time.
 MachineBounds bench_cuda_bounds(Device& device, Ops& ops);
-/// The GPU's kernels at the shapes of Llama 3 8B; `each` hears of a timing as soon as it is taken. Weights
-/// and caches come from memory, as they do in a decoder.
+/// The GPU's kernels at the shapes of Llama 3 8B, of DeepSeek-V2-Lite's experts and, in FP8, of DeepSeek-V3;
+/// `each` hears of a timing as soon as it is taken. Weights and caches come from memory, as they do in a
+/// decoder.
 MachineBounds bench_cuda(Device& device, Ops& ops, const std::function<void(const KernelTiming&)>& each);
 
 }  // namespace penstock

@@ -11,7 +11,7 @@ namespace {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(Device&) {
+std::unique_ptr<Ops> make_cuda_ops(Device&, const CudaProducts&) {
   refuse();
 }
 

@@ -16,6 +16,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/device/device.h"
@@ -182,6 +183,25 @@ struct Sampled {
   bool finite = true;             // false: a NaN or +infinity was among the logits (CPUs look)
 };
 
+/// Tokens that were asked for and may still be on their way from the device. Must not outlive the Ops.
+class Drawing {
+ public:
+  virtual ~Drawing() = default;
+  /// Waits for them; once.
+  virtual std::vector<Sampled> take() = 0;
+};
+using DrawingPtr = std::unique_ptr<Drawing>;
+
+/// Tokens that are there.
+class Drawn final : public Drawing {
+ public:
+  explicit Drawn(std::vector<Sampled> tokens) : tokens_(std::move(tokens)) {}
+  std::vector<Sampled> take() override { return std::move(tokens_); }
+
+ private:
+  std::vector<Sampled> tokens_;
+};
+
 /// Sums of squares over vectors of K and V that a cache keeps in one byte a value.
 struct CacheRounding {
   double error = 0;  // of what rounding took
@@ -194,7 +214,8 @@ class Ops {
 
   /// Names the kernels and constants that decide bits, e.g. "cpu-avx512bf16-1". Kept with every output.
   virtual std::string numerics() const = 0;
-  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow.
+  /// Of some of the vectors kept since the last call; nothing where no cache is so narrow. A GPU tells what
+  /// it had done by an earlier call.
   virtual CacheRounding take_cache_rounding() { return {}; }
   /// The dtype that projections (q, k, v, gate, up) are best written in when weights are `weight_dtype`.
   virtual DType projection_dtype(DType weight_dtype) const = 0;
@@ -257,6 +278,13 @@ class Ops {
   /// have a pair are read; the others' may be null. Dtypes as for matmul.
   virtual void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                                 const RoutingView& routing) = 0;
+  /// y_SF = silu(gate) * up, where gate and up are the first and the last F columns of the same for w_E2FK. A
+  /// back end that needs it keeps the product in gate_up_S2F, of its projection_dtype.
+  virtual void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                                      std::span<const Matrix* const> w_E2FK, const RoutingView& routing) {
+    matmul_by_expert(gate_up_S2F, x_SK, w_E2FK, routing);
+    swiglu(y_SF, gate_up_S2F);
+  }
   /// x_TD (f32) += the sum over a token's pairs, best expert first, of weight times y_SD[slot] (f32).
   virtual void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) = 0;
 
@@ -267,6 +295,10 @@ class Ops {
   /// Draws one token a row of logits_RV (f32, left unchanged). Filters as vLLM: temperature, min-p, top-k,
   /// top-p; kernels/sampling.h has the exact rules. Results are on the host when it returns.
   virtual std::vector<Sampled> sample(TensorView logits_RV, std::span<const SampleParams> params_R) = 0;
+  /// The same, without waiting for the device where that is possible.
+  virtual DrawingPtr start_sample(TensorView logits_RV, std::span<const SampleParams> params_R) {
+    return std::make_unique<Drawn>(sample(logits_RV, params_R));
+  }
   /// The log-probability of a given token of each row of logits_RV (f32), as sample gives it of a drawn one.
   /// Results are on the host when it returns.
   virtual std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) = 0;
@@ -276,7 +308,14 @@ class Ops {
 std::unique_ptr<Ops> make_cpu_ops(Device& device, int threads);
 /// The plain reference: slow, obviously right, one thread. Tests compare against it.
 std::unique_ptr<Ops> make_reference_ops(Device& device);
+/// How products are chosen on a GPU.
+struct CudaProducts {
+  /// Split-K and its like are admitted: a row's bits then depend on how many share its call. For measuring
+  /// what it costs to do without.
+  bool any_sum_order = false;
+  std::string file;  ///< keeps what was measured between jobs; empty: nothing is kept
+};
 /// Throws UsageError "built without CUDA" where the toolkit was missing at build time.
-std::unique_ptr<Ops> make_cuda_ops(Device& device);
+std::unique_ptr<Ops> make_cuda_ops(Device& device, const CudaProducts& products = {});
 
 }  // namespace penstock

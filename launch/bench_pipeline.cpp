@@ -153,7 +153,7 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   if (plans.decode_seconds() <= 0) return;
   // The stages work on steps of their own at the same time.
   const auto computing = std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
-                                       [](const StageCut& c) { return c.layers > 0 || c.head; });
+                                       [](const StageCut& c) { return c.halves > 0 || c.head; });
   std::printf(
       "%-22s %s\n", "",
       floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
@@ -260,6 +260,8 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
   sub->add_option("--num-warmups", flags->warm_ups, "Runs of the whole job before the measured one")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  sub->add_flag("--split-k", flags->job.any_sum_order,
+                "On a GPU, products may add up in any order: what the same bits in any company cost");
   add_model_flags(*sub, flags->job);
   add_machine_flags(*sub, flags->job);
   sub->callback([flags, &chosen] {

@@ -17,15 +17,15 @@ bool is_decode(const proto::Plan& plan) {
 
 }  // namespace
 
-std::vector<Sampled> DecodeCounter::forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
+DrawingPtr DecodeCounter::start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
   const uint64_t before = stage_.expert_use().hit_bytes;
-  std::vector<Sampled> sampled = stage_.forward(plan, in_TD, out_TD);
-  if (!is_decode(plan)) return sampled;
+  DrawingPtr drawing = stage_.start(plan, in_TD, out_TD);
+  if (!is_decode(plan)) return drawing;
   ++steps_;
   rows_ += plan.rows_size();
   for (const proto::PlannedRow& row : plan.rows()) positions_ += int64_t{row.start()} + 1;
   expert_bytes_ += stage_.expert_use().hit_bytes - before;
-  return sampled;
+  return drawing;
 }
 
 std::string DecodeCounter::text() const {

@@ -29,7 +29,7 @@ class DecodeCounter final : public Stage {
     stage_.allocate_full_precision_cache(blocks);
   }
   CacheRounding take_cache_rounding() override { return stage_.take_cache_rounding(); }
-  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override;
+  DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override;
 
   /// For DecodeBounds on rank 0.
   std::string text() const;

@@ -18,9 +18,10 @@ constexpr int64_t kGpuRowsPerMicroBatch = 1024;
 constexpr int64_t kGpuTokensPerMicroBatch = 8192;
 constexpr int64_t kMostTokensPerMicroBatch = 65536;
 // What `bench pipeline` measures of arithmetic for each byte read, roughly: bfloat16 on two cores, and on an
-// H100. Decides only how --layer-partition auto weighs layers with experts.
+// H100. Decides only how --layer-partition auto weighs what is read, and what is multiplied.
 constexpr double kFlopsPerByte = 12;
 constexpr double kGpuFlopsPerByte = 250;
+constexpr int64_t kUsualContext = 512;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
   const int64_t most = default_max_model_len(config);
@@ -32,14 +33,21 @@ int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& confi
   return options.max_model_len > 0 ? options.max_model_len : most;
 }
 
-CutCost cut_cost(const ModelConfig& config, DType dtype, bool on_gpu) {
+/// Of a job whose tokens are half prompts and half answers: only the latter want logits, and read the cache.
+CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, bool on_gpu) {
+  const int64_t rows = on_gpu ? kGpuRowsPerMicroBatch : kRowsPerMicroBatch;
+  const double per_byte = on_gpu ? kGpuFlopsPerByte : kFlopsPerByte;
   CutCost cost;
   cost.embedding = embedding_cost(config, dtype).flops_per_token;
-  cost.head = head_cost(config, dtype).flops_per_token;
-  const int64_t rows = on_gpu ? kGpuRowsPerMicroBatch : kRowsPerMicroBatch;
-  for (int64_t l = 0; l < config.layer_count(); ++l)
-    cost.layers.push_back(
-        layer_work_per_token(config, l, dtype, rows, on_gpu ? kGpuFlopsPerByte : kFlopsPerByte));
+  const double logits_bytes = 2.0 * bytes_of(DType::f32) * static_cast<double>(config.vocab_size);
+  cost.head = 0.5 * (head_cost(config, dtype).flops_per_token + per_byte * logits_bytes);
+  for (int64_t half = 0; half < 2 * config.layer_count(); ++half) {
+    double work = half_work_per_token(config, half, dtype, rows, per_byte);
+    if (half % 2 == 0)
+      work +=
+          0.5 * per_byte * static_cast<double>(kv_bytes_per_block(config, half / 2, kv_dtype, kUsualContext));
+    cost.halves.push_back(work);
+  }
   return cost;
 }
 
@@ -65,8 +73,7 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
       ->capture_default_str();
   app.add_option(
          "--kv-cache-dtype", o.kv_cache_dtype,
-         "Of the KV cache: auto (--dtype's), fp8 (E4M3) or int8, with a scale for each token's vectors; "
-         "CPUs only")
+         "Of the KV cache: auto (--dtype's), fp8 (E4M3) or int8, with a scale for each token's vectors")
       ->check(CLI::IsMember({"auto", "fp8", "int8"}))
       ->group(group)
       ->capture_default_str();
@@ -107,8 +114,14 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
                  "Pipeline stages [one a rank]; without mpirun, stages run as threads of this process")
       ->check(CLI::Range(1, 4096))
       ->group(group);
-  app.add_option("--layer-partition", o.layer_partition,
-                 "Layers by stage, such as 0,6,6,6, or auto for an even cost [embedding alone, then evenly]")
+  app.add_option(
+         "--layer-partition", o.layer_partition,
+         "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP), or "
+         "auto for an even cost [embedding alone, then evenly]")
+      ->group(group);
+  app.add_option("--matmul-cache", o.matmul_cache,
+                 "File that keeps which algorithms multiply fastest on this GPU, so that the next job need "
+                 "not try [none]")
       ->group(group);
   app.add_option(
          "--gpu-memory-utilization", o.memory_utilization,
@@ -201,32 +214,10 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
 }
 
-namespace {
-
-void refuse_what_gpus_lack(const ModelConfig& config) {
-  for (const LayerConfig& layer : config.layers)
-    if (std::holds_alternative<MlaConfig>(layer.attention) || std::holds_alternative<MoeConfig>(layer.mlp))
-      throw UsageError("--device cuda: " + config.architecture +
-                       " runs on CPUs only, as latent attention and experts have no GPU kernels yet; use "
-                       "--device cpu");
-}
-
-void refuse_kv_dtype_on_gpus(const JobOptions& options) {
-  if (names_gpu(options.device) && options.kv_cache_dtype != "auto")
-    throw UsageError("--kv-cache-dtype: expected auto with --device " + options.device + ", found " +
-                     options.kv_cache_dtype +
-                     ": attention over FP8 and int8 has no GPU kernels yet; leave the flag out, or use "
-                     "--device cpu");
-}
-
-}  // namespace
-
 JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   JobShape shape;
   shape.config = load_model_config(options.model);
   if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
-  if (names_gpu(options.device)) refuse_what_gpus_lack(shape.config);
-  refuse_kv_dtype_on_gpus(options);
   if (names_gpu(options.device) && options.lazy_experts)
     throw UsageError(
         "--expert-loading lazy: expected --device cpu, as the host must see where rows are "
@@ -235,7 +226,7 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.kv_dtype = resolve_kv_dtype(options.kv_cache_dtype, shape.dtype);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
-  shape.cost = cut_cost(shape.config, shape.dtype, names_gpu(options.device));
+  shape.cost = cut_cost(shape.config, shape.dtype, shape.kv_dtype, names_gpu(options.device));
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
   shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
@@ -256,8 +247,8 @@ JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
 
 int64_t kv_bytes_per_block(const JobShape& shape, const StageCut& cut, int64_t block_size) {
   int64_t bytes = 0;
-  for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
-    bytes += kv_bytes_per_block(shape.config, l, shape.kv_dtype, block_size);
+  for (int64_t half = cut.first_half; half < cut.first_half + cut.halves; ++half)
+    if (half % 2 == 0) bytes += kv_bytes_per_block(shape.config, half / 2, shape.kv_dtype, block_size);
   return bytes;
 }
 
@@ -265,15 +256,15 @@ int64_t weight_bytes(const JobShape& shape, const StageCut& cut) {
   int64_t bytes = 0;
   if (cut.embedding) bytes += embedding_cost(shape.config, shape.dtype).weight_bytes;
   if (cut.head) bytes += head_cost(shape.config, shape.dtype).weight_bytes;
-  for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
-    bytes += layer_cost(shape.config, l, shape.dtype).weight_bytes;
+  for (int64_t half = cut.first_half; half < cut.first_half + cut.halves; ++half)
+    bytes += half_cost(shape.config, half, shape.dtype).weight_bytes;
   return bytes;
 }
 
 int64_t expert_bytes(const JobShape& shape, const StageCut& cut) {
   int64_t bytes = 0;
-  for (int64_t l = cut.first_layer; l < cut.first_layer + cut.layers; ++l)
-    bytes += layer_cost(shape.config, l, shape.dtype).expert_bytes;
+  for (int64_t half = cut.first_half; half < cut.first_half + cut.halves; ++half)
+    bytes += half_cost(shape.config, half, shape.dtype).expert_bytes;
   return bytes;
 }
 

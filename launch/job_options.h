@@ -45,6 +45,8 @@ struct JobOptions {
   int threads = 0;            // 0: this rank's share of the cores
   int pipeline_parallel = 0;  // 0: one stage a rank
   std::string layer_partition;
+  std::string matmul_cache;       // file of algorithms chosen for products on GPUs; empty: none
+  bool any_sum_order = false;     // only a benchmark's: bits then depend on the company
   double memory_utilization = 0;  // 0: 0.5 of a CPU's free memory
   int64_t kv_cache_bytes = 0;     // 0: by memory_utilization
   // scheduling; 0: chosen for the machine

@@ -36,7 +36,7 @@ std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& 
       throw UsageError(
           "--device: expected cpu or cuda, or one of them for each stage as in cpu,cuda,cuda, found '" +
           flag + "'");
-    const bool embedding_alone = partition[s].layers == 0 && !partition[s].head;
+    const bool embedding_alone = partition[s].halves == 0 && !partition[s].head;
     const bool gpu = part == "cuda" && !(parts.size() == 1 && embedding_alone);
     kinds.push_back(gpu ? DeviceKind::cuda : DeviceKind::cpu);
   }

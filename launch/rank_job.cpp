@@ -100,7 +100,7 @@ std::string numerics_name(DType dtype, DType kv_dtype, const Ops& ops) {
 /// everywhere.
 std::string agreed_numerics(World& world, const JobShape& shape, DType kv_dtype, const Ops& ops) {
   const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
-  const bool computes = cut.layers > 0 || cut.head;
+  const bool computes = cut.halves > 0 || cut.head;
   const std::string mine = numerics_name(shape.dtype, kv_dtype, ops);
   const std::vector<std::string> all = world.gather_all(computes ? mine : std::string());
   const auto first = std::find_if(all.begin(), all.end(), [](const std::string& n) { return !n.empty(); });
@@ -171,7 +171,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
           " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
           std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
 
-  const StageSpec spec{cut.first_layer,    cut.layers,
+  const StageSpec spec{cut.first_half,     cut.halves,
                        cut.embedding,      cut.head,
                        shape.dtype,        shape.max_model_len,
                        options.block_size, shape.max_num_batched_tokens,
@@ -183,7 +183,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   ready.device_bytes = ready.device->memory().total;
   const bool on_gpu = ready.device->kind() == DeviceKind::cuda;
   agree(world, [&]() -> std::string {
-    ready.ops = on_gpu ? make_cuda_ops(*ready.device) : make_cpu_ops(*ready.device, threads);
+    ready.ops = on_gpu ? make_cuda_ops(*ready.device, {options.any_sum_order, options.matmul_cache})
+                       : make_cpu_ops(*ready.device, threads);
     ready.weights = open_weights(options);
     ready.stage = build_stage(shape.config, *ready.weights, spec, *ready.device, *ready.ops);
     if (!options.lazy_experts) ready.weights.reset();

@@ -38,8 +38,10 @@ class Scorer {
   Scorer(const fs::path& model, const std::string& dtype, const std::string& kv_dtype,
          const JobOptions& options, int64_t context)
       : config_(load_model_config(model)),
-        device_(make_cpu_device()),
-        ops_(make_cpu_ops(*device_, options.threads > 0 ? options.threads : usable_cores())) {
+        device_(options.device == "cuda" ? make_cuda_device(0) : make_cpu_device()),
+        ops_(device_->kind() == DeviceKind::cuda
+                 ? make_cuda_ops(*device_)
+                 : make_cpu_ops(*device_, options.threads > 0 ? options.threads : usable_cores())) {
     dtype_ = resolve_dtype(dtype, config_);
     kv_dtype_ = resolve_kv_dtype(kv_dtype, dtype_);
     const auto weights = open_checkpoint(model);
@@ -213,6 +215,9 @@ void add_validate(CLI::App& app, Command& chosen) {
   sub->add_option("--reference-kv-cache-dtype", flags->reference_kv_dtype,
                   "Of the reference: auto, fp8 or int8")
       ->check(CLI::IsMember({"auto", "fp8", "int8"}))
+      ->capture_default_str();
+  sub->add_option("--device", flags->options.device, "Of both: cpu, or cuda, the first GPU")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   sub->add_option("--tokenizer", flags->options.tokenizer, "Folder with tokenizer.json [the model's]");
   auto* text = sub->add_option("--text", flags->text, "UTF-8 text");

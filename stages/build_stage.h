@@ -1,5 +1,5 @@
-// Makes one rank's share of a model: any run of layers, with or without the embedding before and the head
-// behind.
+// Makes one rank's share of a model: any run of half layers, with or without the embedding before and the
+// head behind.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,9 @@ namespace penstock {
 enum class ExpertLoading { eager, lazy };
 
 struct StageSpec {
-  int64_t first_layer = 0;
-  int64_t layer_count = 0;
+  int64_t first_half =
+      0;  // as StageCut (runtime/pipeline/partition.h): half 2 l is the attention of layer l,
+  int64_t half_count = 0;  // half 2 l + 1 its MLP
   bool embedding = false;
   bool head = false;
   DType dtype = DType::f32;  // of weights and matrix product inputs: f32 or bf16

@@ -14,9 +14,9 @@ namespace penstock {
 namespace {
 
 void check_spec(const ModelConfig& config, const StageSpec& spec) {
-  ensure(spec.first_layer >= 0 && spec.layer_count >= 0 &&
-             spec.first_layer + spec.layer_count <= config.layer_count(),
-         "a stage's layers lie within the model");
+  ensure(spec.first_half >= 0 && spec.half_count >= 0 &&
+             spec.first_half + spec.half_count <= 2 * config.layer_count(),
+         "a stage's half layers lie within the model");
   ensure(spec.dtype == DType::f32 || spec.dtype == DType::bf16, "a stage computes in float32 or bfloat16");
   ensure(is_kv_dtype(spec.kv()), "a KV cache is kept in float32, bfloat16, FP8 or int8");
   ensure(spec.max_model_len > 0 && spec.block_size > 0 && spec.max_tokens > 0 && spec.max_rows > 0,
@@ -42,7 +42,6 @@ Tensor identity_rows(Device& device, int64_t count) {
 /// Row by row: the scores of its targets, then its sampled token.
 std::vector<Sampled> in_order(const proto::Plan& plan, std::vector<Sampled> sampled,
                               std::vector<Sampled> scored) {
-  if (scored.empty()) return sampled;
   std::vector<Sampled> all;
   size_t next_sampled = 0, next_scored = 0;
   for (const proto::PlannedRow& row : plan.rows()) {
@@ -63,19 +62,18 @@ class DecoderStage final : public Stage {
     const StageSpec& spec = context.spec;
     if (spec.embedding) embedding_.emplace(context);
     if (!spec.embedding || graphs_.enabled()) identity_T_ = identity_rows(context.device, spec.max_tokens);
-    if (spec.layer_count > 0) {
+    if (spec.half_count > 0) {
       const Tensor cos_sin_P2r = rope_tensor(context);
-      layers_.reserve(static_cast<size_t>(spec.layer_count));
-      for (int64_t i = 0; i < spec.layer_count; ++i)
-        layers_.emplace_back(context, spec.first_layer + i, cos_sin_P2r);
+      halves_.reserve(static_cast<size_t>(spec.half_count));
+      for (int64_t i = 0; i < spec.half_count; ++i)
+        halves_.emplace_back(context, spec.first_half + i, cos_sin_P2r);
     }
     if (spec.head) head_.emplace(context);
     if (spec.head || graphs_.enabled())
       residual_TD_ = context.device.tensor(DType::f32,
                                            {spec.head ? spec.max_tokens : graphs_.most_rows(), hidden_size_});
     size_t scratch = 0;
-    for (const DecoderLayer& layer : layers_)
-      scratch = std::max(scratch, layer.scratch_bytes(spec.max_tokens));
+    for (const HalfLayer& half : halves_) scratch = std::max(scratch, half.scratch_bytes(spec.max_tokens));
     scratch_.emplace(context.device, scratch);
   }
 
@@ -85,19 +83,19 @@ class DecoderStage final : public Stage {
 
   size_t weight_bytes() const override {
     size_t bytes = embedding_ ? embedding_->weight_bytes() : 0;
-    for (const DecoderLayer& layer : layers_) bytes += layer.weight_bytes();
+    for (const HalfLayer& half : halves_) bytes += half.weight_bytes();
     return bytes + (head_ ? head_->weight_bytes() : 0);
   }
 
   ExpertUse expert_use() const override {
     ExpertUse use;
-    for (const DecoderLayer& layer : layers_) use += layer.expert_use();
+    for (const HalfLayer& half : halves_) use += half.expert_use();
     return use;
   }
 
   size_t kv_bytes_per_block() const override {
     size_t bytes = 0;
-    for (const DecoderLayer& layer : layers_) bytes += layer.attention().kv_bytes_per_block();
+    for_each_attention([&](Attention& attention) { bytes += attention.kv_bytes_per_block(); });
     return bytes;
   }
 
@@ -105,23 +103,23 @@ class DecoderStage final : public Stage {
     ensure(blocks > 0, "a stage's cache has blocks");
     // One block more, which no sequence has, for rows that only fill a step up.
     graphs_.clear();
-    for (DecoderLayer& layer : layers_)
-      layer.attention().allocate_cache(blocks + (graphs_.enabled() ? 1 : 0));
+    for_each_attention(
+        [&](Attention& attention) { attention.allocate_cache(blocks + (graphs_.enabled() ? 1 : 0)); });
     blocks_ = blocks;
   }
 
   void allocate_full_precision_cache(int64_t blocks) override {
-    for (DecoderLayer& layer : layers_) layer.attention().use_full_precision();
+    for_each_attention([](Attention& attention) { attention.use_full_precision(); });
     allocate_cache(blocks);
   }
 
   CacheRounding take_cache_rounding() override { return ops_.take_cache_rounding(); }
 
-  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
-    if (plan.rows().empty()) return {};
+  DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
+    if (plan.rows().empty()) return nullptr;
     const std::optional<StepSize> size = graphs_.size_for(plan);
     const Padding padding = size ? Padding{size->rows, size->table_stride, blocks_} : Padding{};
-    batch_.prepare(plan, layers_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
+    batch_.prepare(plan, halves_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
     const BatchView& batch = batch_.view();
     std::vector<SampleParams> params_R(batch_.params_R().begin(), batch_.params_R().end());
     if (head_) rules_.apply(plan, params_R);
@@ -143,15 +141,24 @@ class DecoderStage final : public Stage {
     else
       ask();
     if (head_) {
-      std::vector<Sampled> drawn =
-          head_->sample(params_R);  // before score, which makes logits in the same place
-      return in_order(plan, std::move(drawn), head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S()));
+      DrawingPtr drawing = head_->start_sample(params_R);
+      if (batch_.scores_S().empty()) return drawing;
+      // Taken before score, which makes logits in the same place.
+      std::vector<Sampled> drawn = drawing ? drawing->take() : std::vector<Sampled>{};
+      return std::make_unique<Drawn>(
+          in_order(plan, std::move(drawn), head_->score(x_TD, batch_.scored_rows_S(), batch_.scores_S())));
     }
     if (own) copy(out_TD, x_TD.first(tokens));
-    return {};
+    return nullptr;
   }
 
  private:
+  template <class Each>
+  void for_each_attention(const Each& each) const {
+    for (const HalfLayer& half : halves_)
+      if (half.attention() != nullptr) each(*half.attention());
+  }
+
   void copy(TensorView to_TD, TensorView from_TD) {
     ops_.gather_rows(to_TD, from_TD, identity_T_.view.as<const int32_t>());
   }
@@ -159,7 +166,7 @@ class DecoderStage final : public Stage {
   /// From token ids, or what is in x_TD, to what the next stage gets in x_TD, or to logits.
   void ask_for_everything(TensorView x_TD, const BatchView& batch, int64_t sampled) {
     if (embedding_) embedding_->forward(x_TD, batch_.ids_T());
-    for (DecoderLayer& layer : layers_) layer.forward(x_TD, batch, *scratch_);
+    for (HalfLayer& half : halves_) half.forward(x_TD, batch, *scratch_);
     if (head_) head_->compute_logits(x_TD, batch_.sampled_rows_R(), sampled);
   }
 
@@ -170,7 +177,7 @@ class DecoderStage final : public Stage {
   DecodeGraphs graphs_;
   RuleBook rules_;  // of the sequences that run: if is_last
   std::optional<Embedding> embedding_;
-  std::vector<DecoderLayer> layers_;
+  std::vector<HalfLayer> halves_;
   std::optional<Head> head_;
   std::optional<Scratch> scratch_;
   Tensor identity_T_;   // 0, 1, 2, ...: where rows are copied

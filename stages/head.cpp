@@ -25,9 +25,9 @@ void Head::compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows) 
   if (rows > 0) logits(x_TD, rows_R, rows);
 }
 
-std::vector<Sampled> Head::sample(std::span<const SampleParams> params_R) {
-  if (params_R.empty()) return {};
-  return ops_.sample(logits_RV_.view.first(static_cast<int64_t>(params_R.size())), params_R);
+DrawingPtr Head::start_sample(std::span<const SampleParams> params_R) {
+  if (params_R.empty()) return nullptr;
+  return ops_.start_sample(logits_RV_.view.first(static_cast<int64_t>(params_R.size())), params_R);
 }
 
 TensorView Head::logits(TensorView x_TD, const int32_t* rows, int64_t count) {

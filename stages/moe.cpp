@@ -82,8 +82,7 @@ class Moe final : public Mlp {
     ops_.route(routing, logits_TE, view_);
     experts_.prepare(routing);
     ops_.gather_rows(h_SD, h_TD, routing.token_S);
-    ops_.matmul_by_expert(gate_up_S2F, h_SD, experts_.gate_up(), routing);
-    ops_.swiglu(y_SF, gate_up_S2F);
+    ops_.gated_matmul_by_expert(y_SF, gate_up_S2F, h_SD, experts_.gate_up(), routing);
     ops_.matmul_by_expert(y_SD, y_SF, experts_.down(), routing);
     ops_.combine_experts(x_TD, y_SD, routing);
   }

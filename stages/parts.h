@@ -1,6 +1,6 @@
 // The parts of a decoder stage. Each owns its weights, works on the residual stream x_TD (f32, in place) and
 // is driven by the stage's one thread. Another kind of attention or MLP implements Attention or Mlp and is
-// chosen in decoder_layer.cpp.
+// chosen in half_layer.cpp.
 //
 // Legend as in kernels/ops.h: T tokens, R rows, D hidden size, V vocabulary.
 #pragma once
@@ -52,24 +52,23 @@ std::unique_ptr<Mlp> make_dense_mlp(const BuildContext& context, const DenseMlpC
 std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& config,
                               const std::string& prefix);
 
-/// x += attention(norm(x)); x += mlp(norm(x)).
-class DecoderLayer {
+/// Half a decoder layer: x += attention(norm(x)), or x += mlp(norm(x)).
+class HalfLayer {
  public:
-  DecoderLayer(const BuildContext& context, int64_t layer, const Tensor& cos_sin_P2r);
+  /// `half` counts from the model's first, as in StageSpec.
+  HalfLayer(const BuildContext& context, int64_t half, const Tensor& cos_sin_P2r);
   size_t weight_bytes() const;
-  ExpertUse expert_use() const { return mlp_->expert_use(); }
+  ExpertUse expert_use() const { return mlp_ ? mlp_->expert_use() : ExpertUse{}; }
   size_t scratch_bytes(int64_t tokens) const;
-  Attention& attention() { return *attention_; }
-  const Attention& attention() const { return *attention_; }
+  Attention* attention() const { return attention_.get(); }  ///< null in an MLP's half
   void forward(TensorView x_TD, const BatchView& batch, Scratch& scratch);
 
  private:
   Ops& ops_;
   DType dtype_;
   float eps_;
-  Tensor attention_norm_D_;
-  std::unique_ptr<Attention> attention_;
-  Tensor mlp_norm_D_;
+  Tensor norm_D_;
+  std::unique_ptr<Attention> attention_;  // one of the two
   std::unique_ptr<Mlp> mlp_;
 };
 
@@ -93,8 +92,8 @@ class Head {
   /// Computes the logits of the hidden states at x_TD[rows_R]; rows_R in device memory, at most spec.max_rows
   /// of them.
   void compute_logits(TensorView x_TD, const int32_t* rows_R, int64_t rows);
-  /// One token for each of params_R, from as many rows of the logits computed last.
-  std::vector<Sampled> sample(std::span<const SampleParams> params_R);
+  /// One token for each of params_R, from as many rows of the logits computed last. Null for none.
+  DrawingPtr start_sample(std::span<const SampleParams> params_R);
   /// The score of each target, from x_TD[rows_S]. Any number of them: logits are made for max_rows at a time.
   std::vector<Sampled> score(TensorView x_TD, const int32_t* rows_S, std::span<const ScoreParams> scores_S);
 

@@ -180,6 +180,10 @@ void check_matmul_by_expert(const TensorView& y_SN, const TensorView& x_SK,
   if (x_SK.shape.rank() != 2 || x_SK.dim(0) != routing.tokens * routing.chosen)
     breach("matmul_by_expert input", std::to_string(routing.tokens * routing.chosen) + " rows", text(x_SK));
   require_rows("matmul_by_expert output", y_SN, x_SK.dim(0), y_SN.dim(1));
+  require_float_or_bf16("matmul_by_expert output", y_SN);
+}
+
+void check_chosen_experts(std::span<const Matrix* const> w_ENK, const RoutingView& routing) {
   routing.for_each_expert([&](int64_t e, int64_t, int64_t) {
     if (w_ENK[static_cast<size_t>(e)] == nullptr)
       breach("matmul_by_expert", "the weight of expert " + std::to_string(e), "none");

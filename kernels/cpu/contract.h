@@ -44,9 +44,10 @@ struct HeadMatmulShape {
 HeadMatmulShape check_matmul_by_head(const TensorView& y_THy, const TensorView& x_THK,
                                      std::span<const Matrix* const> w_HNK, DType weight_dtype);
 void check_route(const RoutingView& routing, const TensorView& logits_TE, const GateView& gate);
-/// `expert_start_E1` must be host memory.
 void check_matmul_by_expert(const TensorView& y_SN, const TensorView& x_SK,
                             std::span<const Matrix* const> w_ENK, const RoutingView& routing);
+/// Those that have a pair have a weight. `expert_start_E1` must be host memory.
+void check_chosen_experts(std::span<const Matrix* const> w_ENK, const RoutingView& routing);
 void check_combine_experts(const TensorView& x_TD, const TensorView& y_SD, const RoutingView& routing);
 
 void check_load_rows(const Matrix& w, int64_t first_row, const TensorView& rows_rK);

@@ -115,6 +115,7 @@ class CpuOps final : public Ops {
   void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                         const RoutingView& routing) override {
     check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
+    check_chosen_experts(w_ENK, routing);
     multiply_.by_expert(y_SN, x_SK, w_ENK, routing);
   }
   void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {

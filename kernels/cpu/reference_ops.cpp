@@ -228,6 +228,7 @@ class ReferenceOps final : public Ops {
   void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
                         const RoutingView& routing) override {
     check_matmul_by_expert(y_SN, x_SK, w_ENK, routing);
+    check_chosen_experts(w_ENK, routing);
     routing.for_each_expert([&](int64_t e, int64_t first, int64_t count) {
       matmul(y_SN.rows(first, count), x_SK.rows(first, count), *w_ENK[static_cast<size_t>(e)], {},
              Into::overwrite);

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/attention_problem.cuh"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/kv_layout.h"
 
 namespace penstock::cuda {
 namespace {
@@ -19,17 +20,31 @@ constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
 constexpr float kLog2E = 1.4426950408889634F;
 
 /// Starts copying one tile of K or V into shared memory; positions from `context` on become zeros.
-template <int kDim, int kThreads>
-__device__ void start_tile(uint16_t* shared, const uint16_t* cache, const int64_t (&offsets)[kTileKeys],
+template <class Cache, int kDim, int kThreads>
+__device__ void start_tile(unsigned char* tile, const Problem& p, const int64_t (&offsets)[kTileKeys],
                            int64_t value_offset) {
-  constexpr int kChunks = kDim / 8;
+  using Shape = Tile<Cache, kDim>;
+  constexpr int kChunks = kDim / Shape::kPerChunk;
+  constexpr int kCopies = kTileKeys * kChunks;
+  auto* const shared = reinterpret_cast<typename Shape::Element*>(tile);
+  const auto* const cache = static_cast<const typename Shape::Element*>(p.cache);
 #pragma unroll 4
-  for (int i = 0; i < kTileKeys * kChunks / kThreads; ++i) {
+  for (int i = 0; i < (kCopies + kThreads - 1) / kThreads; ++i) {
     const int chunk = i * kThreads + static_cast<int>(threadIdx.x);
+    if (kCopies % kThreads != 0 && chunk >= kCopies) break;
     const int key = chunk / kChunks;
     const int64_t offset = offsets[key];
-    const uint16_t* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * 8);
-    start_copy(shared + key * kTileStride<kDim> + chunk % kChunks * 8, from, offset < 0);
+    const auto* from = cache + (offset < 0 ? 0 : offset + value_offset + chunk % kChunks * Shape::kPerChunk);
+    start_copy(shared + key * Shape::kStride + chunk % kChunks * Shape::kPerChunk, from, offset < 0);
+  }
+  if constexpr (Cache::kScaled) {
+    const unsigned scales = shared_address(tile + Shape::kElements);
+#pragma unroll
+    for (int key = static_cast<int>(threadIdx.x); key < kTileKeys; key += kThreads) {
+      const int64_t offset = offsets[key];
+      const float* from = p.scales + (offset < 0 ? 0 : (offset + value_offset) / kDim);
+      start_copy_of_4(scales + static_cast<unsigned>(key) * 4, from, offset < 0);
+    }
   }
   close_copies();
 }
@@ -49,26 +64,23 @@ __device__ void find_tile(int64_t (&offsets)[kTileKeys], const Problem& p, int r
   }
 }
 
-template <int kDim, int kThreads>
+template <class Cache, int kDim, int kThreads>
 __device__ void write_row(const Problem& p, int token, int head, const Total<kDim, kThreads>& total, int r,
                           int lane) {
   const float inverse = 1.0F / total.sum[r];
-  __nv_bfloat16* out_d = p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim + lane % 4 * 2;
-#pragma unroll
-  for (int n = 0; n < kDim / 8; ++n)
-    *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
-        __floats2bfloat162_rn(total.at(n, 2 * r) * inverse, total.at(n, 2 * r + 1) * inverse);
+  write_columns<Cache, kDim>(
+      reinterpret_cast<__nv_bfloat162*>(p.out_THd + (static_cast<int64_t>(token) * p.heads + head) * kDim),
+      [&](int n, int j) { return total.at(n, 2 * r + j) * inverse; }, __floats2bfloat162_rn, lane);
 }
 
-template <int kDim>
+template <class Cache, int kDim>
 __device__ void write_partial(const Problem& p, int token, int head, int extent, const Partial<kDim>& part,
                               int r, int lane) {
   const int64_t at = (static_cast<int64_t>(token) * p.heads + head) * p.extents + extent;
   if (lane % 4 == 0) p.partial_base_sum[at] = {part.softmax.base[r], part.softmax.sum[r]};
-  float* acc_d = p.partial_acc + at * kDim + lane % 4 * 2;
-#pragma unroll
-  for (int n = 0; n < kDim / 8; ++n)
-    *reinterpret_cast<float2*>(acc_d + n * 8) = {part.acc[n][2 * r], part.acc[n][2 * r + 1]};
+  write_columns<Cache, kDim>(
+      reinterpret_cast<float2*>(p.partial_acc + at * kDim),
+      [&](int n, int j) { return part.acc[n][2 * r + j]; }, make_float2, lane);
 }
 
 struct Unused {
@@ -82,15 +94,14 @@ __host__ __device__ constexpr int buffers_for(int warps) {
 }
 
 /// Grid (tiles, G) for long rows, (R, G) for short ones, (R, G, extents) with kSplit.
-template <int kDim, int kWarps, bool kSplit>
+template <class Cache, int kDim, int kWarps, bool kSplit>
 __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
     attend(const __grid_constant__ Problem p) {
   constexpr int kThreads = kWarps * kWarp;
   constexpr int kBuffers = buffers_for(kWarps);
-  constexpr int kTile = kTileKeys * kTileStride<kDim>;
-  extern __shared__ __align__(128) unsigned char raw[];
-  auto* tiles = reinterpret_cast<uint16_t*>(raw);  // K and V of a tile, kBuffers times
-  __shared__ int64_t offsets[3][kTileKeys];        // of the tile in use and of the two that follow
+  constexpr int kTile = Tile<Cache, kDim>::kBytes;
+  extern __shared__ __align__(128) unsigned char tiles[];  // K and V of a tile, kBuffers times
+  __shared__ int64_t offsets[3][kTileKeys];                // of the tile in use and of the two that follow
 
   const auto block = static_cast<int>(blockIdx.x);
   const QueryTile queries =
@@ -120,7 +131,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
     seen[r] = real[r] ? p.batch.positions_T[token[r]] + 1 : 0;
     first[r] = (static_cast<int64_t>(token[r]) * p.heads + head[r]) * kDim;
   }
-  load_queries<kDim>(q, p, first, lane);
+  load_queries<Cache, kDim>(q, p, first, lane);
 
   const int64_t value_offset = static_cast<int64_t>(p.kv_heads) * p.block_size * kDim;
   const auto find =
@@ -131,9 +142,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   find(first_tile);
   find(first_tile + 1);
   __syncthreads();
-  uint16_t* const k_first = tiles + first_tile % kBuffers * 2 * kTile;
-  start_tile<kDim, kThreads>(k_first, p.cache, offsets[first_tile % 3], 0);
-  start_tile<kDim, kThreads>(k_first + kTile, p.cache, offsets[first_tile % 3], value_offset);
+  unsigned char* const k_first = tiles + first_tile % kBuffers * 2 * kTile;
+  start_tile<Cache, kDim, kThreads>(k_first, p, offsets[first_tile % 3], 0);
+  start_tile<Cache, kDim, kThreads>(k_first + kTile, p, offsets[first_tile % 3], value_offset);
 
   // A split row's only extent needs no total.
   std::conditional_t<kSplit, Unused, Total<kDim, kThreads>> total(
@@ -142,33 +153,33 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   part.clear();
   for (int tile = first_tile; tile < end_tile; ++tile) {
     const int64_t(&next)[kTileKeys] = offsets[(tile + 1) % 3];
-    const uint16_t* k_shared = tiles + tile % kBuffers * 2 * kTile;
-    const uint16_t* v_shared = k_shared + kTile;
-    uint16_t* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
+    const unsigned char* k_shared = tiles + tile % kBuffers * 2 * kTile;
+    const unsigned char* v_shared = k_shared + kTile;
+    unsigned char* const k_next = tiles + (tile + 1) % kBuffers * 2 * kTile;
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
     float s[kTileKeys / 8][4], shrink[2];
     if constexpr (kBuffers == 2) {
       wait_for_copies<0>();
       __syncthreads();  // the tile is there, and nobody reads the one before it any more
-      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
-      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+      start_tile<Cache, kDim, kThreads>(k_next, p, next, 0);
+      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, value_offset);
       find(tile + 2);
-      score_tile<kDim>(s, q, reinterpret_cast<const __half*>(k_shared), lane);
+      score_tile<Cache, kDim>(s, q, k_shared, lane);
       if (part.softmax.weigh(s, visible, p.scale_log2, lane, shrink)) multiply_rows<kDim>(part.acc, shrink);
-      add_values<kDim>(part.acc, s, reinterpret_cast<const __nv_bfloat16*>(v_shared), lane);
+      add_values<Cache, kDim>(part.acc, s, v_shared, lane);
     } else {  // K of the next tile is copied while V of this one is used, and the other way round
       wait_for_copies<1>();
       __syncthreads();
-      score_tile<kDim>(s, q, reinterpret_cast<const __half*>(k_shared), lane);
+      score_tile<Cache, kDim>(s, q, k_shared, lane);
       __syncthreads();
-      start_tile<kDim, kThreads>(k_next, p.cache, next, 0);
+      start_tile<Cache, kDim, kThreads>(k_next, p, next, 0);
       find(tile + 2);
       if (part.softmax.weigh(s, visible, p.scale_log2, lane, shrink)) multiply_rows<kDim>(part.acc, shrink);
       wait_for_copies<1>();
       __syncthreads();
-      add_values<kDim>(part.acc, s, reinterpret_cast<const __nv_bfloat16*>(v_shared), lane);
+      add_values<Cache, kDim>(part.acc, s, v_shared, lane);
       __syncthreads();
-      start_tile<kDim, kThreads>(k_next + kTile, p.cache, next, value_offset);
+      start_tile<Cache, kDim, kThreads>(k_next + kTile, p, next, value_offset);
     }
 
     if ((tile + 1) % kTilesPerExtent == 0 || tile + 1 == end_tile) {
@@ -183,9 +194,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps == kLongWarps ? 2 : 1)
   for (int r = 0; r < 2; ++r) {
     if (!real[r]) continue;
     if constexpr (kSplit)
-      write_partial(p, token[r], head[r], static_cast<int>(blockIdx.z), part, r, lane);
+      write_partial<Cache>(p, token[r], head[r], static_cast<int>(blockIdx.z), part, r, lane);
     else
-      write_row(p, token[r], head[r], total, r, lane);
+      write_row<Cache>(p, token[r], head[r], total, r, lane);
   }
 }
 
@@ -212,12 +223,11 @@ __global__ void fold_split_rows(const __grid_constant__ Problem p) {
   p.out_THd[(static_cast<int64_t>(token) * p.heads + head) * kDim + i] = __float2bfloat16_rn(acc * inverse);
 }
 
-template <int kDim, int kWarps, bool kSplit>
+template <class Cache, int kDim, int kWarps, bool kSplit>
 void launch_attend(cudaStream_t stream, const Problem& p) {
-  constexpr int kBytes =
-      buffers_for(kWarps) * 2 * kTileKeys * kTileStride<kDim> * static_cast<int>(sizeof(__nv_bfloat16)) +
-      (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
-  const auto kernel = attend<kDim, kWarps, kSplit>;
+  constexpr int kBytes = buffers_for(kWarps) * 2 * Tile<Cache, kDim>::kBytes +
+                         (kSplit ? 0 : Total<kDim, kWarps * kWarp>::kBytes);
+  const auto kernel = attend<Cache, kDim, kWarps, kSplit>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "attention: shared memory");
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -231,17 +241,17 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
   check_launch("attention");
 }
 
-template <int kDim>
-void launch(cudaStream_t stream, Problem p, Workspace workspace, const Gpu& gpu) {
+template <class Cache, int kDim>
+void launch(cudaStream_t stream, Problem p, DType cache, Workspace workspace, const Gpu& gpu) {
   // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very
   // many.
   const bool some_short = p.group <= kShortItems;
   const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
   if (some_long) {
     if (gpu.is_hopper && hopper_serves(kDim))
-      attend_long_rows_on_hopper(stream, p, kDim);
+      attend_long_rows_on_hopper(stream, p, kDim, cache);
     else
-      launch_attend<kDim, kLongWarps, false>(stream, p);
+      launch_attend<Cache, kDim, kLongWarps, false>(stream, p);
   }
   if (!some_short) return;
   const int64_t parts = p.batch.tokens * p.heads * p.extents;
@@ -250,22 +260,38 @@ void launch(cudaStream_t stream, Problem p, Workspace workspace, const Gpu& gpu)
   const bool split = p.extents > 1 && needed <= workspace.bytes &&
                      p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * gpu.multiprocessors;
   if (!split) {
-    launch_attend<kDim, 1, false>(stream, p);
+    launch_attend<Cache, kDim, 1, false>(stream, p);
     return;
   }
   p.partial_base_sum = static_cast<float2*>(workspace.data);
   p.partial_acc = reinterpret_cast<float*>(p.partial_base_sum + parts);
-  launch_attend<kDim, 1, true>(stream, p);
+  launch_attend<Cache, kDim, 1, true>(stream, p);
   fold_split_rows<kDim>
       <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
   check_launch("attention: fold");
+}
+
+template <class Cache>
+void launch(cudaStream_t stream, Problem p, const KvCacheView& cache, Workspace workspace, const Gpu& gpu) {
+  if constexpr (Cache::kScaled) p.scale_log2 *= Cache::Key::kKeyUnit;  // what keys' codes are multiplied as
+  switch (cache.head_dim) {
+    case 16:
+      return launch<Cache, 16>(stream, p, cache.dtype, workspace, gpu);
+    case 32:
+      return launch<Cache, 32>(stream, p, cache.dtype, workspace, gpu);
+    case 64:
+      return launch<Cache, 64>(stream, p, cache.dtype, workspace, gpu);
+    default:
+      return launch<Cache, 128>(stream, p, cache.dtype, workspace, gpu);
+  }
 }
 
 }  // namespace
 
 bool tensor_cores_serve(const AttentionShape& shape, DType query, DType out, DType cache) {
   const bool known = shape.dim == 16 || shape.dim == 32 || shape.dim == 64 || shape.dim == 128;
-  return known && (query == DType::f32 || query == DType::bf16) && out == DType::bf16 && cache == DType::bf16;
+  return known && (query == DType::f32 || query == DType::bf16) && out == DType::bf16 &&
+         (cache == DType::bf16 || has_scales(cache));
 }
 
 void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView q_THd,
@@ -276,7 +302,8 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   p.out_THd = out_THd.as<__nv_bfloat16>();
   p.q_THd = q_THd.data;
   p.q_is_f32 = q_THd.dtype == DType::f32;
-  p.cache = static_cast<const uint16_t*>(cache.data);
+  p.cache = cache.data;
+  p.scales = scales_of(cache);
   p.batch = batch;
   p.heads = static_cast<int>(shape.heads);
   p.kv_heads = static_cast<int>(shape.kv_heads);
@@ -284,15 +311,13 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   p.block_size = static_cast<int>(cache.block_size);
   p.scale_log2 = scale * kLog2E;
   p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
-  switch (shape.dim) {
-    case 16:
-      return launch<16>(stream, p, workspace, gpu);
-    case 32:
-      return launch<32>(stream, p, workspace, gpu);
-    case 64:
-      return launch<64>(stream, p, workspace, gpu);
+  switch (cache.dtype) {
+    case DType::e4m3:
+      return launch<CodeCache<E4m3>>(stream, p, cache, workspace, gpu);
+    case DType::i8:
+      return launch<CodeCache<Int8>>(stream, p, cache, workspace, gpu);
     default:
-      return launch<128>(stream, p, workspace, gpu);
+      return launch<NarrowCache>(stream, p, cache, workspace, gpu);
   }
 }
 

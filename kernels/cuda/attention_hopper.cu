@@ -2,6 +2,9 @@
 // of 64 compute, four warps of a third copy tiles of K and V, two tiles of each under way. A warpgroup's
 // scores of the next tile and values of the present one are multiplied while it weighs.
 //
+// wgmma takes K and V from shared memory in two bytes a value: codes of one byte are copied to memory of the
+// warp that copies and widened there, into the pairs that attention_tile.cuh tells of.
+//
 // wgmma gives the bits of mma.sync when K is walked 16 at a time in the same order, so these rows have the
 // bits that attention.cu gives them; tests/unit/cuda_attention_test.cpp would show it if a device did not.
 //
@@ -23,12 +26,23 @@ constexpr int kStages = 4;   // tiles of K, and of V, in shared memory
 constexpr int kCopiers = 2;  // warps that copy K; as many copy V
 constexpr int kCopierRegisters = 40, kComputerRegisters = 232;
 
-/// Shared memory of a block; multiples of 1024 bytes.
-template <int kDim>
+/// Shared memory of a block; tiles begin at multiples of 1024 bytes.
+template <class Cache, int kDim>
 struct Layout {
   static constexpr int kTileBytes = kTileKeys * kDim * 2;
   static constexpr int kValues = kStages * kTileBytes;  // where those of V begin
-  static constexpr int kBytes = 2 * kValues;
+  // Of a cache of codes also the scales of the tiles, K's and then V's, and for each warp that copies two
+  // tiles of codes with their scales.
+  static constexpr int kScaleBytes = kTileKeys * static_cast<int>(sizeof(float));
+  static constexpr int kScales = 2 * kValues;
+  static constexpr int kCodes = kScales + 2 * kStages * kScaleBytes;
+  static constexpr int kCodeTileBytes = kTileKeys * kDim + kScaleBytes;
+  static constexpr int kBytes = Cache::kScaled ? kCodes + 2 * kCopiers * 2 * kCodeTileBytes : 2 * kValues;
+
+  __device__ static float* scales(unsigned char* shared, bool values, int tile) {
+    return reinterpret_cast<float*>(shared + kScales +
+                                    ((values ? kStages : 0) + tile % kStages) * kScaleBytes);
+  }
 };
 
 /// Of K or of V: full(tile) when it has been copied, empty when both warpgroups are through with it.
@@ -93,13 +107,92 @@ __device__ void copy_tiles(const Problem& p, Stages& stages, unsigned shared, in
   for (int tile = first_tile; tile < tiles; tile += kCopiers) {
     const int stage = tile % kStages;
     if (tile >= kStages) stages.empty[stage].wait_for(tile / kStages - 1);
-    const unsigned to = shared + static_cast<unsigned>(stage * Layout<kDim>::kTileBytes);
+    const unsigned to = shared + static_cast<unsigned>(stage * Layout<NarrowCache, kDim>::kTileBytes);
     if ((tile + 1) * kTileKeys <= context)
-      start_tile<kDim, true>(to, p.cache, rows);
+      start_tile<kDim, true>(to, static_cast<const uint16_t*>(p.cache), rows);
     else
-      start_tile<kDim, false>(to, p.cache, rows);
+      start_tile<kDim, false>(to, static_cast<const uint16_t*>(p.cache), rows);
     find_keys(rows, p, sequence, kv_head, values, tile + kCopiers, context);
     wait_for_copies<0>();
+    publish_to_products();
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) stages.full[stage].arrive();
+  }
+}
+
+/// Starts copying a tile of codes and its scales, one warp: rows of keys, one behind the other.
+template <int kDim>
+__device__ void start_codes(unsigned to, const Problem& p, const int (&rows)[2]) {
+  constexpr int kChunks = kDim / 16;  // of 16 bytes a key
+  constexpr int kKeysAtOnce = kWarp / kChunks;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const char* from = static_cast<const char*>(p.cache) + lane % kChunks * 16;
+#pragma unroll
+  for (int i = 0; i < kTileKeys / kKeysAtOnce; ++i) {
+    const int key = i * kKeysAtOnce;
+    const int row = __shfl_sync(kAllLanes, rows[key / kWarp], key % kWarp + lane / kChunks);
+    start_copy(to + static_cast<unsigned>(i * kWarp + lane) * 16,
+               from + static_cast<int64_t>(row < 0 ? 0 : row) * kDim, row < 0);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    start_copy_of_4(to + static_cast<unsigned>(kTileKeys * kDim + (i * kWarp + lane) * 4),
+                    p.scales + (rows[i] < 0 ? 0 : rows[i]), rows[i] < 0);
+  close_copies();
+}
+
+/// A tile of codes becomes an operand of products, one warp.
+template <class Code, int kDim, bool kValues>
+__device__ void widen_tile(unsigned char* to, float* scales_to, const unsigned char* codes) {
+  constexpr int kChunks = kDim / 16;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 2
+  for (int i = 0; i < kTileKeys * kChunks / kWarp; ++i) {
+    const int chunk = i * kWarp + lane;
+    const uint4 four = reinterpret_cast<const uint4*>(codes)[chunk];
+    const uint32_t words[4] = {four.x, four.y, four.z, four.w};
+    uint32_t pairs[4][2];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      if constexpr (kValues)
+        Code::widen_values(pairs[w], words[w]);
+      else
+        Code::widen_keys(pairs[w], words[w]);
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      *reinterpret_cast<uint4*>(to + swizzled(kTileKeys, chunk / kChunks, chunk % kChunks * 2 + j)) = {
+          pairs[0][j], pairs[1][j], pairs[2][j], pairs[3][j]};
+  }
+  const auto* scales = reinterpret_cast<const float2*>(codes + kTileKeys * kDim);
+  reinterpret_cast<float2*>(scales_to)[lane] = scales[lane];
+}
+
+/// As copy_tiles, of a cache of codes: the next tile of codes is under way while one is widened.
+template <class Code, int kDim, bool kValues>
+__device__ void copy_codes(const Problem& p, Stages& stages, unsigned char* shared, int sequence, int kv_head,
+                           int first_tile, int tiles, int context) {
+  using Shape = Layout<CodeCache<Code>, kDim>;
+  if (first_tile >= tiles) return;
+  unsigned char* const own =
+      shared + Shape::kCodes + static_cast<int>(threadIdx.x) / kWarp * 2 * Shape::kCodeTileBytes;
+  const auto codes = [&](int tile) { return own + tile / kCopiers % 2 * Shape::kCodeTileBytes; };
+  int rows[2];
+  find_keys(rows, p, sequence, kv_head, kValues, first_tile, context);
+  start_codes<kDim>(shared_address(codes(first_tile)), p, rows);
+  find_keys(rows, p, sequence, kv_head, kValues, first_tile + kCopiers, context);
+  for (int tile = first_tile; tile < tiles; tile += kCopiers) {
+    const int stage = tile % kStages;
+    if (tile + kCopiers < tiles)
+      start_codes<kDim>(shared_address(codes(tile + kCopiers)), p, rows);
+    else
+      close_copies();
+    find_keys(rows, p, sequence, kv_head, kValues, tile + 2 * kCopiers, context);
+    wait_for_copies<1>();
+    __syncwarp();
+    if (tile >= kStages) stages.empty[stage].wait_for(tile / kStages - 1);
+    widen_tile<Code, kDim, kValues>(shared + (kValues ? Shape::kValues : 0) + stage * Shape::kTileBytes,
+                                    Shape::scales(shared, kValues, tile), codes(tile));
     publish_to_products();
     __syncwarp();
     if (threadIdx.x % kWarp == 0) stages.full[stage].arrive();
@@ -148,9 +241,11 @@ struct WholeRows {
   }
 };
 
-template <int kDim>
-__device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned shared,
+template <class Cache, int kDim>
+__device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned char* shared_bytes,
                         const QueryTile& queries, int last_item, int kv_head, int tiles) {
+  using Shape = Layout<Cache, kDim>;
+  const unsigned shared = shared_address(shared_bytes);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp - kWarpgroup / kWarp;
 
@@ -168,12 +263,12 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
     seen[r] = real[r] ? p.batch.positions_T[token] + 1 : 0;
   }
   uint32_t q[kDim / 16][4];
-  load_queries<kDim>(q, p, first, lane);
+  load_queries<Cache, kDim>(q, p, first, lane);
   const auto key_tile = [&](int tile) {
-    return shared + static_cast<unsigned>(tile % kStages * Layout<kDim>::kTileBytes);
+    return shared + static_cast<unsigned>(tile % kStages * Shape::kTileBytes);
   };
   const auto value_tile = [&](int tile) {
-    return shared + static_cast<unsigned>(Layout<kDim>::kValues + tile % kStages * Layout<kDim>::kTileBytes);
+    return shared + static_cast<unsigned>(Shape::kValues + tile % kStages * Shape::kTileBytes);
   };
   const auto release = [&](Stages& stages, int tile) {
     if (lane == 0) stages.empty[tile % kStages].arrive();
@@ -187,11 +282,18 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
   for (int n = 0; n < kDim / 8; ++n)
     for (int j = 0; j < 4; ++j) acc[n][j] = 0;
 
+  const auto scale_scores = [&](int tile) {
+    if constexpr (Cache::kScaled) multiply_columns(s, Shape::scales(shared_bytes, false, tile), lane);
+  };
   const auto weigh = [&](int tile) {
     const int visible[2] = {seen[0] - tile * kTileKeys, seen[1] - tile * kTileKeys};
     return softmax.weigh(s, visible, p.scale_log2, lane, shrink);
   };
-  const auto pack_all = [&] {
+  const auto pack_all = [&]([[maybe_unused]] int tile) {
+    if constexpr (Cache::kScaled) {
+      values.full[tile % kStages].wait_for(tile / kStages);
+      multiply_columns(s, Shape::scales(shared_bytes, true, tile), lane);
+    }
 #pragma unroll
     for (int k = 0; k < kTileKeys / 16; ++k) pack_weights(weights[k], s, k);
   };
@@ -202,9 +304,10 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
   start_scores<kDim>(s, q, key_tile(0));
   close_products();
   wait_for_products<0>(s);
+  scale_scores(0);
   release(keys, 0);
   weigh(0);
-  pack_all();
+  pack_all(0);
   for (int tile = 0; tile < tiles - 1; ++tile) {
     const int next = tile + 1;
     keys.full[next % kStages].wait_for(next / kStages);
@@ -215,6 +318,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
     start_values<kDim>(acc, weights, value_tile(tile), tile % kTilesPerExtent != 0);
     close_products();
     wait_for_products<1>(s);
+    scale_scores(next);
     release(keys, next);
 
     const bool opens = next % kTilesPerExtent == 0;  // another extent
@@ -232,7 +336,7 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
       wait_for_products<0, 3>(acc);
     }
     release(values, tile);
-    pack_all();
+    pack_all(next);
   }
   const int last = tiles - 1;
   values.full[last % kStages].wait_for(last / kStages);
@@ -246,16 +350,14 @@ __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned
   for (int r = 0; r < 2; ++r) {
     if (!real[r]) continue;
     const float inverse = 1.0F / total.sum[r];
-    __nv_bfloat16* out_d = p.out_THd + first[r] + lane % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n)
-      *reinterpret_cast<__nv_bfloat162*>(out_d + n * 8) =
-          __floats2bfloat162_rn(total.acc[n][2 * r] * inverse, total.acc[n][2 * r + 1] * inverse);
+    write_columns<Cache, kDim>(
+        reinterpret_cast<__nv_bfloat162*>(p.out_THd + first[r]),
+        [&](int n, int j) { return total.acc[n][2 * r + j] * inverse; }, __floats2bfloat162_rn, lane);
   }
 }
 
 /// Grid (tiles, G). Warpgroup 0 copies, 1 and 2 compute.
-template <int kDim>
+template <class Cache, int kDim>
 __global__ void __launch_bounds__(kThreads, 1) attend_long_rows(const __grid_constant__ Problem p) {
   extern __shared__ __align__(1024) unsigned char shared[];
   __shared__ Stages keys, values;
@@ -279,23 +381,32 @@ __global__ void __launch_bounds__(kThreads, 1) attend_long_rows(const __grid_con
     give_up_registers<kCopierRegisters>();
     const int warp = static_cast<int>(threadIdx.x) / kWarp;
     const bool copies_values = warp >= kCopiers;
-    copy_tiles<kDim>(p, copies_values ? values : keys,
-                     shared_address(shared) + (copies_values ? Layout<kDim>::kValues : 0), queries.row,
-                     kv_head, copies_values, warp % kCopiers, tiles, p.batch.context_R[queries.row]);
+    const int context = p.batch.context_R[queries.row];
+    if constexpr (!Cache::kScaled)
+      copy_tiles<kDim>(p, copies_values ? values : keys,
+                       shared_address(shared) + (copies_values ? Layout<Cache, kDim>::kValues : 0),
+                       queries.row, kv_head, copies_values, warp % kCopiers, tiles, context);
+    else if (copies_values)
+      copy_codes<typename Cache::Key, kDim, true>(p, values, shared, queries.row, kv_head, warp % kCopiers,
+                                                  tiles, context);
+    else
+      copy_codes<typename Cache::Key, kDim, false>(p, keys, shared, queries.row, kv_head, warp % kCopiers,
+                                                   tiles, context);
   } else {
     take_registers<kComputerRegisters>();
-    compute<kDim>(p, keys, values, shared_address(shared), queries, last_item, kv_head, tiles);
+    compute<Cache, kDim>(p, keys, values, shared, queries, last_item, kv_head, tiles);
   }
 }
 
-template <int kDim>
+template <class Cache, int kDim>
 void launch(cudaStream_t stream, const Problem& p) {
-  const auto kernel = attend_long_rows<kDim>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kDim>::kBytes),
+  constexpr int kBytes = Layout<Cache, kDim>::kBytes;
+  const auto kernel = attend_long_rows<Cache, kDim>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
         "attention: shared memory");
   const int64_t blocks = QueryTile::blocks_before(p.batch.tokens, p.batch.rows, p.group, kBlockRows);
-  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads)), kThreads,
-           Layout<kDim>::kBytes, stream>>>(p);
+  kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.kv_heads)), kThreads, kBytes,
+           stream>>>(p);
   check_launch("attention of long rows");
 }
 
@@ -305,11 +416,12 @@ bool hopper_serves(int dim) {
   return dim == 64 || dim == 128;
 }
 
-void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim) {
-  if (dim == 64)
-    launch<64>(stream, p);
-  else
-    launch<128>(stream, p);
+void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim, DType cache) {
+  with_cache_type(cache, [&](auto c) {
+    using Cache = decltype(c);
+    if constexpr (!std::is_same_v<Cache, WideCache>)
+      dim == 64 ? launch<Cache, 64>(stream, p) : launch<Cache, 128>(stream, p);
+  });
 }
 
 }  // namespace penstock::cuda

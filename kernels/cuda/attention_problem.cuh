@@ -2,18 +2,18 @@
 #pragma once
 
 #include "kernels/cuda/attention.h"
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/cache_types.cuh"
 
 namespace penstock::cuda {
 
 constexpr int kShortItems = 16;  // query rows, heads of a group counted: a sequence with more is long
 
-/// K lies in the cache as float16, V as bfloat16; both 16 bits wide.
 struct Problem {
   __nv_bfloat16* out_THd;
   const void* q_THd;
   bool q_is_f32;
-  const uint16_t* cache;
+  const void* cache;
+  const float* scales;  // of a cache of codes (kv_layout.h)
   BatchView batch;
   int heads;
   int kv_heads;
@@ -91,23 +91,46 @@ __device__ inline uint32_t query_pair(const Problem& p, int64_t i) {
 }
 
 /// The fragments of two rows of queries, rows l / 4 and l / 4 + 8 of 16, that begin at elements first[0] and
-/// first[1] of q.
-template <int kDim>
+/// first[1] of q; columns paired as those of the cache's keys (attention_tile.cuh).
+template <class Cache, int kDim>
 __device__ void load_queries(uint32_t (&q)[kDim / 16][4], const Problem& p, const int64_t (&first)[2],
                              int lane) {
 #pragma unroll
   for (int k = 0; k < kDim / 16; ++k)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int64_t at = first[r] + k * 16 + lane % 4 * 2;
-      q[k][r] = query_pair(p, at);
-      q[k][r + 2] = query_pair(p, at + 8);
+      if constexpr (Cache::kScaled) {
+        const int64_t at = first[r] + k * 16 + lane % 4 * 4;
+        const uint32_t low = query_pair(p, at), high = query_pair(p, at + 2);
+        q[k][r] = __byte_perm(low, high, 0x5410);
+        q[k][r + 2] = __byte_perm(low, high, 0x7632);
+      } else {
+        const int64_t at = first[r] + k * 16 + lane % 4 * 2;
+        q[k][r] = query_pair(p, at);
+        q[k][r + 2] = query_pair(p, at + 8);
+      }
     }
+}
+
+/// Writes this lane's share of a row, at(n, j) being its element j of tile n of 8 columns, j 0 or 1; as
+/// add_values leaves it.
+template <class Cache, int kDim, class Pair, class At, class Join>
+__device__ void write_columns(Pair* row_d2, const At& at, const Join& join, int lane) {
+  if constexpr (Cache::kScaled) {
+#pragma unroll
+    for (int n = 0; n < kDim / 16; ++n) {  // four neighbours of 16 columns
+      row_d2[n * 8 + lane % 4 * 2] = join(at(2 * n, 0), at(2 * n + 1, 0));
+      row_d2[n * 8 + lane % 4 * 2 + 1] = join(at(2 * n, 1), at(2 * n + 1, 1));
+    }
+  } else {
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) row_d2[n * 4 + lane % 4] = join(at(n, 0), at(n, 1));
+  }
 }
 
 /// Long rows on Hopper's own tensor-core instructions (attention_hopper.cu), for heads of 64 and 128 on
 /// devices of compute capability 9.0: the bits of the mma.sync kernels.
 bool hopper_serves(int dim);
-void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim);
+void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim, DType cache);
 
 }  // namespace penstock::cuda

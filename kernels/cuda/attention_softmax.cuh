@@ -132,6 +132,17 @@ struct Softmax {
   }
 };
 
+/// Of a cache with a scale for each key: scores of codes become scores of keys, weights of values those of
+/// codes.
+__device__ inline void multiply_columns(float (&s)[kTileKeys / 8][4], const float* scales, int lane) {
+#pragma unroll
+  for (int n = 0; n < kTileKeys / 8; ++n) {
+    const float2 by = *reinterpret_cast<const float2*>(scales + n * 8 + lane % 4 * 2);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) s[n][j] *= j % 2 == 0 ? by.x : by.y;
+  }
+}
+
 template <int kDim>
 __device__ void multiply_rows(float (&acc)[kDim / 8][4], const float (&by)[2]) {
 #pragma unroll

@@ -57,6 +57,21 @@ __device__ T block_sum(T x, T* shared) {
   return sum;
 }
 
+/// The sum of x over the threads of a block of kThreads up to and with this one. `shared` as for block_sum.
+template <int kThreads>
+__device__ int running_sum(int x, int* shared) {
+  const unsigned lane = threadIdx.x % kWarp;
+  for (unsigned step = 1; step < kWarp; step *= 2) {
+    const int other = __shfl_up_sync(kAllLanes, x, step);
+    if (lane >= step) x += other;
+  }
+  if (lane == kWarp - 1) shared[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  for (unsigned w = 0; w < threadIdx.x / kWarp; ++w) x += shared[w];
+  __syncthreads();
+  return x;
+}
+
 /// Calls f(T()) with T the C++ type of a dtype: float or __nv_bfloat16.
 template <class F>
 void with_type(DType dtype, F f) {
@@ -64,25 +79,6 @@ void with_type(DType dtype, F f) {
     f(__nv_bfloat16());
   else
     f(float());
-}
-
-/// C++ types of a cache: float32 as it is, and two bytes a value with K as float16, because of all that
-/// is rounded K moves a log-probability most (docs/architecture.md, "Numbers").
-struct WideCache {
-  using Key = float;
-  using Value = float;
-};
-struct NarrowCache {
-  using Key = __half;
-  using Value = __nv_bfloat16;
-};
-/// Calls f(C()) with C the C++ types of a cache of this dtype.
-template <class F>
-void with_cache_type(DType dtype, F f) {
-  if (dtype == DType::bf16)
-    f(NarrowCache());
-  else
-    f(WideCache());
 }
 
 inline void check_launch(const char* kernel, Where where = Where::here()) {

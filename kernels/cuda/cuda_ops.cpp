@@ -1,19 +1,23 @@
 // Ops on a GPU: checks arguments and hands them to the kernels.
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cpu/contract.h"
-#include "kernels/cpu/fp8_rows.h"
 #include "kernels/cpu/number.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/fp8_matrix.h"
+#include "kernels/cuda/fp8_product.h"
+#include "kernels/cuda/gated.h"
+#include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/rounding_sums.h"
+#include "kernels/cuda/routing.h"
+#include "kernels/cuda/row_draws.h"
 #include "kernels/cuda/row_logits.h"
-#include "kernels/cuda/sampling.h"
-#include "kernels/sampling.h"
 #include "runtime/device/cuda_device.h"
+#include "runtime/model/kv_cache.h"
 
 namespace penstock {
 namespace {
@@ -23,24 +27,26 @@ using namespace cuda;
 /// Scratch memory for what one call needs: the parts of split attention, and choosing matrix algorithms.
 constexpr size_t kWorkspaceBytes = size_t{256} << 20;
 
-/// Jobs are refused before they load anything (launch/job_options.cpp).
-[[noreturn]] void refuse_latents_and_experts() {
-  throw UsageError("latent attention and experts do not run on a GPU yet; use --device cpu");
-}
-
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(CudaDevice& device)
+  CudaOps(CudaDevice& device, const CudaProducts& products)
       : device_(device),
         gpu_{device.multiprocessors(), device.architecture() == "sm_90"},
         workspace_memory_(device.allocate(kWorkspaceBytes)),
         workspace_{workspace_memory_.get(), kWorkspaceBytes},
-        products_(device, workspace_),
-        row_logits_(device) {}
+        any_sum_order_(products.any_sum_order),
+        products_(device, workspace_, products),
+        gated_(device, gpu_, workspace_, products_),
+        grouped_(device, workspace_, gpu_),
+        draws_(device),
+        row_logits_(device),
+        rounding_(device) {}
 
   std::string numerics() const override {
-    return "cuda-2 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version());
+    return "cuda-3 " + device_.architecture() + " cublaslt-" + std::to_string(products_.library_version()) +
+           (any_sum_order_ ? " any-sum-order" : "");
   }
+  CacheRounding take_cache_rounding() override { return rounding_.take(); }
   /// A product's sums are rounded once, where they are used next: rounding them here too costs bfloat16
   /// models accuracy (a log-probability error of 0.12 against 0.10 in the conformance test) and saves no
   /// measurable time.
@@ -67,13 +73,12 @@ class CudaOps final : public Ops {
   }
 
   std::unique_ptr<Matrix> make_fp8_matrix(int64_t n, int64_t k, DType dtype) override {
-    return make_matrix(n, k, dtype);
+    return std::make_unique<Fp8Matrix>(device_, n, k, dtype);
   }
   void load_fp8_rows(Matrix& w, int64_t first_row, const TensorView& rows_rK,
                      const TensorView& scales_rB) override {
     cpu::check_load_fp8_rows(w, first_row, rows_rK, scales_rB);
-    std::vector<float> values = cpu::dequantized(rows_rK, scales_rB);
-    load_rows(w, first_row, {values.data(), DType::f32, rows_rK.shape});
+    dynamic_cast<Fp8Matrix&>(w).load(device_, workspace_, first_row, rows_rK, scales_rB);
   }
 
   void embed(TensorView x_TD, const int32_t* ids_T, TensorView table_VD) override {
@@ -87,15 +92,37 @@ class CudaOps final : public Ops {
   }
 
   void matmul(TensorView y_TN, TensorView x_TK, const Matrix& w_NK, TensorView bias_N, Into into) override {
+    if (const auto* fp8 = dynamic_cast<const Fp8Matrix*>(&w_NK)) {
+      const auto [m, n, k] = cpu::check_matmul(y_TN, x_TK, w_NK, fp8->dtype(), bias_N);
+      const GroupedProblem all_rows{x_TK.data, y_TN.data, nullptr, nullptr, 1, m, n, k, k, 0, n, 0};
+      fp8_product(
+          device_.stream(),
+          {all_rows, x_TK.dtype, y_TN.dtype, fp8->data(), bias_N.as<const float>(), into == Into::add},
+          workspace_, gpu_);
+      return;
+    }
     const auto& w = dynamic_cast<const DenseMatrix&>(w_NK);
     cpu::check_matmul(y_TN, x_TK, w, w.view().dtype, bias_N);
     products_.multiply(y_TN, x_TK, w, bias_N, into);
   }
 
+  void gated_matmul(TensorView y_TF, TensorView gate_up_T2F, TensorView x_TK, const Matrix& w_2FK,
+                    TensorView bias_2F) override {
+    if (dynamic_cast<const Fp8Matrix*>(&w_2FK) != nullptr) {
+      Ops::gated_matmul(y_TF, gate_up_T2F, x_TK, w_2FK, bias_2F);
+      return;
+    }
+    const auto& w = dynamic_cast<const DenseMatrix&>(w_2FK);
+    cpu::check_matmul(gate_up_T2F, x_TK, w, w.view().dtype, bias_2F);
+    cpu::check_swiglu(y_TF, gate_up_T2F);
+    gated_.multiply(y_TF, gate_up_T2F, x_TK, w, bias_2F);
+  }
+
   void rope_and_store(TensorView q_THd, KvCacheView cache, TensorView qkv_TN, const RotaryView& rotary,
                       const BatchView& batch) override {
     const cpu::HeadShape shape = cpu::check_rope(q_THd, cache, qkv_TN, rotary, batch);
-    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads);
+    CacheRounding* const rounding = has_scales(cache.dtype) ? rounding_.on_device() : nullptr;
+    cuda::rope_and_store(device_.stream(), q_THd, cache, qkv_TN, rotary, batch, shape.heads, rounding);
   }
 
   void attention(TensorView out_THd, TensorView q_THd, KvCacheView cache, const BatchView& batch,
@@ -122,14 +149,30 @@ class CudaOps final : public Ops {
     else
       latent_attention_plain(device_.stream(), out_THL, q_THd, cache, batch, scale);
   }
-  void matmul_by_head(TensorView, TensorView, std::span<const Matrix* const>) override {
-    refuse_latents_and_experts();
+  void matmul_by_head(TensorView y_THy, TensorView x_THK, std::span<const Matrix* const> w_HNK) override {
+    grouped_.by_head(y_THy, x_THK, w_HNK);
   }
-  void route(const RoutingView&, TensorView, const GateView&) override { refuse_latents_and_experts(); }
-  void matmul_by_expert(TensorView, TensorView, std::span<const Matrix* const>, const RoutingView&) override {
-    refuse_latents_and_experts();
+
+  void route(const RoutingView& routing, TensorView logits_TE, const GateView& gate) override {
+    cpu::check_route(routing, logits_TE, gate);
+    cuda::route(device_.stream(), routing, logits_TE, gate);
   }
-  void combine_experts(TensorView, TensorView, const RoutingView&) override { refuse_latents_and_experts(); }
+
+  void matmul_by_expert(TensorView y_SN, TensorView x_SK, std::span<const Matrix* const> w_ENK,
+                        const RoutingView& routing) override {
+    grouped_.by_expert(y_SN, x_SK, w_ENK, routing);
+  }
+
+  void gated_matmul_by_expert(TensorView y_SF, TensorView gate_up_S2F, TensorView x_SK,
+                              std::span<const Matrix* const> w_E2FK, const RoutingView& routing) override {
+    cpu::check_swiglu(y_SF, gate_up_S2F);
+    grouped_.gated_by_expert(y_SF, gate_up_S2F, x_SK, w_E2FK, routing);
+  }
+
+  void combine_experts(TensorView x_TD, TensorView y_SD, const RoutingView& routing) override {
+    cpu::check_combine_experts(x_TD, y_SD, routing);
+    cuda::combine_experts(device_.stream(), x_TD, y_SD, routing);
+  }
 
   void swiglu(TensorView y_TF, TensorView gate_up_T2F) override {
     cpu::check_swiglu(y_TF, gate_up_T2F);
@@ -158,6 +201,15 @@ class CudaOps final : public Ops {
                       std::span(ruled).subspan(first, std::min(RowLogits::kMostRuled, ruled.size() - first)),
                       result);
     return result;
+  }
+
+  /// Rows with rules are scored by what was drawn: the host waits for those.
+  DrawingPtr start_sample(TensorView logits_RV, std::span<const SampleParams> params_R) override {
+    const bool ruled =
+        std::any_of(params_R.begin(), params_R.end(), [](const auto& p) { return p.has_rules(); });
+    if (ruled || params_R.empty()) return Ops::start_sample(logits_RV, params_R);
+    cpu::check_sample(logits_RV, params_R.size());
+    return draws_.start(logits_RV, params_R);
   }
 
   std::vector<Sampled> score(TensorView logits_RV, std::span<const ScoreParams> params_R) override {
@@ -192,61 +244,27 @@ class CudaOps final : public Ops {
   }
 
   std::vector<Sampled> draw(TensorView logits_RV, std::span<const SampleParams> params_R) {
-    const size_t rows = params_R.size();
-    size_t most_top = 0;
-    to_draw_.clear();
-    for (const SampleParams& p : params_R) {
-      to_draw_.push_back({uniform_for(p), is_greedy(p) ? 0.0F : p.temperature, p.top_k, p.top_p,
-                          std::isnan(p.min_p) ? 0.0F : std::min(p.min_p, 1.0F), p.logprobs});
-      most_top = std::max(most_top, static_cast<size_t>(std::max(0, p.logprobs)));
-    }
-    most_top = std::min(most_top, static_cast<size_t>(logits_RV.dim(1)));
-
-    // On the device: the rows to draw, the tokens drawn, the alternatives. The last two come back in one
-    // piece.
-    const size_t drawn_at = rows * sizeof(RowToDraw);
-    const size_t top_at = drawn_at + rows * sizeof(DrawnToken);
-    const size_t end = top_at + rows * most_top * sizeof(TokenLogprob);
-    if (sample_room_ < end) {
-      sample_memory_ = device_.allocate(2 * end);
-      sample_room_ = 2 * end;
-    }
-    auto* const memory = static_cast<char*>(sample_memory_.get());
-    device_.upload(memory, to_draw_.data(), drawn_at);
-    sample_rows(device_.stream(), logits_RV, reinterpret_cast<const RowToDraw*>(memory),
-                reinterpret_cast<DrawnToken*>(memory + drawn_at),
-                reinterpret_cast<TokenLogprob*>(memory + top_at), static_cast<int64_t>(most_top));
-    answer_.resize(end - drawn_at);
-    device_.download(answer_.data(), memory + drawn_at, answer_.size());
-
-    const auto* drawn_R = reinterpret_cast<const DrawnToken*>(answer_.data());
-    const auto* top_RL = reinterpret_cast<const TokenLogprob*>(answer_.data() + (top_at - drawn_at));
-    std::vector<Sampled> result(rows);
-    for (size_t r = 0; r < rows; ++r) {
-      const size_t wanted = std::min(most_top, static_cast<size_t>(std::max(0, params_R[r].logprobs)));
-      const TokenLogprob* top_L = top_RL + r * most_top;
-      result[r] = {drawn_R[r].token, drawn_R[r].logprob, {top_L, top_L + wanted}, 0};
-    }
-    return result;
+    return draws_.start(logits_RV, params_R)->take();
   }
 
   CudaDevice& device_;
   Gpu gpu_;
   DeviceMemory workspace_memory_;
   Workspace workspace_;
+  bool any_sum_order_;
   MatrixProducts products_;
+  GatedProducts gated_;
+  GroupedProducts grouped_;
+  RowDraws draws_;
   RowLogits row_logits_;
+  RoundingSums rounding_;
   std::vector<char> converted_;
-  std::vector<RowToDraw> to_draw_;
-  DeviceMemory sample_memory_;
-  size_t sample_room_ = 0;
-  std::vector<char> answer_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(Device& device) {
-  return std::make_unique<CudaOps>(as_cuda(device));
+std::unique_ptr<Ops> make_cuda_ops(Device& device, const CudaProducts& products) {
+  return std::make_unique<CudaOps>(as_cuda(device), products);
 }
 
 }  // namespace penstock

@@ -1,5 +1,7 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/overlap.cuh"
+#include "kernels/cuda/silu.cuh"
 
 namespace penstock::cuda {
 namespace {
@@ -36,39 +38,53 @@ __global__ void copy_rows(To* y, const From* x, const int32_t* rows, int64_t wid
     for (int64_t i = threadIdx.x; i < width; i += kThreads) put(to[i], widen(from[i]));
 }
 
-template <class T>
+/// Thread t adds up fours t, t + kThreads, ...: the order of the sum depends on the width only. kHeld fours
+/// of x and of the weight stay in registers, the weight's from before the kernel that writes x has ended; a
+/// width that needs more, or is no multiple of 4, has kHeld = 0 and is read twice.
+template <int kHeld, class T>
 __global__ void rms_norm_row(T* y_TD, const float* x_TD, const float* weight_D, int64_t width, float eps) {
   __shared__ float shared[kThreads / kWarp];
   const float* x_D = x_TD + blockIdx.x * width;
   T* y_D = y_TD + blockIdx.x * width;
-  float sum = 0;
-  if (width % 4 == 0) {
-    for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-      const Four<float> x = load_four(x_D + i);
-      for (int j = 0; j < 4; ++j) sum = fmaf(x.v[j], x.v[j], sum);
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum = fmaf(x_D[i], x_D[i], sum);
-  }
-  const float scale = 1.0F / sqrtf(block_sum<kThreads>(sum, shared) / static_cast<float>(width) + eps);
-  if (width % 4 == 0) {
-    for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-      Four<float> x = load_four(x_D + i);
-      const Four<float> w = load_four(weight_D + i);
-      for (int j = 0; j < 4; ++j) x.v[j] = x.v[j] * scale * w.v[j];
-      store_four(y_D + i, x);
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < width; i += kThreads) put(y_D[i], x_D[i] * scale * weight_D[i]);
-  }
-}
+  [[maybe_unused]] Four<float> x_held[kHeld > 0 ? kHeld : 1], weight_held[kHeld > 0 ? kHeld : 1];
+  const auto for_held = [&](auto f) {
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h)
+      if (const int64_t i = 4 * (h * kThreads + static_cast<int64_t>(threadIdx.x)); i < width) f(h, i);
+  };
+  let_next_start();
+  for_held([&](int h, int64_t i) { weight_held[h] = load_four(weight_D + i); });
+  wait_for_previous();
+  for_held([&](int h, int64_t i) { x_held[h] = load_four(x_D + i); });
 
-__device__ float silu_times(float gate, float up) {
-  return gate / (1.0F + expf(-gate)) * up;
+  float sum = 0;
+  const auto add = [&](const Four<float>& x) {
+    for (int j = 0; j < 4; ++j) sum = fmaf(x.v[j], x.v[j], sum);
+  };
+  if constexpr (kHeld > 0)
+    for_held([&](int h, int64_t) { add(x_held[h]); });
+  else if (width % 4 == 0)
+    for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) add(load_four(x_D + i));
+  else
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) sum = fmaf(x_D[i], x_D[i], sum);
+  const float scale = 1.0F / sqrtf(block_sum<kThreads>(sum, shared) / static_cast<float>(width) + eps);
+  const auto write = [&](int64_t i, Four<float> x, const Four<float>& weight) {
+    for (int j = 0; j < 4; ++j) x.v[j] = x.v[j] * scale * weight.v[j];
+    store_four(y_D + i, x);
+  };
+  if constexpr (kHeld > 0)
+    for_held([&](int h, int64_t i) { write(i, x_held[h], weight_held[h]); });
+  else if (width % 4 == 0)
+    for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads)
+      write(i, load_four(x_D + i), load_four(weight_D + i));
+  else
+    for (int64_t i = threadIdx.x; i < width; i += kThreads) put(y_D[i], x_D[i] * scale * weight_D[i]);
 }
 
 template <class To, class From>
 __global__ void swiglu_row(To* y_TF, const From* gate_up_T2F, int64_t width) {
+  let_next_start();
+  wait_for_previous();
   const From* gate_F = gate_up_T2F + static_cast<int64_t>(blockIdx.x) * 2 * width;
   const From* up_F = gate_F + width;
   To* y_F = y_TF + static_cast<int64_t>(blockIdx.x) * width;
@@ -140,11 +156,17 @@ void gather_rows(cudaStream_t stream, TensorView y_RD, TensorView x_TD, const in
 
 void rms_norm(cudaStream_t stream, TensorView y_TD, TensorView x_TD, TensorView weight_D, float eps) {
   if (x_TD.dim(0) == 0) return;
+  const int64_t width = x_TD.dim(1);
   with_type(y_TD.dtype, [&](auto type) {
-    rms_norm_row<<<rows_of(x_TD), kThreads, 0, stream>>>(y_TD.as<decltype(type)>(), x_TD.as<const float>(),
-                                                         weight_D.as<const float>(), x_TD.dim(1), eps);
+    using T = decltype(type);
+    auto kernel = rms_norm_row<0, T>;
+    if (width % 4 == 0 && width <= 4 * 4 * kThreads)
+      kernel = rms_norm_row<4, T>;
+    else if (width % 4 == 0 && width <= 8 * 4 * kThreads)
+      kernel = rms_norm_row<8, T>;
+    launch_overlapped("rms_norm", stream, kernel, rows_of(x_TD), kThreads, 0, y_TD.as<T>(),
+                      x_TD.as<const float>(), weight_D.as<const float>(), width, eps);
   });
-  check_launch("rms_norm");
 }
 
 void swiglu(cudaStream_t stream, TensorView y_TF, TensorView gate_up_T2F) {
@@ -153,11 +175,12 @@ void swiglu(cudaStream_t stream, TensorView y_TF, TensorView gate_up_T2F) {
   const dim3 grid(rows_of(y_TF), static_cast<unsigned>((width + 4 * kThreads - 1) / (4 * kThreads)));
   with_type(y_TF.dtype, [&](auto to) {
     with_type(gate_up_T2F.dtype, [&](auto from) {
-      swiglu_row<<<grid, kThreads, 0, stream>>>(y_TF.as<decltype(to)>(),
-                                                gate_up_T2F.as<const decltype(from)>(), width);
+      using To = decltype(to);
+      using From = decltype(from);
+      launch_overlapped("swiglu", stream, swiglu_row<To, From>, grid, kThreads, 0, y_TF.as<To>(),
+                        gate_up_T2F.as<const From>(), width);
     });
   });
-  check_launch("swiglu");
 }
 
 void round_to_bf16(cudaStream_t stream, void* to_bf16, const float* from, int64_t count) {

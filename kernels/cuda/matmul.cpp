@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/skinny.h"
+#include "kernels/cuda/timing.h"
 
 namespace penstock::cuda {
 namespace {
@@ -13,7 +14,10 @@ namespace {
 constexpr int64_t kRowsThatSetBits = 256;
 constexpr int64_t kCheckedRows = 64;
 constexpr int kCandidates = 8;
-constexpr int kTimedRuns = 3;
+constexpr size_t kAnyOrderBytes = size_t{32} << 20;
+/// Milliseconds that timing a product alone does not show: on Hopper the skinny kernel begins to read its
+/// weight while the kernel before it still runs.
+constexpr float kSkinnyOverlap = 0.005F;
 
 cudaDataType_t type_of(DType dtype) {
   return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -23,14 +27,13 @@ size_t aligned(size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-/// The end of the range of M in which one algorithm serves.
+}  // namespace
+
 int64_t range_end(int64_t m) {
   for (const int64_t end : {1, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096})
     if (m <= end) return end;
   return std::numeric_limits<int64_t>::max();
 }
-
-}  // namespace
 
 /// Descriptions of y^T = w x^T, which is what y = x w^T is to a library that counts columns first.
 class MatrixProducts::Problem {
@@ -79,8 +82,16 @@ class MatrixProducts::Problem {
   Owned<cublasLtMatrixLayout_t> y_;
 };
 
-MatrixProducts::MatrixProducts(CudaDevice& device, Workspace workspace)
-    : device_(device), workspace_(workspace), differs_(device.tensor(DType::i32, {1})) {}
+MatrixProducts::MatrixProducts(CudaDevice& device, Workspace workspace, const CudaProducts& choice)
+    : device_(device),
+      is_hopper_(device.architecture() == "sm_90"),
+      workspace_(workspace),
+      differs_(device.tensor(DType::i32, {1})) {
+  if (choice.any_sum_order) any_order_memory_ = device.allocate(kAnyOrderBytes);
+  if (!choice.file.empty())
+    file_.emplace(choice.file, "penstock products 1, cuBLASLt " + std::to_string(library_.version()) + ", " +
+                                   device.model() + (choice.any_sum_order ? ", any sum order" : ""));
+}
 
 void MatrixProducts::multiply(TensorView y_TN, TensorView x_TK, const DenseMatrix& w_NK, TensorView bias_N,
                               Into into) {
@@ -118,8 +129,10 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     check(library_.set_preference(made, attribute, &value, sizeof value), "state a preference");
   };
-  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
-  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{0});
+  const bool any_order = any_order_memory_ != nullptr;
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+         static_cast<uint32_t>(any_order ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_NONE));
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{any_order ? kAnyOrderBytes : 0});
   cublasLtMatmulHeuristicResult_t results[kCandidates];
   int found = 0;
   library_.heuristic(library_.handle(), problem.description(), problem.w(), problem.x(), problem.y(),
@@ -127,7 +140,8 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
   std::vector<Algorithm> kept;
   if (!kind.bias && skinny_serves(m, kind.n, kind.k, kind.weight)) kept.push_back({true, {}});
   for (int i = 0; i < found; ++i) {
-    if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize != 0) continue;
+    if (results[i].state == CUBLAS_STATUS_SUCCESS && any_order) kept.push_back({false, results[i].algo});
+    if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize != 0 || any_order) continue;
     int32_t split = 1;
     uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
     check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
@@ -144,8 +158,8 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
 cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& operands,
                                    const Algorithm& algorithm) {
   if (algorithm.skinny) {
-    skinny_product(device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k,
-                   kind.add);
+    (is_hopper_ ? skinny_product_on_hopper : skinny_product)(
+        device_.stream(), operands.y, kind.out, operands.x, operands.w, m, kind.n, kind.k, kind.add);
     return CUBLAS_STATUS_SUCCESS;
   }
   const Problem problem(library_, kind, m, operands.bias);
@@ -153,7 +167,8 @@ cublasStatus_t MatrixProducts::run(const Kind& kind, int64_t m, const Operands& 
   const float beta = kind.add ? 1 : 0;
   return library_.matmul(library_.handle(), problem.description(), &one, operands.w, problem.w(), operands.x,
                          problem.x(), &beta, operands.y, problem.y(), operands.y, problem.y(),
-                         &algorithm.cublaslt, nullptr, 0, device_.stream());
+                         &algorithm.cublaslt, any_order_memory_.get(), any_order_memory_ ? kAnyOrderBytes : 0,
+                         device_.stream());
 }
 
 /// Whether two algorithms give m rows of random input the same bits. The output starts from zeros in both, so
@@ -197,34 +212,20 @@ bool MatrixProducts::rows_are_independent(const Kind& kind, const Operands& oper
   return true;
 }
 
-/// The shortest of a few runs; infinite where the workspace cannot hold the output.
+/// Infinite where the workspace cannot hold the output.
 float MatrixProducts::milliseconds(const Kind& kind, int64_t m, const Operands& operands,
                                    const Algorithm& algorithm) {
-  float shortest = std::numeric_limits<float>::infinity();
-  if (static_cast<size_t>(m * kind.n) * bytes_of(kind.out) > workspace_.bytes) return shortest;
+  if (static_cast<size_t>(m * kind.n) * bytes_of(kind.out) > workspace_.bytes)
+    return std::numeric_limits<float>::infinity();
   const Operands scratch{workspace_.data, operands.x, operands.w, operands.bias};
-  const Event begin = make_event(cudaEventDefault);
-  const Event end = make_event(cudaEventDefault);
-  // Between layers the cache holds other things than this weight: overwrite it before each run.
-  const size_t flushed = workspace_.bytes / 2;
-  char* const flush = static_cast<char*>(workspace_.data) + workspace_.bytes - flushed;
-  for (int i = 0; i <= kTimedRuns; ++i) {
-    check(cudaMemsetAsync(flush, i, flushed, device_.stream()), "flush the cache");
-    check(cudaEventRecord(begin.get(), device_.stream()), "time a product");
-    if (run(kind, m, scratch, algorithm) != CUBLAS_STATUS_SUCCESS)
-      return std::numeric_limits<float>::infinity();
-    check(cudaEventRecord(end.get(), device_.stream()), "time a product");
-    check(cudaEventSynchronize(end.get()), "time a product");
-    float time = 0;
-    check(cudaEventElapsedTime(&time, begin.get(), end.get()), "time a product");
-    if (i > 0) shortest = std::min(shortest, time);  // the first run loads the kernel
-  }
-  return shortest;
+  const float alone = shortest_run(device_, workspace_,
+                                   [&] { return run(kind, m, scratch, algorithm) == CUBLAS_STATUS_SUCCESS; });
+  return algorithm.skinny && is_hopper_ ? alone - kSkinnyOverlap : alone;
 }
 
 void MatrixProducts::choose_bits(const Kind& kind, const Operands& operands, Choice& choice) {
   for (const Algorithm& algorithm : candidates(kind, kRowsThatSetBits))
-    if (rows_are_independent(kind, operands, algorithm)) {
+    if (any_order_memory_ || rows_are_independent(kind, operands, algorithm)) {
       choice.sets_bits = std::make_unique<Algorithm>(algorithm);
       return;
     }
@@ -235,11 +236,18 @@ void MatrixProducts::choose_bits(const Kind& kind, const Operands& operands, Cho
 MatrixProducts::Algorithm MatrixProducts::choose(const Kind& kind, int64_t m, const Operands& operands,
                                                  Choice& choice) {
   if (!choice.sets_bits) choose_bits(kind, operands, choice);
+  const int64_t checked = std::min(m, kCheckedRows);
+  const auto admitted = [&](const Algorithm& algorithm) {
+    if (algorithm.skinny && (kind.bias || !skinny_serves(m, kind.n, kind.k, kind.weight))) return false;
+    return any_order_memory_ != nullptr || same_bits(kind, checked, operands, *choice.sets_bits, algorithm);
+  };
+  if (file_)
+    if (const auto known = file_->find(kind, range_end(m)); known && admitted(*known)) return *known;
   Algorithm best = *choice.sets_bits;
   float best_time = milliseconds(kind, m, operands, best);
   bool timed = best_time < std::numeric_limits<float>::infinity();
   for (const Algorithm& algorithm : candidates(kind, m)) {
-    if (!same_bits(kind, std::min(m, kCheckedRows), operands, *choice.sets_bits, algorithm)) continue;
+    if (!admitted(algorithm)) continue;
     const float time = milliseconds(kind, m, operands, algorithm);
     if (timed ? time < best_time : true) {
       best = algorithm;
@@ -247,6 +255,7 @@ MatrixProducts::Algorithm MatrixProducts::choose(const Kind& kind, int64_t m, co
       if (!timed) break;  // too large to be timed in the workspace: the heuristics' own first choice
     }
   }
+  if (file_) file_->add(kind, range_end(m), best);
   return best;
 }
 

@@ -9,9 +9,11 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <vector>
 
+#include "kernels/cuda/algorithm_file.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/ops.h"
@@ -26,16 +28,21 @@ class DenseMatrix final : public Matrix {
   int64_t n() const override { return tensor_.view.dim(0); }
   int64_t k() const override { return tensor_.view.dim(1); }
   size_t bytes() const override { return tensor_.view.bytes(); }
+  DType dtype() const { return tensor_.view.dtype; }
+  const void* data() const { return tensor_.view.data; }
   const TensorView& view() const { return tensor_.view; }
 
  private:
   Tensor tensor_;
 };
 
+/// The end of the range of M in which one algorithm serves.
+int64_t range_end(int64_t m);
+
 class MatrixProducts {
  public:
   /// `workspace` serves as scratch memory while algorithms are chosen; whatever it held is lost then.
-  MatrixProducts(CudaDevice& device, Workspace workspace);
+  MatrixProducts(CudaDevice& device, Workspace workspace, const CudaProducts& choice);
 
   /// Arguments as in Ops::matmul, already checked. The first call of a kind and range of M chooses an
   /// algorithm and waits for the device; the others are asynchronous.
@@ -44,18 +51,8 @@ class MatrixProducts {
   size_t library_version() const { return library_.version(); }
 
  private:
-  /// One of cuBLASLt's, or the skinny kernel.
-  struct Algorithm {
-    bool skinny = false;
-    cublasLtMatmulAlgo_t cublaslt{};
-  };
-  /// What decides the kernels that may serve: N, K, weight dtype, output dtype, bias, add.
-  struct Kind {
-    int64_t n, k;
-    DType weight, out;
-    bool bias, add;
-    auto operator<=>(const Kind&) const = default;
-  };
+  using Algorithm = ProductAlgorithm;
+  using Kind = ProductKind;
   struct Choice {
     std::unique_ptr<Algorithm> sets_bits;
     std::map<int64_t, Algorithm> by_rows;  // key: the largest M of the range
@@ -79,8 +76,11 @@ class MatrixProducts {
   Algorithm choose(const Kind& kind, int64_t m, const Operands& operands, Choice& choice);
 
   CudaDevice& device_;
+  bool is_hopper_;
   CublasLt library_;
   Workspace workspace_;
+  DeviceMemory any_order_memory_;  // for algorithms that add up in any order; null where none may
+  std::optional<AlgorithmFile> file_;
   Tensor differs_;          // one number: whether two results were found to differ
   DeviceMemory bias_bf16_;  // room for a bias that was rounded for a bf16 output
   int64_t bias_room_ = 0;

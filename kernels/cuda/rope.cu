@@ -1,4 +1,7 @@
-#include "kernels/cuda/common.cuh"
+#include <cfloat>
+
+#include "kernels/cuda/cache_types.cuh"
+#include "kernels/cuda/kv_layout.h"
 #include "kernels/cuda/rope.h"
 
 namespace penstock::cuda {
@@ -14,11 +17,44 @@ struct Rotation {
   float eps;
 };
 
+/// One warp writes the codes and the scale of x_d: the scale by which the largest magnitude becomes the
+/// largest code. Not a number if a value is not: so it stays visible.
+template <class Code>
+__device__ float store_codes(Code* to_d, float* scale_to, const float* x_d, int dim, int lane) {
+  uint32_t largest = 0;  // as bits, which are in the order of magnitudes, infinity and then NaN last
+  for (int i = lane; i < dim; i += kWarp) largest = max(largest, __float_as_uint(x_d[i]) & 0x7FFFFFFF);
+  largest = __reduce_max_sync(kAllLanes, largest);
+  const float quotient = __uint_as_float(largest) / Code::kLargest;
+  const float scale = quotient < FLT_MIN ? FLT_MIN : quotient;
+  for (int i = lane; i < dim; i += kWarp) to_d[i].bits = Code::encode(x_d[i] / scale);
+  if (lane == 0) *scale_to = scale;
+  return scale;
+}
+
+/// Each lane reads the codes that it wrote. The order of these sums decides no answer's bits.
+template <class Code>
+__device__ void add_rounding(CacheRounding* sum, const Code* codes_d, float scale, const float* x_d, int dim,
+                             int lane) {
+  double error = 0, kept = 0;
+  for (int i = lane; i < dim; i += kWarp) {
+    const auto x = static_cast<double>(x_d[i]);
+    const double lost = x - static_cast<double>(widen(codes_d[i]) * scale);
+    error += lost * lost;
+    kept += x * x;
+  }
+  error = warp_sum(error);
+  kept = warp_sum(kept);
+  if (lane != 0 || !isfinite(error)) return;  // what is no number would stay in the sums
+  atomicAdd(&sum->error, error);
+  atomicAdd(&sum->kept, kept);
+}
+
 /// One warp a head: values of the head pass through shared memory, because a lane rotates pairs (i, i + r)
 /// but stores neighbours.
 template <class From, class Q, class Cache>
-__global__ void rope_heads(Q* q_THd, void* cache, const From* qkv_TN, Rotation rotation, BatchView batch,
-                           int heads, int kv_heads, int dim, int block_size) {
+__global__ void rope_heads(Q* q_THd, void* cache, float* scales, CacheRounding* rounding, const From* qkv_TN,
+                           Rotation rotation, BatchView batch, int heads, int kv_heads, int dim,
+                           int block_size) {
   extern __shared__ float shared[];
   const int all_heads = heads + 2 * kv_heads;
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.y);
@@ -64,7 +100,12 @@ __global__ void rope_heads(Q* q_THd, void* cache, const From* qkv_TN, Rotation r
   const int64_t kv_head = (head - heads) % kv_heads;
   const int64_t at =
       ((block * 2 + (is_value ? 1 : 0)) * kv_heads + kv_head) * block_size + position % block_size;
-  if (is_value) {
+  if constexpr (Cache::kScaled) {
+    auto* to_d = static_cast<typename Cache::Key*>(cache) + at * dim;
+    const float scale = store_codes(to_d, scales + at, x_d, dim, lane);
+    // The positions that CPUs look at too (kernels/cpu/cache_rounding.h).
+    if (position % 8 == 1) add_rounding(rounding, to_d, scale, x_d, dim, lane);
+  } else if (is_value) {
     auto* v_d = static_cast<typename Cache::Value*>(cache) + at * dim;
     for (int i = lane; i < dim; i += kWarp) put(v_d[i], x_d[i]);
   } else {
@@ -76,7 +117,8 @@ __global__ void rope_heads(Q* q_THd, void* cache, const From* qkv_TN, Rotation r
 }  // namespace
 
 void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& cache, TensorView qkv_TN,
-                    const RotaryView& rotary, const BatchView& batch, int64_t heads) {
+                    const RotaryView& rotary, const BatchView& batch, int64_t heads,
+                    CacheRounding* rounding) {
   if (batch.tokens == 0) return;
   const auto all_heads = static_cast<unsigned>(heads + 2 * cache.kv_heads);
   const dim3 grid(static_cast<unsigned>(batch.tokens), (all_heads + kWarps - 1) / kWarps);
@@ -88,8 +130,9 @@ void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& ca
     with_type(q_THd.dtype, [&](auto q) {
       with_cache_type(cache.dtype, [&](auto kv) {
         rope_heads<decltype(from), decltype(q), decltype(kv)><<<grid, dim3(kWarp, kWarps), shared, stream>>>(
-            q_THd.as<decltype(q)>(), cache.data, qkv_TN.as<const decltype(from)>(), rotation, batch,
-            static_cast<int>(heads), static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
+            q_THd.as<decltype(q)>(), cache.data, scales_of(cache), rounding,
+            qkv_TN.as<const decltype(from)>(), rotation, batch, static_cast<int>(heads),
+            static_cast<int>(cache.kv_heads), static_cast<int>(cache.head_dim),
             static_cast<int>(cache.block_size));
       });
     });

@@ -7,9 +7,8 @@
 
 namespace penstock::cuda {
 
-/// Inside a block of this back end's cache: [K or V][G][position][d]; what tensor cores load as tiles of
-/// positions.
+/// `rounding`, device memory, gains what a cache of one byte a value takes from one position in eight.
 void rope_and_store(cudaStream_t stream, TensorView q_THd, const KvCacheView& cache, TensorView qkv_TN,
-                    const RotaryView& rotary, const BatchView& batch, int64_t heads);
+                    const RotaryView& rotary, const BatchView& batch, int64_t heads, CacheRounding* rounding);
 
 }  // namespace penstock::cuda

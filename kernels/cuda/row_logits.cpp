@@ -17,7 +17,7 @@ TensorView RowLogits::with_rules(TensorView logits_RV, std::span<const int32_t> 
                                  std::span<const SampleParams> params_R) {
   const int64_t vocabulary = logits_RV.dim(1);
   const auto count = static_cast<int64_t>(rows_A.size());
-  if (ruled_AV_.view.data == nullptr)
+  if (ruled_AV_.view.data == nullptr || ruled_AV_.view.dim(1) != vocabulary)
     ruled_AV_ = device_.tensor(DType::f32, {static_cast<int64_t>(kMostRuled), vocabulary});
 
   std::vector<RowRules> rules_A;

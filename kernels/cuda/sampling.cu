@@ -26,9 +26,22 @@ struct Row {
   RowToDraw params;
   float largest = 0;
 
+  /// f(id, logit) for ids from, from + kStep, ... below `end`, in this order.
+  template <int kStep, class F>
+  __device__ void for_ids(int from, int end, F f) const {
+    constexpr int kAtOnce = 4;  // are read before the first is used
+    for (; from + (kAtOnce - 1) * kStep < end; from += kAtOnce * kStep) {
+      float logits[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) logits[i] = logits_V[from + i * kStep];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) f(from + i * kStep, clean(logits[i]));
+    }
+    for (; from < end; from += kStep) f(from, clean(logits_V[from]));
+  }
   template <class F>
   __device__ void for_own(F f) const {
-    for (int id = static_cast<int>(threadIdx.x); id < size; id += kThreads) f(id, clean(logits_V[id]));
+    for_ids<kThreads>(static_cast<int>(threadIdx.x), size, f);
   }
 
   /// The largest key below `limit`; 0 when there is none.
@@ -52,7 +65,9 @@ struct Row {
     return key;
   }
 
-  __device__ float score(float logit) const { return (logit - largest) / params.temperature; }
+  __device__ float score(float logit) const {
+    return (logit - largest) / params.temperature;
+  }
 };
 
 /// What the filters leave.
@@ -65,8 +80,10 @@ struct Kept {
 
 /// The weight of a token before top-p.
 __device__ Weight weight_of(const Row& row, const Kept& kept, float logit) {
-  if (order_of(logit) < kept.kth_order) return 0;
-  const double weight = exp(static_cast<double>(row.score(logit)));
+  constexpr float kLightest = -31.2F;  // exp of which is half a unit
+  const float score = row.score(logit);
+  if (score < kLightest || order_of(logit) < kept.kth_order) return 0;
+  const double weight = exp(static_cast<double>(score));
   return weight < static_cast<double>(kept.min_weight) ? 0 : __double2ull_rn(weight * kWeightUnit);
 }
 
@@ -112,6 +129,28 @@ struct Buckets {
 };
 static_assert(Buckets::kParts * Buckets::kPartBits > 44, "a weight is at most 2^44");
 
+/// The logits of one bucket, where there is room for them: what is left of a search reads only these.
+struct Candidates {
+  static constexpr int kRoom = 4096;
+  float logits[kRoom];
+  int count;
+
+  __device__ void clear() {
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+  }
+  __device__ void add(float logit) {
+    const int at = atomicAdd(&count, 1);
+    if (at < kRoom) logits[at] = logit;
+  }
+};
+
+/// What the search for a cut keeps in shared memory.
+struct CutSearch {
+  Buckets buckets;
+  Candidates candidates;
+};
+
 /// The tokens as likely as a filter's last one, and what lies above them.
 struct Cut {
   uint32_t order;  // order_of(logit) of the last one
@@ -120,16 +159,22 @@ struct Cut {
 };
 
 /// The most likely token down to which the sum of sum_of(logit) is enough: at least wanted_of(sum over the
-/// row), and not nothing. The sum over the whole row must be enough. 3 to 6 passes over the row.
+/// row), and not nothing. The sum over the whole row must be enough. 2 passes over the row, up to 5 where
+/// very many tokens are about as likely as the last one.
 template <class F, class G>
-__device__ Cut find_cut(const Row& row, Buckets& buckets, F sum_of, G wanted_of) {
+__device__ Cut find_cut(const Row& row, CutSearch& search, F sum_of, G wanted_of) {
+  auto& [buckets, candidates] = search;
   double wanted = -1;  // known after the first pass
   const auto enough = [&](Weight sum) { return sum > 0 && static_cast<double>(sum) >= wanted; };
   Weight above = 0;
+  const auto for_row = [&](auto f) { row.for_own([&](int, float logit) { f(logit); }); };
+  const auto for_candidates = [&](auto f) {
+    for (int i = static_cast<int>(threadIdx.x); i < candidates.count; i += kThreads) f(candidates.logits[i]);
+  };
   // Sums into buckets, 0 the most likely; -1 is none. Returns that with which the sum is enough.
-  const auto bucket_at = [&](auto bucket_of) {
+  const auto bucket_at = [&](auto for_each, auto bucket_of) {
     buckets.clear();
-    row.for_own([&](int, float logit) {
+    for_each([&](float logit) {
       const int bucket = bucket_of(logit);
       if (bucket >= 0) buckets.add(bucket, sum_of(logit));
     });
@@ -156,10 +201,12 @@ __device__ Cut find_cut(const Row& row, Buckets& buckets, F sum_of, G wanted_of)
   const auto by_score = [&](float logit) {
     return static_cast<int>(fminf(-row.score(logit) * kBucketsAUnit, Buckets::kCount - 1));
   };
-  const int first = bucket_at(by_score);
+  const int first = bucket_at(for_row, by_score);
   uint32_t least = 0xFFFFFFFF, most = 0;
-  row.for_own([&](int, float logit) {
+  candidates.clear();
+  for_row([&](float logit) {
     if (by_score(logit) != first) return;
+    candidates.add(logit);
     least = min(least, order_of(logit));
     most = max(most, order_of(logit));
   });
@@ -169,29 +216,32 @@ __device__ Cut find_cut(const Row& row, Buckets& buckets, F sum_of, G wanted_of)
   while (least < most) {
     int shift = 0;
     while ((most - least) >> shift >= static_cast<uint32_t>(Buckets::kCount)) ++shift;
-    const auto cut = static_cast<uint32_t>(bucket_at([&](float logit) {
+    const auto bucket_of = [&](float logit) {
       const uint32_t order = order_of(logit);
       return order < least || order > most ? -1 : static_cast<int>((most - order) >> shift);
-    }));
+    };
+    const auto cut =
+        static_cast<uint32_t>(candidates.count <= Candidates::kRoom ? bucket_at(for_candidates, bucket_of)
+                                                                    : bucket_at(for_row, bucket_of));
     most -= cut << shift;
     least = max(least, most - min(most, (uint32_t{1} << shift) - 1));
   }
   return {most, above, wanted};
 }
 
-__device__ Kept filter(const Row& row, Buckets& buckets) {
+__device__ Kept filter(const Row& row, CutSearch& search) {
   const RowToDraw& params = row.params;
   Kept kept{0, params.min_p, 0, 0x7FFFFFFF};
   if (params.top_k > 0 && params.top_k < row.size)
     kept.kth_order = find_cut(
-                         row, buckets, [](float) { return Weight{1}; },
+                         row, search, [](float) { return Weight{1}; },
                          [&](double) { return static_cast<double>(params.top_k); })
                          .order;
   if (!(params.top_p < 1)) return kept;
 
   // A token stays while what is more likely weighs less than p of the whole.
   const auto weight = [&](float logit) { return weight_of(row, kept, logit); };
-  const Cut cut = find_cut(row, buckets, weight, [&](double whole) {
+  const Cut cut = find_cut(row, search, weight, [&](double whole) {
     return fmax(static_cast<double>(params.top_p) * whole, 0.0);
   });
   kept.lowest_order = cut.order;
@@ -228,11 +278,10 @@ __device__ int draw(const Row& row, const Kept& kept, Chunks& chunks, int most_l
     Weight weight = 0;
     int equals = 0;
     const int end = min(row.size, (chunk + 1) * chunk_size);
-    for (int id = chunk * chunk_size + lane; id < end; id += kWarp) {
-      const float logit = clean(row.logits_V[id]);
+    row.for_ids<kWarp>(chunk * chunk_size + lane, end, [&](int, float logit) {
       weight += weight_above(logit);
       equals += ties(logit) ? 1 : 0;
-    }
+    });
     weight = warp_sum(weight);
     equals = warp_sum(equals);
     if (lane == 0) {
@@ -284,12 +333,12 @@ __device__ int draw(const Row& row, const Kept& kept, Chunks& chunks, int most_l
   return chunks.found;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     sample_row(const float* logits_RV, int size, const RowToDraw* rows_R, DrawnToken* drawn_R,
                TokenLogprob* top_RL, int64_t most_top) {
   __shared__ Row::Shared shared;
   __shared__ union {  // used one after the other
-    Buckets buckets;
+    CutSearch cut;
     Chunks chunks;
   } search;
   Row row{logits_RV + static_cast<int64_t>(blockIdx.x) * size, size, shared, rows_R[blockIdx.x]};
@@ -299,7 +348,7 @@ __global__ void __launch_bounds__(kThreads)
   if (row.largest == kNothing) {
     token = 0;
   } else if (row.params.temperature > 0) {
-    const Kept kept = filter(row, search.buckets);
+    const Kept kept = filter(row, search.cut);
     token = draw(row, kept, search.chunks, token);
   }
   DrawnToken drawn{token, 0};

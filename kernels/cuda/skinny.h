@@ -19,4 +19,14 @@ bool skinny_serves(int64_t m, int64_t n, int64_t k, DType weight);
 void skinny_product(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK, const void* w_NK,
                     int64_t m, int64_t n, int64_t k, bool add);
 
+/// The same on Hopper. It may start while the kernel before it in the stream still runs, and reads the weight
+/// then: what writes a weight must have ended when that kernel starts.
+void skinny_product_on_hopper(cudaStream_t stream, void* y_MN, DType y_dtype, const void* x_MK,
+                              const void* w_NK, int64_t m, int64_t n, int64_t k, bool add);
+
+/// Likewise y_MF = silu(gate) * up as in gated_hopper.h; all bfloat16, the weight such that
+/// skinny_serves(m, 2 F, k).
+void skinny_gated_product(cudaStream_t stream, void* y_MF, const void* x_MK, const void* w_2FK, int64_t m,
+                          int64_t f, int64_t k);
+
 }  // namespace penstock::cuda

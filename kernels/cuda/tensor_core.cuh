@@ -10,19 +10,19 @@ __device__ inline unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
-__device__ inline void load_matrices(uint32_t (&b)[4], unsigned row) {
+__device__ inline void load_matrices(uint32_t (&b)[4], unsigned shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(row));
+               : "r"(shared_row));
 }
 __device__ inline void load_matrices(uint32_t (&b)[4], const void* row) {
   load_matrices(b, shared_address(row));
 }
 
-__device__ inline void load_matrices_transposed(uint32_t (&b)[4], unsigned row) {
+__device__ inline void load_matrices_transposed(uint32_t (&b)[4], unsigned shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(row));
+               : "r"(shared_row));
 }
 __device__ inline void load_matrices_transposed(uint32_t (&b)[4], const void* row) {
   load_matrices_transposed(b, shared_address(row));
@@ -50,6 +50,11 @@ __device__ inline void start_copy(unsigned shared_to, const void* from, bool zer
 }
 __device__ inline void start_copy(void* shared_to, const void* from, bool zeros) {
   start_copy(shared_address(shared_to), from, zeros);
+}
+/// The same for 4 bytes.
+__device__ inline void start_copy_of_4(unsigned shared_to, const void* from, bool zeros) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_to), "l"(from),
+               "r"(zeros ? 0 : 4));
 }
 /// What was started since the last call can be waited for as one.
 __device__ inline void close_copies() {

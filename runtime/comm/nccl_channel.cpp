@@ -20,6 +20,10 @@ using std::chrono::milliseconds;
 constexpr std::chrono::minutes kInitDeadline{3};
 constexpr milliseconds kErrorPeriod{250};
 constexpr std::chrono::microseconds kNap{20};
+// Either end of a transfer that waits for the other spins on its share of the GPU beside the forward. NCCL
+// would take a block for each of up to 32 channels, a quarter of an H100; these reach some tens of GB/s, and
+// a hop has a whole forward's time.
+constexpr int kBlocks = 2;
 constexpr size_t kFirstMessage = size_t{1} << 20;
 // Either end of an edge: sender 0, receiver 1.
 constexpr int kSending = 0;
@@ -49,14 +53,16 @@ class NcclEdge {
         device_(as_cuda(device)),
         text_(edge_text(world, from, to)),
         end_(world.rank() == from ? kSending : kReceiving),
-        stream_(cuda::make_stream()) {
+        stream_(cuda::make_urgent_stream()) {
     const Watchdog deadline(kInitDeadline, [this] {
       return text_ + " was not connected within " + std::to_string(kInitDeadline.count()) +
              " minutes. Check the network between the two hosts, and NCCL_SOCKET_IFNAME and NCCL_IB_HCA, "
              "which "
              "choose the interface; NCCL_DEBUG=INFO says what NCCL tries.";
     });
-    check_nccl(library_.init_rank(&communicator_, 2, parse_id(id), end_), "connecting");
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.maxCTAs = kBlocks;
+    check_nccl(library_.init_rank(&communicator_, 2, parse_id(id), end_, &config), "connecting");
     try {
       try_out();
     } catch (...) {

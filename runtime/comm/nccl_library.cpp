@@ -33,7 +33,7 @@ void find(void* library, F& function, const char* name) {
 Library::Library() {
   void* const library = open_library();
   find(library, get_unique_id, "ncclGetUniqueId");
-  find(library, init_rank, "ncclCommInitRank");
+  find(library, init_rank, "ncclCommInitRankConfig");
   find(library, abort, "ncclCommAbort");
   find(library, async_error, "ncclCommGetAsyncError");
   find(library, send, "ncclSend");

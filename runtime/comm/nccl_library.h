@@ -16,7 +16,7 @@ class Library {
   Library& operator=(const Library&) = delete;
 
   decltype(&ncclGetUniqueId) get_unique_id;
-  decltype(&ncclCommInitRank) init_rank;
+  decltype(&ncclCommInitRankConfig) init_rank;
   decltype(&ncclCommAbort) abort;
   decltype(&ncclCommGetAsyncError) async_error;
   decltype(&ncclSend) send;

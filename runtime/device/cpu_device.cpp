@@ -88,6 +88,7 @@ class CpuDevice final : public Device {
     if (bytes != 0) std::memcpy(host_to, device_from, bytes);
   }
   void synchronize() override {}
+  std::unique_ptr<Moment> mark() override { return nullptr; }
   std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
   std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
 };

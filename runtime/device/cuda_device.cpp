@@ -55,6 +55,21 @@ class CudaGraph final : public Recording {
   cuda::GraphExecutable executable_;
 };
 
+class MarkedEvent final : public Moment {
+ public:
+  explicit MarkedEvent(cudaStream_t stream) : event_(cuda::make_event()) {
+    check(cudaEventRecord(event_.get(), stream), "mark a moment");
+  }
+  bool reached() const override {
+    const cudaError_t status = cudaEventQuery(event_.get());
+    if (status != cudaErrorNotReady) check(status, "what was asked of the device");
+    return status == cudaSuccess;
+  }
+
+ private:
+  cuda::Event event_;
+};
+
 void* take(size_t bytes) {
   void* memory = nullptr;
   const cudaError_t status = cudaMalloc(&memory, bytes);
@@ -142,6 +157,10 @@ void CudaDevice::download(void* host_to, const void* device_from, size_t bytes) 
 
 void CudaDevice::synchronize() {
   check(cudaStreamSynchronize(stream()), "wait for the device");
+}
+
+std::unique_ptr<Moment> CudaDevice::mark() {
+  return std::make_unique<MarkedEvent>(stream());
 }
 
 std::unique_ptr<Recording> CudaDevice::record(const std::function<void()>& ask) {

@@ -29,12 +29,15 @@ class CudaDevice final : public Device {
   /// Waits for the stream.
   void download(void* host_to, const void* device_from, size_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<Moment> mark() override;
   /// A CUDA graph of what `ask` put into the stream.
   std::unique_ptr<Recording> record(const std::function<void()>& ask) override;
   std::optional<MemoryUse> memory_use() const override { return pool_.use(); }
 
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  /// "NVIDIA H100 80GB HBM3".
+  std::string model() const { return properties_.name; }
   /// "sm_90": which machine code runs here.
   std::string architecture() const;
 

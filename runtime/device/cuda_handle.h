@@ -54,6 +54,15 @@ inline Stream make_stream() {
   return Stream(stream);
 }
 
+/// Its kernels are the first to get what becomes free of the device.
+inline Stream make_urgent_stream() {
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "read the streams' priorities");
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest), "make a stream");
+  return Stream(stream);
+}
+
 /// An event for ordering, or, with cudaEventDefault, for timing.
 inline Event make_event(unsigned flags = cudaEventDisableTiming) {
   cudaEvent_t event = nullptr;

@@ -42,6 +42,14 @@ class Recording {
   virtual void replay() = 0;
 };
 
+/// A place in the order of a device's work: reached when everything asked for before it is done. Must not
+/// outlive the Device.
+class Moment {
+ public:
+  virtual ~Moment() = default;
+  virtual bool reached() const = 0;
+};
+
 /// Memory ran out; less may be asked for.
 class OutOfMemory : public Error {
  public:
@@ -62,6 +70,9 @@ class Device {
   virtual void upload(void* device_to, const void* host_from, size_t bytes) = 0;
   virtual void download(void* host_to, const void* device_from, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  /// The moment at which all that was asked for so far is done. Null from a device that has always done it
+  /// already.
+  virtual std::unique_ptr<Moment> mark() = 0;
 
   /// Runs `ask`, which asks this device for work, and keeps that work instead of doing it: no upload,
   /// download, wait or allocation may be among it. Null, with nothing run, from a device that gains nothing

@@ -13,6 +13,19 @@ size_t rounded(size_t bytes, size_t unit) {
   return std::max(unit, (bytes + unit - 1) / unit * unit);
 }
 
+/// What to take for a piece: room for several of its size, where one alone would leave more than a 32nd of
+/// its segment to pieces that may never come. A model has hundreds of experts of 5.5 MiB.
+size_t segment_for(size_t bytes) {
+  constexpr size_t kMostShared = 8;
+  const size_t alone = rounded(bytes, MemoryPool::kSegmentUnit);
+  if (bytes > 32 * MemoryPool::kSegmentUnit) return alone;
+  for (size_t count = 1; count <= kMostShared; ++count) {
+    const size_t segment = rounded(count * bytes, MemoryPool::kSegmentUnit);
+    if ((segment - count * bytes) * 32 <= segment) return segment;
+  }
+  return alone;
+}
+
 }  // namespace
 
 MemoryPool::MemoryPool(std::function<void*(size_t)> take, std::function<void(void*)> give_back)
@@ -28,10 +41,11 @@ void* MemoryPool::allocate(size_t bytes) {
   bytes = rounded(bytes, kAlignment);
   auto fit = free_.lower_bound({bytes, nullptr});
   if (fit == free_.end()) {
-    const size_t segment = rounded(bytes, kSegmentUnit);
+    size_t segment = segment_for(bytes);
     auto* address = static_cast<char*>(take_(segment));
     if (address == nullptr) {
       trim_locked();
+      segment = rounded(bytes, kSegmentUnit);
       address = static_cast<char*>(take_(segment));
     }
     if (address == nullptr) return nullptr;

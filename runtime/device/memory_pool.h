@@ -17,7 +17,8 @@ namespace penstock {
 class MemoryPool {
  public:
   static constexpr size_t kAlignment = 256;
-  /// Segments are multiples of this, and small pieces share one of this size.
+  /// Segments are multiples of this. Small pieces share one of this size; pieces that fit badly into one
+  /// share a larger one with others of their size.
   static constexpr size_t kSegmentUnit = size_t{2} << 20;
 
   /// `take` returns null when the device has no more; `give_back` gets what `take` returned.

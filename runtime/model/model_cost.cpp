@@ -88,14 +88,19 @@ PartCost embedding_cost(const ModelConfig& config, DType dtype) {
   return {config.vocab_size * config.hidden_size * static_cast<int64_t>(bytes_of(dtype)), 0};
 }
 
-PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
+PartCost half_cost(const ModelConfig& config, int64_t half, DType dtype) {
   const auto counted = [&](const auto& part) { return count(part, config.hidden_size); };
-  const Counts attention = std::visit(counted, layer_of(config, layer).attention);
-  const Counts mlp = std::visit(counted, layer_of(config, layer).mlp);
-  return cost(
-      {attention.multiplied + mlp.multiplied, attention.vectors + mlp.vectors + 2 * config.hidden_size,
-       attention.idle + mlp.idle, attention.plain + mlp.plain, mlp.routed},
-      dtype, config.fp8.has_value());
+  const LayerConfig& layer = layer_of(config, half / 2);
+  Counts counts = half % 2 == 0 ? std::visit(counted, layer.attention) : std::visit(counted, layer.mlp);
+  counts.vectors += config.hidden_size;
+  return cost(counts, dtype, config.fp8.has_value());
+}
+
+PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype) {
+  const PartCost attention = half_cost(config, 2 * layer, dtype);
+  const PartCost mlp = half_cost(config, 2 * layer + 1, dtype);
+  return {attention.weight_bytes + mlp.weight_bytes, attention.flops_per_token + mlp.flops_per_token,
+          attention.expert_bytes + mlp.expert_bytes};
 }
 
 PartCost head_cost(const ModelConfig& config, DType dtype) {
@@ -110,11 +115,12 @@ double share_of_experts_hit(const ModelConfig& config, int64_t layer, int64_t to
   return 1 - std::pow(missed, static_cast<double>(tokens));
 }
 
-double layer_work_per_token(const ModelConfig& config, int64_t layer, DType dtype, int64_t tokens,
-                            double flops_per_byte) {
-  const PartCost cost = layer_cost(config, layer, dtype);
-  const double read = static_cast<double>(cost.weight_bytes - cost.expert_bytes) +
-                      static_cast<double>(cost.expert_bytes) * share_of_experts_hit(config, layer, tokens);
+double half_work_per_token(const ModelConfig& config, int64_t half, DType dtype, int64_t tokens,
+                           double flops_per_byte) {
+  const PartCost cost = half_cost(config, half, dtype);
+  double read = static_cast<double>(cost.weight_bytes);
+  if (cost.expert_bytes > 0)
+    read -= static_cast<double>(cost.expert_bytes) * (1 - share_of_experts_hit(config, half / 2, tokens));
   return std::max(cost.flops_per_token, flops_per_byte * read / static_cast<double>(tokens));
 }
 

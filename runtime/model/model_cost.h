@@ -15,6 +15,8 @@ struct PartCost {
 };
 
 PartCost embedding_cost(const ModelConfig& config, DType dtype);
+/// Half 2 l is the attention of layer l with the norm before it, half 2 l + 1 its MLP with that before it.
+PartCost half_cost(const ModelConfig& config, int64_t half, DType dtype);
 PartCost layer_cost(const ModelConfig& config, int64_t layer, DType dtype);
 /// Final norm and output projection. Its FLOPs fall only on tokens whose logits are wanted.
 PartCost head_cost(const ModelConfig& config, DType dtype);
@@ -23,11 +25,11 @@ PartCost head_cost(const ModelConfig& config, DType dtype);
 /// to 1.
 double share_of_experts_hit(const ModelConfig& config, int64_t layer, int64_t tokens);
 
-/// What a layer takes of a micro-batch's time, in FLOP for each of its `tokens` tokens: its products, or
-/// reading its weights once where that takes longer, as with experts that few tokens share. `flops_per_byte`:
-/// how many FLOP the machine does while it reads a byte.
-double layer_work_per_token(const ModelConfig& config, int64_t layer, DType dtype, int64_t tokens,
-                            double flops_per_byte);
+/// What the products of half a layer take of a micro-batch's time, in FLOP for each of its `tokens` tokens:
+/// multiplying, or reading the weights once where that takes longer, as with experts that few tokens share.
+/// `flops_per_byte`: how many FLOP the machine does while it reads a byte.
+double half_work_per_token(const ModelConfig& config, int64_t half, DType dtype, int64_t tokens,
+                           double flops_per_byte);
 
 /// Multiplying q with the keys and the probabilities with the values of `context` positions, for one token.
 double attention_flops_per_token(const ModelConfig& config, int64_t layer, int64_t context);

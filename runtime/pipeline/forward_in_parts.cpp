@@ -54,10 +54,10 @@ TensorView rows_of(const TensorView& view_TD, int64_t from, int64_t rows) {
 
 }  // namespace
 
-std::vector<Sampled> forward_in_parts(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
-                                      TensorView out_TD, const std::function<void()>& ran_out) {
+DrawingPtr forward_in_parts(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
+                            TensorView out_TD, const std::function<void()>& ran_out) {
   try {
-    return stage.forward(plan, in_TD, out_TD);
+    return stage.start(plan, in_TD, out_TD);
   } catch (const OutOfMemory&) {
     if (tokens_of(plan) < 2) throw;
   }
@@ -66,13 +66,17 @@ std::vector<Sampled> forward_in_parts(Stage& stage, Device& device, const proto:
   const int64_t all = tokens_of(plan);
   const int64_t half = all / 2;
   const auto [first, second] = cut(plan, half);
-  std::vector<Sampled> sampled =
-      forward_in_parts(stage, device, first, rows_of(in_TD, 0, half), rows_of(out_TD, 0, half), ran_out);
+  std::vector<Sampled> sampled;
+  const auto take = [&sampled](const DrawingPtr& drawing) {
+    if (!drawing) return;
+    std::vector<Sampled> some = drawing->take();
+    sampled.insert(sampled.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
+  };
+  take(forward_in_parts(stage, device, first, rows_of(in_TD, 0, half), rows_of(out_TD, 0, half), ran_out));
   device.synchronize();  // the halves share the stage's working memory
-  std::vector<Sampled> rest = forward_in_parts(stage, device, second, rows_of(in_TD, half, all - half),
-                                               rows_of(out_TD, half, all - half), ran_out);
-  sampled.insert(sampled.end(), std::make_move_iterator(rest.begin()), std::make_move_iterator(rest.end()));
-  return sampled;
+  take(forward_in_parts(stage, device, second, rows_of(in_TD, half, all - half),
+                        rows_of(out_TD, half, all - half), ran_out));
+  return std::make_unique<Drawn>(std::move(sampled));
 }
 
 }  // namespace penstock

@@ -10,9 +10,9 @@
 
 namespace penstock {
 
-/// As stage.forward. `ran_out` is called each time a forward is cut in two; a single token that does not fit
+/// As stage.start. `ran_out` is called each time a forward is cut in two; a single token that does not fit
 /// throws OutOfMemory.
-std::vector<Sampled> forward_in_parts(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
-                                      TensorView out_TD, const std::function<void()>& ran_out);
+DrawingPtr forward_in_parts(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
+                            TensorView out_TD, const std::function<void()>& ran_out);
 
 }  // namespace penstock

@@ -1,11 +1,18 @@
 #include "runtime/pipeline/runner.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
 
 #include "runtime/pipeline/forward_in_parts.h"
 
 namespace penstock {
 namespace {
+
+/// Forwards that the device may be asked for and not be through with: the one at work, and the next.
+constexpr size_t kAskedAhead = 2;
+constexpr std::chrono::microseconds kNap{20};
 
 int64_t tokens_of(const proto::Plan& plan) {
   int64_t tokens = 0;
@@ -41,6 +48,17 @@ proto::StepResult to_result(const proto::Plan& plan, const std::vector<Sampled>&
 }
 
 }  // namespace
+
+/// A Stopwatch, unless the device is at work meanwhile: then the time is the forward's.
+class Runner::IdleWatch {
+ public:
+  IdleWatch(Runner& runner, proto::Activity activity, uint64_t step) {
+    if (runner.under_way_.empty()) watch_.emplace(runner.meter_, activity, step);
+  }
+
+ private:
+  std::optional<Stopwatch> watch_;
+};
 
 Runner::Runner(Stage& stage, Device& device, World& world, RunnerEdges edges, const Schedule& schedule,
                const RunnerOptions& options, PlanSource* source)
@@ -78,6 +96,7 @@ proto::StageReport Runner::run() {
   const Program& program = schedule_.programs[static_cast<size_t>(options_.stage)];
   play(program.warm_up);
   while (!finished_) play(program.steady);
+  while (!under_way_.empty()) settle_oldest();
   for (Slot& slot : slots_)
     if (slot.sending) slot.sending->wait();
   return meter_.report(StageMeter::Clock::now());
@@ -101,8 +120,7 @@ void Runner::play(const std::vector<Action>& actions) {
         send(slot, step);
         break;
       case ActionKind::give_back:
-        give_back(slot, step);
-        break;
+        break;  // when the forward is settled, which has happened where it was done at once
       case ActionKind::take_in:
         take_in(slot, action.slot);
         break;
@@ -159,7 +177,8 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     slot.plan = std::move(known_plans_.front());
     known_plans_.pop_front();
     if (!slot.receiving) start_receive(slot, *slot.plan);
-    const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_INPUT, step);
+    settle_until([&slot] { return slot.receiving->done(); });
+    const IdleWatch watch(*this, proto::ACTIVITY_WAIT_INPUT, step);
     slot.receiving->wait();
     slot.receiving.reset();
   }
@@ -169,56 +188,96 @@ void Runner::forward(Slot& slot, int slot_index, uint64_t step) {
     throw Error("a plan of " + std::to_string(tokens) + " tokens, expected at most " +
                 std::to_string(options_.max_tokens));
   if (slot.sending) {  // out_TD may still be on its way from the last round
-    const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
+    const IdleWatch watch(*this, proto::ACTIVITY_SEND, step);
     slot.sending->wait();
     slot.sending.reset();
   }
-  if (const uint64_t blocks = slot.plan->full_precision_blocks(); blocks > 0)
+  if (const uint64_t blocks = slot.plan->full_precision_blocks(); blocks > 0) {
+    while (!under_way_.empty()) settle_oldest();
     stage_.allocate_full_precision_cache(static_cast<int64_t>(blocks));
-  Stopwatch watch(meter_, proto::ACTIVITY_BUSY, step);
+  }
+  while (under_way_.size() >= kAskedAhead) settle_oldest();
+  if (under_way_.empty()) meter_.begin(proto::ACTIVITY_BUSY, step, StageMeter::Clock::now());
   const TensorView in_TD = stage_.is_first() ? TensorView{} : slot.in_TD.view.first(tokens);
   const TensorView out_TD = stage_.is_last() ? TensorView{} : slot.out_TD.view.first(tokens);
-  const std::vector<Sampled> sampled =
+  DrawingPtr drawing =
       forward_in_parts(stage_, device_, *slot.plan, in_TD, out_TD, [this] { meter_.ran_out_of_memory(); });
-  device_.synchronize();
-  if (stage_.is_last()) slot.result = to_result(*slot.plan, sampled);
+  under_way_.push_back({slot_index, step, tokens, device_.mark(), std::move(drawing)});
+  while (!under_way_.empty() && under_way_.front().end == nullptr) settle_oldest();
+}
+
+/// Waits for the oldest forward under way, and gives back what it drew.
+void Runner::settle_oldest() {
+  Forward forward = std::move(under_way_.front());
+  under_way_.pop_front();
+  const Action doing = std::exchange(current_, {options_.stage, ActionKind::forward, forward.slot});
+  const uint64_t doing_step = std::exchange(current_step_, forward.step);
+  while (forward.end && !forward.end->reached()) std::this_thread::sleep_for(kNap);
+  const std::vector<Sampled> sampled = forward.drawing ? forward.drawing->take() : std::vector<Sampled>{};
+  const StageMeter::Clock::time_point now = StageMeter::Clock::now();
+  meter_.end(now, forward.tokens);
+  if (!under_way_.empty()) meter_.begin(proto::ACTIVITY_BUSY, under_way_.front().step, now);
   if (const CacheRounding r = stage_.take_cache_rounding(); r.kept > 0) meter_.rounded(r.error, r.kept);
   if (const auto bad =
           std::count_if(sampled.begin(), sampled.end(), [](const Sampled& s) { return !s.finite; });
       bad > 0)
     meter_.drew_from_no_numbers(static_cast<uint64_t>(bad));
-  watch.done(tokens);
+  if (stage_.is_last()) {
+    Slot& slot = slots_[static_cast<size_t>(forward.slot)];
+    give_back(slot, to_result(*slot.plan, sampled));
+  }
+  current_ = doing;
+  current_step_ = doing_step;
+}
+
+/// Settles what ends while the device is at work and `ready` is false. The caller may wait in earnest
+/// afterwards: nothing is under way then.
+template <class Ready>
+void Runner::settle_until(Ready ready) {
+  while (!under_way_.empty() && !ready()) {
+    if (under_way_.front().end->reached())
+      settle_oldest();
+    else
+      std::this_thread::sleep_for(kNap);
+  }
+}
+
+void Runner::give_back(Slot& slot, proto::StepResult result) {
+  if (schedule_.stages == 1) {
+    results_.push_back(std::move(result));
+    return;
+  }
+  const IdleWatch watch(*this, proto::ACTIVITY_SEND, slot.plan->step());
+  world_.control().send(options_.first_rank, ControlKind::step_result, result.SerializeAsString());
+  slot.plan.reset();
 }
 
 void Runner::send(Slot& slot, uint64_t step) {
   if (!slot.plan || slot.plan->step() != step) return;
-  const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
+  const IdleWatch watch(*this, proto::ACTIVITY_SEND, step);
   const TensorView out_TD = slot.out_TD.view.first(tokens_of(*slot.plan));
   slot.sending = edges_.out->send(bytes_in(out_TD));
   meter_.sent(out_TD.bytes());
   if (!stage_.is_first()) slot.plan.reset();
 }
 
-void Runner::give_back(Slot& slot, uint64_t step) {
-  if (!slot.plan || slot.plan->step() != step) return;
-  const Stopwatch watch(meter_, proto::ACTIVITY_SEND, step);
-  world_.control().send(options_.first_rank, ControlKind::step_result, slot.result.SerializeAsString());
-  slot.plan.reset();
-}
-
 void Runner::take_in(Slot& slot, int slot_index) {
   if (!slot.plan) return;
-  if (schedule_.stages > 1) {
-    const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_INPUT, slot.plan->step());
-    while (!arrived_result_) store(world_.control().receive());
-    slot.result = std::move(*arrived_result_);
-    arrived_result_.reset();
+  settle_until([this] {
+    if (schedule_.stages > 1) take_messages();
+    return !results_.empty();
+  });
+  if (results_.empty()) {
+    const IdleWatch watch(*this, proto::ACTIVITY_WAIT_INPUT, slot.plan->step());
+    while (results_.empty()) store(world_.control().receive());
   }
-  if (slot.result.step() != slot.plan->step())
-    throw Error("tokens of step " + std::to_string(slot.result.step()) + " came back, expected step " +
+  const proto::StepResult result = std::move(results_.front());
+  results_.pop_front();
+  if (result.step() != slot.plan->step())
+    throw Error("tokens of step " + std::to_string(result.step()) + " came back, expected step " +
                 std::to_string(slot.plan->step()));
   slot.plan.reset();
-  source_->take_in(slot_index, slot.result);
+  source_->take_in(slot_index, result);
 }
 
 void Runner::take_messages() {
@@ -227,7 +286,11 @@ void Runner::take_messages() {
 }
 
 void Runner::wait_for_plan() {
-  const Stopwatch watch(meter_, proto::ACTIVITY_WAIT_PLAN, current_step_);
+  settle_until([this] {
+    take_messages();
+    return !known_plans_.empty() || finished_;
+  });
+  const IdleWatch watch(*this, proto::ACTIVITY_WAIT_PLAN, current_step_);
   take_messages();
   while (known_plans_.empty() && !finished_) store(world_.control().receive());
 }
@@ -243,10 +306,10 @@ void Runner::store(ControlMessage message) {
     }
     case ControlKind::step_result: {
       proto::StepResult result;
-      if (!stage_.is_first() || arrived_result_ || !result.ParseFromString(message.payload))
+      if (!stage_.is_first() || results_.size() == slots_.size() || !result.ParseFromString(message.payload))
         throw Error("rank " + std::to_string(message.from) +
                     " sent tokens that cannot be read or were not due");
-      arrived_result_ = std::move(result);
+      results_.push_back(std::move(result));
       return;
     }
     case ControlKind::finish:

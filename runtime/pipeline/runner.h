@@ -1,5 +1,10 @@
 // Plays one stage's program of the schedule: one switch over actions. The same code for one rank and for
 // many, over whatever channels the world has. Runs on the rank's main thread; nothing else touches the stage.
+//
+// A GPU is asked for the next forward before it is through with the last one, so that the host's work (plans,
+// tokens, transfers) costs it no time: at most kAskedAhead forwards are under way. They are settled in order,
+// as soon as the thread has nothing else to do: only then are a forward's tokens given back. Where a forward
+// is done when it returns, as on a CPU, all this is one step.
 #pragma once
 
 #include <deque>
@@ -67,15 +72,27 @@ class Runner {
     Tensor out_TD;
     TransferPtr receiving;
     TransferPtr sending;
-    proto::StepResult result;  // only where the last stage is
   };
+
+  /// A forward that the device was asked for.
+  struct Forward {
+    int slot = 0;
+    uint64_t step = 0;
+    int64_t tokens = 0;
+    std::unique_ptr<Moment> end;  // null: it is done
+    DrawingPtr drawing;           // null: it draws nothing
+  };
+  class IdleWatch;
 
   void play(const std::vector<Action>& actions);
   void post_receive(uint64_t step);
   void forward(Slot& slot, int slot_index, uint64_t step);
   void send(Slot& slot, uint64_t step);
-  void give_back(Slot& slot, uint64_t step);
   void take_in(Slot& slot, int slot_index);
+  void give_back(Slot& slot, proto::StepResult result);
+  void settle_oldest();
+  template <class Ready>
+  void settle_until(Ready ready);
   void start_receive(Slot& slot, const proto::Plan& plan);
   void take_messages();
   void wait_for_plan();
@@ -90,9 +107,10 @@ class Runner {
   PlanSource* source_;
   RunnerEdges edges_;
   std::vector<Slot> slots_;
-  std::vector<uint64_t> step_of_kind_;   // how often each kind of action has been played
-  std::deque<proto::Plan> known_plans_;  // received, not begun; oldest first
-  std::optional<proto::StepResult> arrived_result_;
+  std::vector<uint64_t> step_of_kind_;     // how often each kind of action has been played
+  std::deque<proto::Plan> known_plans_;    // received, not begun; oldest first
+  std::deque<Forward> under_way_;          // oldest first
+  std::deque<proto::StepResult> results_;  // of the first stage: tokens that came back, not taken in
   bool finished_ = false;
   Action current_{};
   uint64_t current_step_ = 0;

@@ -50,10 +50,16 @@ class Stage {
   /// What the KV cache's format took from vectors kept since the last call.
   virtual CacheRounding take_cache_rounding() = 0;
 
-  /// Runs one micro-batch. `in_TD` (f32) is read unless is_first(); `out_TD` is written unless is_last().
-  /// Returns, row by row in the plan's order, one entry for each of its targets and one if it has `sampling`;
-  /// empty unless is_last().
-  virtual std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) = 0;
+  /// Asks the device for the forward of one micro-batch, behind those asked for before. `in_TD` (f32) is read
+  /// unless is_first(); `out_TD` is written unless is_last(). The tokens drawn, row by row in the plan's
+  /// order: one entry for each of a row's targets and one if it has `sampling`. Null where there are none,
+  /// as always unless is_last().
+  virtual DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) = 0;
+  /// The same, with the tokens waited for.
+  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
+    const DrawingPtr drawing = start(plan, in_TD, out_TD);
+    return drawing ? drawing->take() : std::vector<Sampled>{};
+  }
 };
 
 }  // namespace penstock

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""--kv-cache-dtype: the same bytes however the work is cut, half the memory, refused where there is no kernel."""
+"""--kv-cache-dtype: the same bytes however the work is cut, and half the memory."""
 import os
 import signal
 import subprocess
@@ -44,15 +44,8 @@ class KvCache(ProgramTest):
                          ("int8", "KV cache: 2592 bytes a token over all ranks, in int8 and its scales\n")):
             run = self.plan(DEMO, "--dtype", "bfloat16", "--kv-cache-dtype", kv)
             self.assertIn(line, run.stdout, run.stderr)
-
-    def test_gpus_refuse_it_before_anything_is_read(self):
-        model = self.folder / "model"
-        model.mkdir()
-        (model / "config.json").write_text((DEMO / "config.json").read_text())  # and no weights
-        run = self.generate(0, "--device", "cuda", "--kv-cache-dtype", "fp8", model=model)
-        self.assertEqual(run.returncode, 2, run.stderr)
-        self.assertEqual(run.stderr.count("--kv-cache-dtype: expected auto with --device cuda, found fp8"), 1, run.stderr)
-        self.assertFalse(self.output.exists())
+            on_gpu = self.plan(DEMO, "--dtype", "bfloat16", "--kv-cache-dtype", kv, "--device", "cuda")
+            self.assertIn(line, on_gpu.stdout, on_gpu.stderr)
 
     def test_another_format_is_another_job(self):
         self.write("".join(row(f"r{i}", max_tokens=150, ignore_eos=True) for i in range(96)))

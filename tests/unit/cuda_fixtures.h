@@ -52,6 +52,14 @@ class CudaTest : public ::testing::Test {
     return twin;
   }
 
+  /// Every bit set, which is NaN in every float: for what is not read as values of its dtype.
+  Twin bytes_of_ones(DType dtype, const Shape& shape) {
+    Twin twin = empty(dtype, shape);
+    std::memset(twin.host.view.data, 0xFF, twin.host.view.bytes());
+    gpu_->upload(twin.gpu.view.data, twin.host.view.data, twin.host.view.bytes());
+    return twin;
+  }
+
   Twin of(const std::vector<int32_t>& values) {
     Twin twin = empty(DType::i32, {static_cast<int64_t>(values.size())});
     std::memcpy(twin.host.view.data, values.data(), twin.host.view.bytes());
@@ -93,6 +101,14 @@ class CudaTest : public ::testing::Test {
       size += expected * expected;
     }
     EXPECT_LE(std::sqrt(error / size), tolerance);
+  }
+
+  /// Of a narrow cache, since the last call of this.
+  CacheRounding rounding_so_far() {
+    gpu_->synchronize();
+    ops_->take_cache_rounding();
+    gpu_->synchronize();
+    return ops_->take_cache_rounding();
   }
 
   static double tolerance(DType dtype) { return dtype == DType::bf16 ? 4e-3 : 2e-6; }

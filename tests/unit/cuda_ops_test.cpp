@@ -1,7 +1,9 @@
 // The row operations, matrix products and sampling of the CUDA back end against the plain reference.
 #include <map>
 
+#include "kernels/cuda/skinny.h"
 #include "kernels/sampling.h"
+#include "runtime/device/cuda_device.h"
 #include "tests/unit/cuda_fixtures.h"
 
 namespace penstock::test {
@@ -132,6 +134,36 @@ TEST_F(CudaMatmul, RowsHaveTheSameBitsForEveryM) {
           ASSERT_TRUE(bytes_of_rows(some.gpu, 0, m) == bytes_of_rows(all.gpu, first, m)) << "M = " << m;
         }
       }
+}
+
+TEST_F(CudaMatmul, TheKernelsForFewRowsHaveTheSumsOfManyRows) {
+  const CudaDevice& device = as_cuda(*gpu_);
+  const int64_t most = 17;  // one more than these kernels serve
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>(6144, 4096), {4096, 14336}, {16, 128}, {48, 640}}) {
+    const auto w = ops_->make_matrix(n, k, DType::bf16);
+    const Twin rows = random(DType::bf16, {n, k}, 0.1F), x = random(DType::bf16, {most, k}),
+               sums = poisoned(DType::f32, {most, n});
+    ops_->load_rows(*w, 0, rows.host);
+    ops_->matmul(sums.gpu, x.gpu, *w, {}, Into::overwrite);
+    const std::vector<float> sum = values_of(sums.gpu);
+    for (const DType out : {DType::f32, DType::bf16})
+      for (const bool add : {false, true}) {
+        const Twin before = random(out, {most, n});
+        for (const int64_t m : {1, 2, 7, 8, 9, 15, 16})
+          for (const auto kernel : {cuda::skinny_product, cuda::skinny_product_on_hopper}) {
+            if (kernel == cuda::skinny_product_on_hopper && device.architecture() != "sm_90") continue;
+            SCOPED_TRACE(Shape({m, n, k}).text() + name_of(out));
+            const Twin y = copy_of(before);
+            kernel(device.stream(), y.gpu.view.data, out, x.gpu.view.data, rows.gpu.view.data, m, n, k, add);
+            for (int64_t i = 0; i < m * n; ++i)
+              cpu::write(y.host.view.data, out, i,
+                         sum[static_cast<size_t>(i)] + (add ? cpu::read(before.host.view.data, out, i) : 0));
+            const auto* expected = y.host.view.as<const std::byte>();
+            ASSERT_TRUE(bytes_of_rows(y.gpu, 0, most) ==
+                        std::vector<std::byte>(expected, expected + y.host.view.bytes()));
+          }
+      }
+  }
 }
 
 class CudaSampling : public CudaTest {

@@ -17,9 +17,16 @@ class CudaStage : public CudaTest {
     config_ = load_model_config(own_models() / "tiny-qwen3");
     weights_ = make_dummy_weights(3);
   }
+  /// From here on all layers but the first have experts, as DeepSeek-V3's do.
+  void mix_experts() {
+    const GateConfig gate{GateConfig::Score::sigmoid, 16, 4, 4, 2, true, true, true, 2.5F};
+    for (size_t l = 1; l < config_.layers.size(); ++l) config_.layers[l].mlp = MoeConfig{gate, 24, 48, false};
+  }
   Chain chain(const Cuts& cuts, const Limits& limits) {
     return {config_, *weights_, cuts, limits, *gpu_, *ops_};
   }
+
+  void expect_recorded_steps_give_the_same();
 
   std::vector<std::vector<int32_t>> prompts(size_t count) {
     std::vector<std::vector<int32_t>> prompts(count);
@@ -45,10 +52,15 @@ void expect_same(const std::vector<std::vector<Sampled>>& a, const std::vector<s
   }
 }
 
-TEST_F(CudaStage, RecordedStepsGiveARowTheBitsThatItHasAlone) {
+void CudaStage::expect_recorded_steps_give_the_same() {
   const Cuts whole{{config_.layer_count(), true, true}};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const Limits limits{dtype, 512, 16, 512, 16};
+  struct Format {
+    DType dtype;
+    std::optional<DType> kv;
+  };
+  for (const auto& [dtype, kv] : {Format{DType::f32, {}}, Format{DType::bf16, {}},
+                                  Format{DType::bf16, DType::e4m3}, Format{DType::bf16, DType::i8}}) {
+    const Limits limits{dtype, 512, 16, 512, 16, ExpertLoading::eager, kv};
     const auto asked = prompts(11);
     Chain together = chain(whole, limits);
     const auto answers = generate(together, asked, 80, 512);
@@ -60,8 +72,54 @@ TEST_F(CudaStage, RecordedStepsGiveARowTheBitsThatItHasAlone) {
     }
     expect_same(answers, alone);
     Chain cut =
-        chain({{0, true, false}, {1, false, false}, {config_.layer_count() - 1, false, true}}, limits);
+        chain({{0, true, false}, {1, false, false, 1}, {config_.layer_count() - 1, false, true, -1}}, limits);
     expect_same(answers, generate(cut, asked, 80, 512));
+  }
+}
+
+TEST_F(CudaStage, RecordedStepsGiveARowTheBitsThatItHasAlone) {
+  expect_recorded_steps_give_the_same();
+}
+
+TEST_F(CudaStage, SoTheyDoWhereTokensTakeExperts) {
+  mix_experts();
+  expect_recorded_steps_give_the_same();
+}
+
+TEST_F(CudaStage, ExpertsGiveWhatTheyGiveOnACpu) {
+  mix_experts();
+  const Cuts whole{{config_.layer_count(), true, true}};
+  const Limits limits{DType::f32, 512, 16, 512, 16};
+  std::vector<std::vector<int32_t>> asked(9);
+  for (size_t r = 0; r < asked.size(); ++r)
+    for (size_t i = 0; i < 5 * r + 1; ++i)
+      asked[r].push_back(
+          static_cast<int32_t>((i * i * 37 + r * 11) % static_cast<size_t>(config_.vocab_size)));
+  const auto host_ops = make_cpu_ops(*host_, 1);
+  Chain here = chain(whole, limits);
+  Chain there(config_, *weights_, whole, limits, *host_, *host_ops);
+  const auto found = generate(here, asked, 1, 512);
+  const auto expected = generate(there, asked, 1, 512);
+  for (size_t r = 0; r < asked.size(); ++r) {
+    ASSERT_EQ(found[r][0].token, expected[r][0].token) << "row " << r;
+    ASSERT_NEAR(found[r][0].logprob, expected[r][0].logprob, 1e-4) << "row " << r;
+  }
+}
+
+TEST_F(CudaStage, AStepToFullPrecisionGivesTheBitsOfACacheThatAlwaysHadIt) {
+  const Cuts whole{{config_.layer_count(), true, true}};
+  const auto asked = prompts(5);
+  Limits limits{DType::bf16, 512, 16, 512, 16};
+  Chain full = chain(whole, limits);
+  const auto expected = generate(full, asked, 40, 512);
+  for (const DType kv : {DType::e4m3, DType::i8}) {
+    limits.kv = kv;
+    Chain narrow = chain(whole, limits);
+    generate(narrow, asked, 40, 512);  // decode steps over the narrow cache are recorded
+    EXPECT_GT(rounding_so_far().error, 0);
+    narrow.stage(0).allocate_full_precision_cache(narrow.blocks());
+    expect_same(generate(narrow, asked, 40, 512), expected);
+    EXPECT_EQ(rounding_so_far().kept, 0);
   }
 }
 

@@ -148,14 +148,14 @@ TEST(DeepseekConfig, ALayerWithExpertsTakesTheTimeOfReadingThemWhereFewTokensSha
   EXPECT_EQ(share_of_experts_hit(c, 0, 64), 0) << "a dense layer";
   EXPECT_DOUBLE_EQ(share_of_experts_hit(c, 1, 1), 6.0 / 64);
   EXPECT_NEAR(share_of_experts_hit(c, 1, 64), 0.998, 0.001);
-  const PartCost dense = layer_cost(c, 0, DType::bf16);
-  const PartCost experts = layer_cost(c, 1, DType::bf16);
+  const PartCost dense = half_cost(c, 1, DType::bf16);
+  const PartCost experts = half_cost(c, 3, DType::bf16);
   EXPECT_EQ(dense.expert_bytes, 0);
   EXPECT_EQ(experts.expert_bytes, int64_t{2} * 64 * 3 * 2048 * 1408);
-  EXPECT_EQ(layer_work_per_token(c, 0, DType::bf16, 64, 12), dense.flops_per_token) << "products take longer";
-  EXPECT_NEAR(layer_work_per_token(c, 1, DType::bf16, 64, 12),
+  EXPECT_EQ(half_work_per_token(c, 1, DType::bf16, 64, 12), dense.flops_per_token) << "products take longer";
+  EXPECT_NEAR(half_work_per_token(c, 3, DType::bf16, 64, 12),
               12.0 * static_cast<double>(experts.weight_bytes) / 64, 1e6);
-  EXPECT_EQ(layer_work_per_token(c, 1, DType::bf16, 100000, 12), experts.flops_per_token);
+  EXPECT_EQ(half_work_per_token(c, 3, DType::bf16, 100000, 12), experts.flops_per_token);
 }
 
 TEST(DeepseekConfig, LayersWithExpertsFollowFirstAndFrequency) {

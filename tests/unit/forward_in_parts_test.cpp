@@ -34,12 +34,12 @@ class ScarceStage final : public Stage {
     stage_.allocate_full_precision_cache(blocks);
   }
   CacheRounding take_cache_rounding() override { return stage_.take_cache_rounding(); }
-  std::vector<Sampled> forward(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
+  DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     int64_t tokens = 0;
     for (const auto& row : plan.rows()) tokens += row.tokens_size();
-    std::vector<Sampled> sampled = stage_.forward(plan, in_TD, out_TD);  // its cache is written already
+    DrawingPtr drawing = stage_.start(plan, in_TD, out_TD);  // its cache is written already
     if (tokens > room_) throw OutOfMemory("out of memory: no room for " + std::to_string(tokens) + " tokens");
-    return sampled;
+    return drawing;
   }
 
  private:
@@ -87,7 +87,7 @@ TEST_F(ForwardInParts, GivesTheSameBitsHoweverLittleMemoryThereIs) {
     forward_in_parts(first, *device_, plan_, {}, again, [&] { ++ran_out; });
     EXPECT_EQ(ran_out > 0, room < 12);
     EXPECT_EQ(std::memcmp(again.view.data, hidden.view.data, hidden.view.bytes()), 0) << room;
-    const std::vector<Sampled> sampled = forward_in_parts(second, *device_, plan_, again, {}, [] {});
+    const std::vector<Sampled> sampled = forward_in_parts(second, *device_, plan_, again, {}, [] {})->take();
     ASSERT_EQ(sampled.size(), expected.size()) << room;
     for (size_t i = 0; i < sampled.size(); ++i) {
       EXPECT_EQ(sampled[i].token, expected[i].token);

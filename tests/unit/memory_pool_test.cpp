@@ -56,6 +56,24 @@ TEST(MemoryPool, SmallPiecesShareASegmentAndAreAligned) {
   EXPECT_EQ(device.taken(), kUnit);
 }
 
+TEST(MemoryPool, PiecesThatFitBadlyShareSegmentsAndLeaveLittleUnused) {
+  FakeDevice device(2000 * kUnit);
+  MemoryPool pool = device.pool();
+  for (int expert = 0; expert < 64; ++expert) {  // of DeepSeek-V2-Lite: gate and up, down
+    ASSERT_NE(pool.allocate(size_t{2} * 1408 * 2048 * 2), nullptr);
+    ASSERT_NE(pool.allocate(size_t{2048} * 1408 * 2), nullptr);
+  }
+  EXPECT_EQ(pool.use().in_use, 64 * size_t{3} * 1408 * 2048 * 2);
+  EXPECT_LE(pool.use().reserved - pool.use().in_use, pool.use().in_use / 32);
+}
+
+TEST(MemoryPool, WhereThereIsNoRoomForSeveralAPieceComesAlone) {
+  FakeDevice device(3 * kUnit);
+  MemoryPool pool = device.pool();
+  EXPECT_NE(pool.allocate(2 * kUnit + kUnit / 2), nullptr);
+  EXPECT_EQ(device.taken(), 3 * kUnit);
+}
+
 TEST(MemoryPool, JoinsNeighboursOfOneSegmentOnly) {
   FakeDevice device(100 * kUnit);
   MemoryPool pool = device.pool();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "stages/build_stage.h"
@@ -16,6 +17,7 @@ struct Cut {
   int64_t layers = 0;
   bool embedding = false;
   bool head = false;
+  int64_t more_halves = 0;  // an attention of the next layer, or less one MLP
 };
 using Cuts = std::vector<Cut>;
 
@@ -26,6 +28,7 @@ struct Limits {
   int64_t max_tokens = 512;
   int64_t max_rows = 16;
   ExpertLoading experts = ExpertLoading::eager;
+  std::optional<DType> kv{};
 };
 
 /// The stages of one model, chained by hand.
@@ -34,16 +37,17 @@ class Chain {
   Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits,
         Device& device, Ops& ops)
       : device_(device), limits_(limits) {
-    int64_t layer = 0;
+    int64_t half = 0;
     for (const Cut& cut : cuts) {
+      const int64_t halves = 2 * cut.layers + cut.more_halves;
       stages_.push_back(
           build_stage(config, source,
-                      {layer, cut.layers, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
-                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts},
+                      {half, halves, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
+                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts, limits.kv},
                       device, ops));
-      layer += cut.layers;
+      half += halves;
     }
-    EXPECT_EQ(layer, config.layer_count());
+    EXPECT_EQ(half, 2 * config.layer_count());
     for (const auto& stage : stages_) stage->allocate_cache(blocks());
   }
 

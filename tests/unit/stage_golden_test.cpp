@@ -81,8 +81,8 @@ TEST_P(OwnGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto answers = generate(whole, prompts, cases[0].steps.size(), 512);
   expect_golden(cases, answers);
 
-  Chain cut =
-      model.chain({{0, true, false}, {1, false, false}, {model.config.layer_count() - 1, false, true}});
+  Chain cut = model.chain(
+      {{0, true, false, 1}, {1, false, false, -1}, {model.config.layer_count() - 1, false, true}});
   expect_same_bits(generate(cut, prompts, cases[0].steps.size(), 7), answers);
 }
 
@@ -106,7 +106,8 @@ TEST_P(SharedGolden, IsReachedByEveryCutWithTheSameBits) {
   expect_golden(cases, answers);
 
   const int64_t layers = model.config.layer_count();
-  Chain cut = model.chain({{0, true, false}, {layers / 3, false, false}, {layers - layers / 3, false, true}});
+  Chain cut =
+      model.chain({{0, true, false}, {layers / 3, false, false, 1}, {layers - layers / 3, false, true, -1}});
   expect_same_bits(generate(cut, prompts, 6, 16), answers);
 }
 

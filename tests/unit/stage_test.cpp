@@ -131,19 +131,20 @@ TEST(ModelCost, IsWhatAStageHolds) {
   for (const bool bias : {false, true})
     for (const DType dtype : {DType::f32, DType::bf16}) {
       const ModelConfig config = small_config({4, 2, 6, bias, bias, bias}, bias);
-      const auto built = [&](int64_t layers, bool embedding, bool head) {
-        return build_stage(config, *source, {0, layers, embedding, head, dtype, 64, 8, 20, 3}, *device, *ops);
+      const auto built = [&](int64_t halves, bool embedding, bool head) {
+        return build_stage(config, *source, {0, halves, embedding, head, dtype, 64, 8, 20, 3}, *device, *ops);
       };
-      const auto weighs = [&](int64_t layers, bool embedding, bool head) {
-        return static_cast<int64_t>(built(layers, embedding, head)->weight_bytes());
+      const auto weighs = [&](int64_t halves, bool embedding, bool head) {
+        return static_cast<int64_t>(built(halves, embedding, head)->weight_bytes());
       };
       EXPECT_EQ(weighs(0, true, false), embedding_cost(config, dtype).weight_bytes);
-      EXPECT_EQ(weighs(3, false, false), 3 * layer_cost(config, 0, dtype).weight_bytes);
+      EXPECT_EQ(weighs(6, false, false), 3 * layer_cost(config, 0, dtype).weight_bytes);
+      EXPECT_EQ(weighs(1, false, false), half_cost(config, 0, dtype).weight_bytes);
       EXPECT_EQ(weighs(0, false, true), head_cost(config, dtype).weight_bytes);
       for (const DType kv : {dtype, DType::e4m3, DType::i8})
         EXPECT_EQ(static_cast<int64_t>(
                       build_stage(config, *source,
-                                  {0, 3, false, false, dtype, 64, 8, 20, 3, ExpertLoading::eager, kv},
+                                  {0, 5, false, false, dtype, 64, 8, 20, 3, ExpertLoading::eager, kv},
                                   *device, *ops)
                           ->kv_bytes_per_block()),
                   3 * kv_bytes_per_block(config, 0, kv, 8));

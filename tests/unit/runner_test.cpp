@@ -1,0 +1,153 @@
+// The runner with a device that takes its time: what overlaps, and what stays in order.
+#include "runtime/pipeline/runner.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "runtime/device/device.h"
+
+namespace penstock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A device on which a forward ends when the next one has been asked for, or after a patience that is long
+/// for a runner that asks ahead.
+class SlowDevice final : public Device {
+ public:
+  explicit SlowDevice(std::chrono::milliseconds patience) : patience_(patience) {}
+  DeviceKind kind() const override { return host_->kind(); }
+  std::string name() const override { return "slow"; }
+  MemoryInfo memory() const override { return host_->memory(); }
+  DeviceMemory allocate(size_t bytes) override { return host_->allocate(bytes); }
+  void upload(void* to, const void* from, size_t bytes) override { host_->upload(to, from, bytes); }
+  void download(void* to, const void* from, size_t bytes) override { host_->download(to, from, bytes); }
+  void synchronize() override {}
+  std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
+  std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
+  std::unique_ptr<Moment> mark() override {
+    return std::make_unique<Later>(*this, ++asked_, Clock::now() + patience_);
+  }
+
+  int most_asked_ahead() const { return most_ahead_; }
+
+ private:
+  class Later final : public Moment {
+   public:
+    Later(SlowDevice& device, int number, Clock::time_point end)
+        : device_(device), number_(number), end_(end) {}
+    ~Later() override { device_.most_ahead_ = std::max(device_.most_ahead_, device_.asked_ - number_ + 1); }
+    bool reached() const override { return device_.asked_ > number_ || Clock::now() >= end_; }
+
+   private:
+    SlowDevice& device_;
+    int number_;
+    Clock::time_point end_;
+  };
+
+  std::unique_ptr<Device> host_ = make_cpu_device();
+  std::chrono::milliseconds patience_;
+  int asked_ = 0;
+  int most_ahead_ = 0;
+};
+
+/// Draws, for each row, the token after the one it was given.
+class CountingStage final : public Stage {
+ public:
+  CountingStage(bool first, bool last) : first_(first), last_(last) {}
+  int64_t hidden_size() const override { return 4; }
+  bool is_first() const override { return first_; }
+  bool is_last() const override { return last_; }
+  size_t weight_bytes() const override { return 0; }
+  size_t kv_bytes_per_block() const override { return 0; }
+  void allocate_cache(int64_t) override {}
+  void allocate_full_precision_cache(int64_t) override {}
+  CacheRounding take_cache_rounding() override { return {}; }
+  DrawingPtr start(const proto::Plan& plan, TensorView, TensorView) override {
+    if (!last_) return nullptr;
+    std::vector<Sampled> tokens;
+    for (const auto& row : plan.rows()) tokens.push_back({static_cast<int32_t>(row.tokens(0)) + 1, 0, {}, 0});
+    return std::make_unique<Drawn>(std::move(tokens));
+  }
+
+ private:
+  bool first_;
+  bool last_;
+};
+
+/// One sequence a slot, each of which counts from 0 to `length`.
+class Counting final : public PlanSource {
+ public:
+  Counting(int slots, uint32_t length) : next_(static_cast<size_t>(slots), 0), length_(length) {}
+  proto::Plan plan(int slot) override {
+    proto::Plan plan;
+    const uint32_t token = next_[static_cast<size_t>(slot)];
+    if (token == length_) return plan;
+    auto* row = plan.add_rows();
+    row->set_sequence(static_cast<uint64_t>(slot));
+    row->add_tokens(token);
+    row->mutable_sampling();
+    return plan;
+  }
+  void take_in(int slot, const proto::StepResult& result) override {
+    EXPECT_EQ(result.step(), taken_in_++);
+    ASSERT_EQ(result.tokens_size(), 1);
+    EXPECT_EQ(result.tokens(0).sequence(), static_cast<uint64_t>(slot));
+    uint32_t& next = next_[static_cast<size_t>(slot)];
+    EXPECT_EQ(result.tokens(0).token(), next + 1);
+    ++next;
+  }
+  bool finished_or_wait() override { return true; }
+  uint64_t taken_in() const { return taken_in_; }
+
+ private:
+  std::vector<uint32_t> next_;
+  uint32_t length_;
+  uint64_t taken_in_ = 0;
+};
+
+TEST(Runner, AsksASlowDeviceForTheNextForwardBeforeItIsThroughWithTheLast) {
+  const auto world = make_loopback_world(1);
+  const Schedule schedule = make_generation_schedule(1, 3);
+  SlowDevice device(std::chrono::seconds(1));
+  CountingStage stage(true, true);
+  Counting source(3, 10);
+  Runner runner(stage, device, *world[0], {}, schedule, {0, 0, 8}, &source);
+  const auto begin = Clock::now();
+  const proto::StageReport report = runner.run();
+  EXPECT_EQ(source.taken_in(), 30U);
+  EXPECT_EQ(report.micro_batches(), 30U);
+  EXPECT_EQ(device.most_asked_ahead(), 2);
+  // Only the very last forward has none behind it.
+  EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST(Runner, GivesTokensBackWhenADeviceHasNothingElseToDo) {
+  // One micro-batch in flight: the next plan comes only after the tokens of the last one.
+  for (const int in_flight : {1, 2, 3}) {
+    const auto worlds = make_loopback_world(2);
+    const Schedule schedule = make_generation_schedule(2, in_flight);
+    SlowDevice devices[2] = {SlowDevice(std::chrono::milliseconds(2)),
+                             SlowDevice(std::chrono::milliseconds(2))};
+    CountingStage first(true, false), last(false, true);
+    Counting source(in_flight, 5);
+    std::thread other([&] {
+      RunnerEdges edges{worlds[1]->receiver(0), nullptr};
+      Runner runner(last, devices[1], *worlds[1], std::move(edges), schedule, {1, 0, 8}, nullptr);
+      EXPECT_EQ(runner.run().micro_batches(), static_cast<uint64_t>(5 * in_flight));
+      worlds[1]->finish();
+    });
+    RunnerEdges edges{nullptr, worlds[0]->sender(1)};
+    Runner runner(first, devices[0], *worlds[0], std::move(edges), schedule, {0, 0, 8}, &source);
+    runner.run();
+    worlds[0]->finish();
+    other.join();
+    EXPECT_EQ(source.taken_in(), static_cast<uint64_t>(5 * in_flight));
+  }
+}
+
+}  // namespace
+}  // namespace penstock
