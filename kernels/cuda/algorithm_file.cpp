@@ -15,8 +15,8 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == kWords * sizeof(uint64_t));
 
 std::string text_of(const ProductKind& kind, int64_t range, const ProductAlgorithm& algorithm) {
   std::ostringstream line;
-  line << kind.n << ' ' << kind.k << ' ' << static_cast<int>(kind.weight) << ' ' << static_cast<int>(kind.out) << ' '
-       << kind.bias << ' ' << kind.add << ' ' << range << ' ' << algorithm.skinny << std::hex;
+  line << kind.n << ' ' << kind.k << ' ' << static_cast<int>(kind.weight) << ' ' << static_cast<int>(kind.out)
+       << ' ' << kind.bias << ' ' << kind.add << ' ' << range << ' ' << algorithm.skinny << std::hex;
   uint64_t words[kWords];
   std::memcpy(words, &algorithm.cublaslt, sizeof words);
   for (const uint64_t word : words) line << ' ' << word;
@@ -37,7 +37,8 @@ AlgorithmFile::AlgorithmFile(std::string path, const std::string& made_for) : pa
       int64_t range = 0;
       ProductAlgorithm algorithm;
       uint64_t words[kWords] = {};
-      words_in >> kind.n >> kind.k >> weight >> out >> kind.bias >> kind.add >> range >> algorithm.skinny >> std::hex;
+      words_in >> kind.n >> kind.k >> weight >> out >> kind.bias >> kind.add >> range >> algorithm.skinny >>
+          std::hex;
       for (uint64_t& word : words) words_in >> word;
       if (!words_in) continue;  // torn by a crash: it is found out again
       kind.weight = static_cast<DType>(weight);
@@ -49,7 +50,8 @@ AlgorithmFile::AlgorithmFile(std::string path, const std::string& made_for) : pa
   }
   std::ofstream begun(path_, std::ios::trunc);
   if (!(begun << made_for << '\n' << std::flush))
-    throw UsageError("--matmul-cache " + path_ + ": expected a file that can be written, found: " + std::strerror(errno));
+    throw UsageError("--matmul-cache " + path_ +
+                     ": expected a file that can be written, found: " + std::strerror(errno));
 }
 
 std::optional<ProductAlgorithm> AlgorithmFile::find(const ProductKind& kind, int64_t range) const {

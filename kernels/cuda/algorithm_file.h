@@ -1,6 +1,6 @@
-// The algorithms that were fastest, kept in a file between jobs where the user asks for it: a line each, behind
-// one that names the library and the device. A file of another library or device is begun anew. What is read
-// is a proposal: whoever uses it checks its bits.
+// The algorithms that were fastest, kept in a file between jobs where the user asks for it: a line each,
+// behind one that names the library and the device. A file of another library or device is begun anew. What
+// is read is a proposal: whoever uses it checks its bits.
 #pragma once
 
 #include <cublasLt.h>

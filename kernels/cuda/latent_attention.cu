@@ -3,7 +3,6 @@
 
 #include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/latent_work.cuh"
-#include "runtime/model/kv_cache.h"
 
 namespace penstock::cuda {
 namespace {
@@ -65,10 +64,8 @@ void attend(cudaStream_t stream, LatentProblem p, DType cache, Workspace parts, 
 }  // namespace
 
 bool latent_tensor_cores_serve(const LatentCacheView& cache, DType out, const Gpu& gpu) {
-  const bool aligned =
-      !has_scales(cache.dtype) || reinterpret_cast<uintptr_t>(cache.data) % sizeof(uint2) == 0;
   return gpu.is_hopper && cache.latent_dim == kLatentDim && cache.rope_dim == kLatentKey - kLatentDim &&
-         out == DType::bf16 && cache.dtype != DType::f32 && aligned;
+         out == DType::bf16 && cache.dtype != DType::f32;
 }
 
 void latent_attention_tensor_cores(cudaStream_t stream, TensorView out_THL, TensorView q_THd,

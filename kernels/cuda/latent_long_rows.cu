@@ -7,7 +7,8 @@
 // each block, small enough for the L2 cache to keep: 256 KB a block come and go for every 590 KB of tiles.
 //
 // Floor: a tile is 64 x 64 x (2 x 576 + 512) x 2 = 13.6 M operations of the tensor cores (8.9 M of use), 3300
-// cycles of a multiprocessor; its 74 KB take about as long to come from the L2 cache.
+// cycles of a multiprocessor. It takes not quite twice that: there is room for two tiles only, so the two
+// warpgroups keep step and weigh at the same time, and folding hides behind nothing.
 #include "kernels/cuda/latent_sums.cuh"
 #include "kernels/cuda/latent_tiles.cuh"
 

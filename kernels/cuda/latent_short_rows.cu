@@ -28,17 +28,6 @@ constexpr int kScoresAt = kQueriesAt + kWarpRows * kLatentKey * 2;
 constexpr int kScoreBytes = kWarpRows * kScoreStride * static_cast<int>(sizeof(float));
 constexpr int kSharedBytes = kScoresAt + Turns::kPlaces * kScoreBytes;
 
-__device__ void load_matrices_at(uint32_t (&b)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address));
-}
-__device__ void load_matrices_transposed_at(uint32_t (&b)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address));
-}
-
 /// s = q k^T for this warp's keys. Rows of both operands lie 128 bytes apart in each panel.
 __device__ void score_keys(float (&s)[kWarpKeys / 8][4], unsigned queries, unsigned tile, int warp,
                            int lane) {
@@ -55,8 +44,8 @@ __device__ void score_keys(float (&s)[kWarpKeys / 8][4], unsigned queries, unsig
       return static_cast<unsigned>(((k % kSteps * 2 + half) ^ (lane % 8)) * 16);
     };
     uint32_t a[4], b[4];
-    load_matrices_at(a, query_row + static_cast<unsigned>(panel * kWarpRows * 128) + chunk(lane / 16));
-    load_matrices_at(b, key_row + static_cast<unsigned>(panel * kTileKeys * 128) + chunk(lane / 8 % 2));
+    load_matrices(a, query_row + static_cast<unsigned>(panel * kWarpRows * 128) + chunk(lane / 16));
+    load_matrices(b, key_row + static_cast<unsigned>(panel * kTileKeys * 128) + chunk(lane / 8 % 2));
     multiply_add_f16(s[0], a, b[0], b[1]);
     multiply_add_f16(s[1], a, b[2], b[3]);
   }
@@ -75,8 +64,8 @@ __device__ void add_latents(float (&acc)[kWarpColumns / 8][4], const float (&s)[
       const int panel = warp * (kWarpColumns / kPanelColumns) + n / 4;
       const auto chunk = static_cast<unsigned>(((n % 4 * 2 + lane / 16) ^ (lane % 8)) * 16);
       uint32_t b[4];
-      load_matrices_transposed_at(
-          b, key_row + static_cast<unsigned>((panel * kTileKeys + k * 16) * 128) + chunk);
+      load_matrices_transposed(b,
+                               key_row + static_cast<unsigned>((panel * kTileKeys + k * 16) * 128) + chunk);
       multiply_add_f16(acc[2 * n], weights, b[0], b[1]);
       multiply_add_f16(acc[2 * n + 1], weights, b[2], b[3]);
     }

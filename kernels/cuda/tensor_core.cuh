@@ -19,10 +19,13 @@ __device__ inline void load_matrices(uint32_t (&b)[4], const void* row) {
   load_matrices(b, shared_address(row));
 }
 
-__device__ inline void load_matrices_transposed(uint32_t (&b)[4], const void* row) {
+__device__ inline void load_matrices_transposed(uint32_t (&b)[4], unsigned shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(shared_address(row)));
+               : "r"(shared_row));
+}
+__device__ inline void load_matrices_transposed(uint32_t (&b)[4], const void* row) {
+  load_matrices_transposed(b, shared_address(row));
 }
 
 __device__ inline void multiply_add_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
