@@ -58,12 +58,6 @@ class Quantize(ProgramTest):
         self.assertEqual(run.returncode, 2, run.stderr)
         self.assertIn("found one in FP8 already", run.stderr)
 
-    def test_a_model_with_experts_is_refused_on_a_gpu_before_anything_is_loaded(self):
-        for device in ("cuda", "cpu,cuda"):
-            run = self.run_program("plan", "--model", EXPERTS, "--pp", 2, "--device", device)
-            self.assertEqual(run.returncode, 2, run.stderr)
-            self.assertIn("runs on CPUs only", run.stderr)
-
     def test_a_bad_token_file_is_named_with_its_line(self):
         tokens = self.folder / "ids.txt"
         tokens.write_text("1 2 3\n4 5 999\n")
