@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <climits>
 #include <cstdio>
 #include <filesystem>
@@ -58,42 +59,60 @@ class BatchFiles : public testing::Test {
     token.add_top_logprobs(-0.0625F * static_cast<float>(id));
   }
 
-  /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
-  /// `steps` micro-batches. Returns what finish() says.
-  /// When `renew_after` of them have been planned the cache is renewed: a model of the new precision gives
-  /// other tokens, 20 further, as the plan that says so and those after it find it.
-  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX) {
-    uint32_t other = 0;
-    std::vector<proto::StepResult> slots(2);
-    std::vector<bool> busy(2, false);
-    for (bool done = false; !done;)
-      for (size_t m = 0; m < 2 && !done; ++m) {
-        if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
-        if (steps == 0) job.drain();
-        if (renew_after == 0) {
-          job.renew_cache(90, "other numerics");
-          renew_after = INT_MAX;
-        }
-        const proto::Plan plan = job.plan(static_cast<int>(m));
-        if (plan.full_precision_blocks() > 0) {
-          EXPECT_EQ(plan.full_precision_blocks(), 90U);
-          EXPECT_FALSE(busy[1 - m]) << "a micro-batch is in flight on the cache that goes";
-          other = 20;
-        }
-        busy[m] = !plan.rows().empty();
-        renew_after -= busy[m] ? 1 : 0;
-        steps -= busy[m] ? 1 : 0;  // while the reader is slow there is nothing to plan
-        if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
-        slots[m].Clear();
-        for (const auto& row : plan.rows()) {
-          for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[m].add_scored());
-          if (row.has_sampling())
-            score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
-                  *slots[m].add_tokens());
-        }
+  /// One replica: a model whose next token is the position of the last one, or 20 further once a plan says that
+  /// the cache has been renewed.
+  struct Pipeline {
+    std::array<proto::StepResult, 2> slots;
+    std::array<bool, 2> busy{};
+    uint32_t other = 0;  // than the first precision's tokens
+    bool done = false;
+
+    void run(const proto::Plan& plan, size_t slot) {
+      if (plan.full_precision_blocks() > 0) {
+        EXPECT_EQ(plan.full_precision_blocks(), 90U);
+        EXPECT_FALSE(busy[1 - slot]) << "a micro-batch is in flight on the cache that goes";
+        other = 20;
       }
+      busy[slot] = !plan.rows().empty();
+      slots[slot].Clear();
+      for (const auto& row : plan.rows()) {
+        for (const uint32_t target : row.targets())
+          score(row.sequence(), target, *slots[slot].add_scored());
+        if (row.has_sampling())
+          score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
+                *slots[slot].add_tokens());
+      }
+    }
+  };
+
+  /// Plays the replicas until the job is done; drains it after `steps` micro-batches, and renews the cache when
+  /// `renew_after` of them have been planned. Returns what finish() says.
+  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX, int replicas = 1) {
+    std::vector<Pipeline> pipelines(static_cast<size_t>(replicas));
+    for (bool done = false; !done;) {
+      done = true;
+      for (int r = 0; r < replicas; ++r) {
+        Pipeline& p = pipelines[static_cast<size_t>(r)];
+        for (int m = 0; m < 2 && !p.done; ++m) {
+          const auto slot = static_cast<size_t>(m);
+          if (p.busy[slot]) job.take_in(r, m, p.slots[slot]);
+          if (steps == 0) job.drain();
+          if (renew_after == 0) {
+            job.renew_cache(90, "other numerics");
+            renew_after = INT_MAX;
+          }
+          const proto::Plan plan = job.plan(r, m);
+          p.run(plan, slot);
+          renew_after -= p.busy[slot] ? 1 : 0;
+          steps -= p.busy[slot] ? 1 : 0;  // while the reader is slow there is nothing to plan
+          if (!p.busy[0] && !p.busy[1]) p.done = job.finished(r).value_or(false);
+        }
+        done = done && p.done;
+      }
+    }
     return job.finish();
   }
+
 
   std::vector<Json> answers(const std::string& input) const {
     BatchJob job(options(input), nullptr, make_direct_sink(folder_ / "out.jsonl"));

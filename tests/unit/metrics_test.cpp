@@ -63,7 +63,7 @@ TEST(StageMeter, ForgetsWhatWasWaitedForBeforeTheFirstForward) {
   meter.end(at(7.5));
   meter.sent(1000);
   const proto::StageReport r = meter.report(at(8));
-  EXPECT_EQ(r.stage(), 2u);
+  EXPECT_EQ(r.rank(), 2u);
   EXPECT_DOUBLE_EQ(r.wait_plan_seconds(), 0);
   EXPECT_DOUBLE_EQ(r.busy_seconds(), 2);
   EXPECT_DOUBLE_EQ(r.send_seconds(), 0.5);
@@ -224,7 +224,7 @@ JobDescription two_stages() {
 
 proto::StageReport report_of(uint32_t stage, double busy, double input, uint64_t micro_batches, double made) {
   proto::StageReport r;
-  r.set_stage(stage);
+  r.set_rank(stage);
   r.set_busy_seconds(busy);
   r.set_wait_input_seconds(input);
   r.set_micro_batches(micro_batches);

@@ -54,7 +54,7 @@ class TraceFile : public testing::Test {
     first.set_made_ns(4000000000);
     writer.add(first, 4000000000);
     proto::StageReport second;
-    second.set_stage(1);
+    second.set_rank(1);
     add(second, proto::ACTIVITY_BUSY, 7, 102, 103, 40);
     add(second, proto::ACTIVITY_WAIT_PLAN, 8, 103, 103.5);
     add(second, proto::ACTIVITY_BUSY, 8, 104, 105, 20);
@@ -109,7 +109,7 @@ TEST_F(TraceFile, CanBeReadWhenAKilledJobLeftItWithoutItsEnd) {
 TEST_F(TraceFile, LetsNoStretchOverlapWhenTheOtherClockIsKnownBetter) {
   TraceWriter writer(file_, job_, 1000000000);
   proto::StageReport r;
-  r.set_stage(1);
+  r.set_rank(1);
   add(r, proto::ACTIVITY_BUSY, 0, 10, 11, 1);
   r.set_made_ns(11000000000);
   writer.add(r, 13000000000);  // two seconds on the way
