@@ -35,9 +35,10 @@ struct BenchFlags {
   int64_t warm_ups = 1;
 };
 
-/// Plans `prompts` sequences of random tokens, evenly over the replicas, and measures when their prefill ends and
-/// when all ends. The same sequences run `warm_ups` times before: a KV block's first use makes the system find and clear its
-/// pages, which takes seconds a GiB on a virtual machine and happens once in a job of any length.
+/// Plans `prompts` sequences of random tokens, evenly over the replicas, and measures when their prefill ends
+/// and when all ends. The same sequences run `warm_ups` times before: a KV block's first use makes the system
+/// find and clear its pages, which takes seconds a GiB on a virtual machine and happens once in a job of any
+/// length.
 class BenchPlans final : public Planner {
  public:
   BenchPlans(const BenchFlags& flags, const ReadyRank& ready, int64_t block_size)
@@ -164,8 +165,9 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + head), peak);
   if (plans.decode_seconds() <= 0) return;
   // The stages and replicas work on steps of their own at the same time.
-  const auto computing = ready.shape.layout.replicas * std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
-                                       [](const StageCut& c) { return c.layers > 0 || c.head; });
+  const auto computing =
+      ready.shape.layout.replicas * std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
+                                                  [](const StageCut& c) { return c.layers > 0 || c.head; });
   std::printf(
       "%-22s %s\n", "",
       floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
@@ -183,10 +185,11 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
     proto::StageReport r;
     ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
     const double span = std::max(1e-9, r.span_seconds());
-    std::printf("%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
-                100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
-                100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
-                ready.shape.layout.stage_of(static_cast<int>(s)) == 0 ? "" : rate_text(rates[s], "B").c_str());
+    std::printf(
+        "%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
+        100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
+        100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
+        ready.shape.layout.stage_of(static_cast<int>(s)) == 0 ? "" : rate_text(rates[s], "B").c_str());
   }
 }
 
@@ -244,10 +247,10 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
     source = &remote.emplace(world);
   }
   DecodeCounter stage(*ready.stage);
-  Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                {stage_number, layout.first_rank(layout.replica_of(world.rank())),
-                 ready.shape.max_num_batched_tokens},
-                source);
+  Runner runner(
+      stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+      {stage_number, layout.first_rank(layout.replica_of(world.rank())), ready.shape.max_num_batched_tokens},
+      source);
   const std::string mine = runner.run().SerializeAsString();
   if (desk) desk->finish();
   const std::vector<std::string> reports = agree(world, [&mine] { return mine; });
@@ -257,10 +260,10 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   std::printf(
       "%s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches "
       "in flight, %lld preemptions\n",
-      layout_text(layout).c_str(), ready.numerics.c_str(),
-      static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
-      static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs * layout.replicas),
-      ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
+      layout_text(layout).c_str(), ready.numerics.c_str(), static_cast<long long>(flags.prompts),
+      static_cast<long long>(flags.input_len), static_cast<long long>(flags.output_len),
+      static_cast<long long>(ready.shape.max_num_seqs * layout.replicas), ready.shape.schedule.micro_batches,
+      static_cast<long long>(plans->preemptions()));
   std::printf("%-22s %s %s, memory %s, measured in this run\n", "multiply-add peak",
               name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
               rate_text(bounds.read_bytes, "B").c_str());

@@ -1,6 +1,6 @@
-// The two ends that a stage has of its replica's chain of hidden states, each over what suits the two devices: host
-// memory over the world's own channel, two GPUs over NCCL, a GPU and a CPU (or two GPU stages of one process)
-// staged.
+// The two ends that a stage has of its replica's chain of hidden states, each over what suits the two
+// devices: host memory over the world's own channel, two GPUs over NCCL, a GPU and a CPU (or two GPU stages
+// of one process) staged.
 #pragma once
 
 #include <vector>

@@ -188,13 +188,13 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     return {};
   });
   const Layout& layout = ready.shape.layout;
-  const RunnerOptions runner_options{
-      layout.stage_of(world.rank()), layout.first_rank(layout.replica_of(world.rank())),
-      ready.shape.max_num_batched_tokens, !options.watch.trace.empty()};
+  const RunnerOptions runner_options{layout.stage_of(world.rank()),
+                                     layout.first_rank(layout.replica_of(world.rank())),
+                                     ready.shape.max_num_batched_tokens, !options.watch.trace.empty()};
   if (world.rank() > 0) return play_for_rank_0(world, ready, options, runner_options);
   tell_ready(ready, options);
-  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get(), world,
-                 layout);
+  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get(),
+                 world, layout);
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 runner_options, &plans.desk());
   proto::StageReport report;

@@ -103,14 +103,16 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
                  "CPU threads a rank [the cores of this host, shared among its ranks]")
       ->check(CLI::Range(1, 1024))
       ->group(group);
-  app.add_option("--pipeline-parallel-size,--pp", o.pipeline_parallel,
-                 "Pipeline stages of a replica [all ranks, divided among the replicas]; without mpirun, stages "
-                 "run as threads of this process")
+  app.add_option(
+         "--pipeline-parallel-size,--pp", o.pipeline_parallel,
+         "Pipeline stages of a replica [all ranks, divided among the replicas]; without mpirun, stages "
+         "run as threads of this process")
       ->check(CLI::Range(1, 4096))
       ->group(group);
-  app.add_option("--data-parallel-size,--dp", o.data_parallel,
-                 "Replicas: whole pipelines beside each other, which share the rows [ranks / stages; 1]. Sizes "
-                 "and --max-num-seqs are those of one replica")
+  app.add_option(
+         "--data-parallel-size,--dp", o.data_parallel,
+         "Replicas: whole pipelines beside each other, which share the rows [ranks / stages; 1]. Sizes "
+         "and --max-num-seqs are those of one replica")
       ->check(CLI::Range(1, 4096))
       ->group(group);
   app.add_option("--layer-partition", o.layer_partition,

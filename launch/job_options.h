@@ -91,9 +91,7 @@ struct JobShape {
   int64_t max_rows = 0;  ///< most sequences in one micro-batch
   Schedule schedule;
 
-  const StageCut& cut_of(int rank) const {
-    return partition[static_cast<size_t>(layout.stage_of(rank))];
-  }
+  const StageCut& cut_of(int rank) const { return partition[static_cast<size_t>(layout.stage_of(rank))]; }
   std::vector<DeviceKind> devices_by_rank() const;
 };
 

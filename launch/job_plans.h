@@ -1,5 +1,5 @@
-// Lets the runners of all replicas ask a BatchJob for plans: runtime/pipeline/ and runtime/requests/ stand on one
-// floor and do not know each other.
+// Lets the runners of all replicas ask a BatchJob for plans: runtime/pipeline/ and runtime/requests/ stand on
+// one floor and do not know each other.
 #pragma once
 
 #include "launch/guarding.h"

@@ -125,7 +125,7 @@ Check check_edges(World& world, const Layout& layout) {
   for (int r = 1; r < world.size(); ++r)
     if (layout.stage_of(r) > 0)
       text += (text.empty() ? "" : ", ") + std::to_string(r - 1) + " -> " + std::to_string(r) + " " +
-            rates[static_cast<size_t>(r)];
+              rates[static_cast<size_t>(r)];
   return {"edges", true, text};
 }
 
@@ -310,8 +310,8 @@ std::string program_facts() {
   return "penstock " PENSTOCK_VERSION ", fingerprint " + hash_text(bytes.str());
 }
 
-/// Which rank does what where. When the job's shape cannot be worked out a check tells why, and `layout` is one
-/// pipeline over all ranks.
+/// Which rank does what where. When the job's shape cannot be worked out a check tells why, and `layout` is
+/// one pipeline over all ranks.
 std::string table_of_ranks(World& world, const JobOptions& options, Layout& layout, Check& check) {
   JobShape shape;
   layout = {1, world.size()};

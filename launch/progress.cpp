@@ -41,8 +41,8 @@ double share(double part, double whole) {
   return whole > 0 ? 100 * part / whole : 0;
 }
 
-/// The bubble that was measured, idle time of the busiest stage between its first forward and its last, and the
-/// one that the schedule itself has with the mean forward times of that stage's replica.
+/// The bubble that was measured, idle time of the busiest stage between its first forward and its last, and
+/// the one that the schedule itself has with the mean forward times of that stage's replica.
 std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const ReadyRank& ready) {
   const auto busiest = std::max_element(reports.begin(), reports.end(), [](const auto& a, const auto& b) {
     return a.busy_seconds() < b.busy_seconds();
@@ -145,11 +145,10 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
     if (layout.replicas > 1) text += printed("%7d  ", layout.replica_of(rank));
     text += printed(
         "%5d  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n",
-        layout.stage_of(rank),
-        fitted(ready.facts[s].part, 20).c_str(), fitted(ready.facts[s].host, 12).c_str(),
-        share(r.busy_seconds(), whole), share(r.wait_input_seconds(), whole),
-        share(r.wait_plan_seconds(), whole), share(r.send_seconds(), whole),
-        static_cast<unsigned long long>(r.micro_batches()),
+        layout.stage_of(rank), fitted(ready.facts[s].part, 20).c_str(),
+        fitted(ready.facts[s].host, 12).c_str(), share(r.busy_seconds(), whole),
+        share(r.wait_input_seconds(), whole), share(r.wait_plan_seconds(), whole),
+        share(r.send_seconds(), whole), static_cast<unsigned long long>(r.micro_batches()),
         static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
         bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
         bytes_text(static_cast<double>(r.kv_bytes())).c_str(),

@@ -118,7 +118,8 @@ std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const 
     const size_t first = text.find('\n');
     const size_t second = text.find('\n', first + 1);
     facts.push_back({text.substr(0, first), text.substr(first + 1, second - first - 1),
-                     shape.cut_of(static_cast<int>(facts.size())).text(), std::stoi(text.substr(second + 1))});
+                     shape.cut_of(static_cast<int>(facts.size())).text(),
+                     std::stoi(text.substr(second + 1))});
   }
   return facts;
 }
@@ -158,14 +159,15 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const StageCut& cut = shape.cut_of(world.rank());
 
   // Ranks on other hosts may see other files or other flags: the schedule must be one.
-  check_same(
-      world, "the job",
-      shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
-          std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
-          " in " + layout_text(shape.layout) + " " + name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
-          std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
-          " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
-          std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
+  check_same(world, "the job",
+             shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
+                 std::to_string(shape.config.layer_count()) + " vocab " +
+                 std::to_string(shape.config.vocab_size) + " in " + layout_text(shape.layout) + " " +
+                 name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
+                 std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
+                 " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) +
+                 " micro-batches " + std::to_string(shape.schedule.micro_batches) + " block-size " +
+                 std::to_string(options.block_size));
 
   const StageSpec spec{cut.first_layer,    cut.layers,
                        cut.embedding,      cut.head,
@@ -190,7 +192,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
-  ready.edges = make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(), opened.gpus_are_shared);
+  ready.edges =
+      make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(), opened.gpus_are_shared);
   const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
     return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage,

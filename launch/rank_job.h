@@ -37,7 +37,8 @@ struct ReadyRank {
   std::string numerics;
   std::string full_numerics;      ///< with a KV cache of the dtype that is computed in
   std::vector<StageFacts> facts;  ///< by rank
-  int processors = 0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
+  int processors =
+      0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
 };
 
 /// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or

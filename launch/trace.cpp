@@ -104,8 +104,9 @@ int print_summary(const std::string& file) {
   std::printf("%s, %s%zu %s, %d micro-batches in flight\n\n", trace.model.c_str(), replicas.c_str(), stages,
               stages == 1 ? "stage" : "stages", trace.micro_batches);
   std::printf("share of the job's time          ---------------- idle, by cause ----------------\n");
-  std::printf("%s  forwards  mean ms  max ms   busy    fill   input    plan    send   other   drain  tokens\n",
-              trace.replicas > 1 ? " rank" : "stage");
+  std::printf(
+      "%s  forwards  mean ms  max ms   busy    fill   input    plan    send   other   drain  tokens\n",
+      trace.replicas > 1 ? " rank" : "stage");
   for (size_t s = 0; s < times.size(); ++s) {
     const TimeByCause& t = times[s];
     const double whole = t.fill + t.busy + t.wait_input + t.wait_plan + t.send + t.other + t.drain;
@@ -121,7 +122,8 @@ int print_summary(const std::string& file) {
   std::printf(
       "\nbubble of the busiest stage (%s%zu), between its first forward and its last: %.1f %% measured, %.1f "
       "%% in the schedule\n",
-      trace.replicas > 1 ? "rank " : "", busiest, 100 * std::max(0.0, 1 - b.busy / span), 100 * predicted_bubble(schedule, timing));
+      trace.replicas > 1 ? "rank " : "", busiest, 100 * std::max(0.0, 1 - b.busy / span),
+      100 * predicted_bubble(schedule, timing));
   print_grids(trace, times, first, busiest, schedule, timing);
   return 0;
 }

@@ -77,7 +77,7 @@ class Inbox {
   };
   Queue& queue(Line line) { return queues_[static_cast<size_t>(line)]; }
 
-  std::mutex mutex_;  // guards the queues and the fault
+  std::mutex mutex_;             // guards the queues and the fault
   std::array<Queue, 3> queues_;  // by Line
   std::optional<Fault> fault_;
   std::mutex hearing_;  // held while the hearer runs

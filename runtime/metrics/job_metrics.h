@@ -34,7 +34,8 @@ struct JobDescription {
   int64_t blocks = 0;
   int64_t max_model_len = 0;
   int micro_batches = 0;
-  int processors = 0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
+  int processors =
+      0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
   std::vector<StageLabels> stages;  ///< by rank
   int replicas = 1;
 
@@ -90,7 +91,7 @@ struct HistoryPoint {
 struct JobSnapshot {
   JobDescription job;
   JobFigures figures;
-  HistoryPoint recent;  ///< rates over the last ten seconds or so
+  HistoryPoint recent;                ///< rates over the last ten seconds or so
   std::vector<StageSnapshot> stages;  ///< by rank
   RequestFigures requests;
   Histogram journal_commits = journal_commit_histogram();  ///< seconds

@@ -61,8 +61,9 @@ TraceWriter::TraceWriter(const std::filesystem::path& file, const JobDescription
     stages_[s].number = static_cast<uint32_t>(job.stage_of(s));
     const std::string replica =
         job.replicas > 1 ? "replica " + std::to_string(job.replica_of(s)) + ", " : std::string();
-    const std::string name = replica + "stage " + std::to_string(stages_[s].number) + ": " + labels.part + " (rank " +
-                             std::to_string(labels.rank) + ", " + labels.host + ", " + labels.device + ")";
+    const std::string name = replica + "stage " + std::to_string(stages_[s].number) + ": " + labels.part +
+                             " (rank " + std::to_string(labels.rank) + ", " + labels.host + ", " +
+                             labels.device + ")";
     write(text_of({{"name", "process_name"}, {"ph", "M"}, {"pid", s}, {"args", {{"name", name}}}}));
     write(text_of({{"name", "process_sort_index"}, {"ph", "M"}, {"pid", s}, {"args", {{"sort_index", s}}}}));
   }

@@ -1,5 +1,5 @@
-// Which rank is which stage: world = replicas x stages, and rank r is stage r % stages of replica r / stages. A
-// replica is a whole model; nothing flows between two of them but plans and tokens.
+// Which rank is which stage: world = replicas x stages, and rank r is stage r % stages of replica r / stages.
+// A replica is a whole model; nothing flows between two of them but plans and tokens.
 #pragma once
 
 namespace penstock {

@@ -1,6 +1,6 @@
-// Several replicas, one scheduler: it lives on rank 0, and the first stage of every replica gets its plans there.
-// Rank 0's own runner calls the desk; the others' runners call RemotePlans, which asks the desk over the control
-// plane. With one replica the desk has no thread and sends nothing.
+// Several replicas, one scheduler: it lives on rank 0, and the first stage of every replica gets its plans
+// there. Rank 0's own runner calls the desk; the others' runners call RemotePlans, which asks the desk over
+// the control plane. With one replica the desk has no thread and sends nothing.
 #pragma once
 
 #include <atomic>
@@ -60,7 +60,7 @@ class PlanDesk final : public PlanSource {
   World& world_;
   const Layout layout_;
 
-  std::mutex mutex_;  // guards the planner and what follows
+  std::mutex mutex_;         // guards the planner and what follows
   std::vector<bool> waits_;  // by replica: it has been told nothing yet
   int unfinished_;           // replicas but the first
   std::exception_ptr failure_;

@@ -1,7 +1,7 @@
 // A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's
-// plans micro-batches and takes tokens in, for every replica of the pipeline; one detokenizes and gives finished
-// rows to a RowSink. The file is never held whole: a window bounds the rows (and their bytes) between reading
-// and writing.
+// plans micro-batches and takes tokens in, for every replica of the pipeline; one detokenizes and gives
+// finished rows to a RowSink. The file is never held whole: a window bounds the rows (and their bytes)
+// between reading and writing.
 #pragma once
 
 #include <atomic>
@@ -79,25 +79,25 @@ class BatchJob {
   proto::Plan plan(int replica, int slot);
   void take_in(int replica, int slot, const proto::StepResult& result);
   std::optional<bool> finished(int replica);
-  /// `hear` is called, on any thread and without waiting for anybody, when finished() may have more to say. When
-  /// this returns, the former one is not called any more.
+  /// `hear` is called, on any thread and without waiting for anybody, when finished() may have more to say.
+  /// When this returns, the former one is not called any more.
   void hear_news(std::function<void()> hear);
 
   /// As Scheduler::change_limits, after a renewal that is due; on the caller's thread of plan().
   void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
     limits_ = Limits{max_num_seqs, max_num_batched_tokens, usable_blocks};
   }
-  /// Once nothing is in flight in any replica, every row that is not finished begins anew, on a cache of so many blocks that
-  /// the stages make in full precision: no answer is a mixture. These answers and those that follow name
-  /// `numerics` as their system_fingerprint. At most once; on the caller's thread of plan().
+  /// Once nothing is in flight in any replica, every row that is not finished begins anew, on a cache of so
+  /// many blocks that the stages make in full precision: no answer is a mixture. These answers and those that
+  /// follow name `numerics` as their system_fingerprint. At most once; on the caller's thread of plan().
   void renew_cache(int64_t blocks, std::string numerics);
   /// It is due, and has not happened yet.
   bool renewing() const { return renewal_.has_value(); }
 
   /// Plans no more: finished() says true once what is in flight has come back. Any thread.
   void drain();
-  /// After finished() said true of every replica: completes the output and returns true; or, when the job was drained
-  /// before every row was finished, saves the tokens of unfinished rows and returns false.
+  /// After finished() said true of every replica: completes the output and returns true; or, when the job was
+  /// drained before every row was finished, saves the tokens of unfinished rows and returns false.
   bool finish();
 
   /// Returns when every row finished so far is safe, or after `patience`. Any thread, while the job runs.

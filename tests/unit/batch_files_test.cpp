@@ -59,8 +59,8 @@ class BatchFiles : public testing::Test {
     token.add_top_logprobs(-0.0625F * static_cast<float>(id));
   }
 
-  /// One replica: a model whose next token is the position of the last one, or 20 further once a plan says that
-  /// the cache has been renewed.
+  /// One replica: a model whose next token is the position of the last one, or 20 further once a plan says
+  /// that the cache has been renewed.
   struct Pipeline {
     std::array<proto::StepResult, 2> slots;
     std::array<bool, 2> busy{};
@@ -76,8 +76,7 @@ class BatchFiles : public testing::Test {
       busy[slot] = !plan.rows().empty();
       slots[slot].Clear();
       for (const auto& row : plan.rows()) {
-        for (const uint32_t target : row.targets())
-          score(row.sequence(), target, *slots[slot].add_scored());
+        for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[slot].add_scored());
         if (row.has_sampling())
           score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
                 *slots[slot].add_tokens());
@@ -85,9 +84,10 @@ class BatchFiles : public testing::Test {
     }
   };
 
-  /// Plays the replicas until the job is done; drains it after `steps` micro-batches, and renews the cache when
-  /// `renew_after` of them have been planned. Returns what finish() says.
-  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX, int replicas = 1) {
+  /// Plays the replicas until the job is done; drains it after `steps` micro-batches, and renews the cache
+  /// when `renew_after` of them have been planned. Returns what finish() says; `tokens`: by replica.
+  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX, int replicas = 1,
+                   std::array<int64_t, 2>* tokens = nullptr) {
     std::vector<Pipeline> pipelines(static_cast<size_t>(replicas));
     for (bool done = false; !done;) {
       done = true;
@@ -96,6 +96,8 @@ class BatchFiles : public testing::Test {
         for (int m = 0; m < 2 && !p.done; ++m) {
           const auto slot = static_cast<size_t>(m);
           if (p.busy[slot]) job.take_in(r, m, p.slots[slot]);
+          if (p.busy[slot] && tokens != nullptr)
+            (*tokens).at(static_cast<size_t>(r)) += p.slots[slot].tokens_size();
           if (steps == 0) job.drain();
           if (renew_after == 0) {
             job.renew_cache(90, "other numerics");
@@ -112,7 +114,6 @@ class BatchFiles : public testing::Test {
     }
     return job.finish();
   }
-
 
   std::vector<Json> answers(const std::string& input) const {
     BatchJob job(options(input), nullptr, make_direct_sink(folder_ / "out.jsonl"));
@@ -210,6 +211,62 @@ TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
     for (int i = 0; i < 12; ++i) tokens += (1 + i % 3) * (1 + (i * 7) % 20);
     EXPECT_EQ(computed, tokens) << "no token is computed twice, " << jobs << " jobs";
   }
+}
+
+TEST_F(BatchFiles, SeveralReplicasShareTheRowsAndGiveTheSameFile) {
+  std::string input;
+  for (int i = 0; i < 40; ++i)
+    input += row(std::to_string(i), R"("prompt": [1, 2, 3], "return_token_ids": true, "max_tokens": )" +
+                                        std::to_string(1 + (i * 7) % 40) + (i % 3 == 0 ? R"(, "n": 3)" : ""));
+  const auto file_of = [&](int replicas, int steps, int renew_after) {
+    fs::remove_all(folder_ / "out.jsonl.journal");
+    fs::remove(folder_ / "out.jsonl");
+    for (int jobs = 0; jobs < 100; ++jobs) {
+      Journal journal({folder_ / "out.jsonl", Resume::automatic, {}, {}});
+      journal.begin({{"how numbers are computed", "the first"}}, 40);
+      BatchJobOptions o = options(input);
+      o.scheduler.max_num_seqs = 4;  // most rows wait
+      o.replicas = replicas;
+      BatchJob job(o, nullptr, make_journal_sink(journal));
+      if (play(job, steps, renew_after, replicas)) break;
+    }
+    return content(folder_ / "out.jsonl");
+  };
+  const std::string one = file_of(1, INT_MAX, INT_MAX);
+  EXPECT_EQ(std::count(one.begin(), one.end(), '\n'), 40);
+  for (const int replicas : {2, 3, 5}) {
+    EXPECT_EQ(file_of(replicas, INT_MAX, INT_MAX), one) << replicas << " replicas";
+    EXPECT_EQ(file_of(replicas, 30, INT_MAX), one) << replicas << " replicas, drained again and again";
+  }
+  const std::string renewed = file_of(1, INT_MAX, 0);
+  EXPECT_EQ(file_of(2, INT_MAX, 0), renewed);
+  // A row that was cut short over two replicas is whole in one precision or the other.
+  std::istringstream first(one), second(renewed), found(file_of(2, INT_MAX, 60));
+  std::string a, b, line;
+  int of_first = 0, of_second = 0;
+  while (std::getline(found, line) && std::getline(first, a) && std::getline(second, b)) {
+    EXPECT_TRUE(line == a || line == b) << line;
+    (line == a ? of_first : of_second) += 1;
+  }
+  EXPECT_EQ(of_first + of_second, 40);
+  EXPECT_GT(of_second, 0);
+}
+
+TEST_F(BatchFiles, AReplicaThatRunsOutOfRowsTakesOverWhatWaitsElsewhere) {
+  // The first of each two rows is long: handed out in turns, one replica would have nearly all the work.
+  std::string input;
+  for (int i = 0; i < 40; ++i)
+    input += row(std::to_string(i), R"("prompt": [1], "max_tokens": )" + std::to_string(i % 2 == 0 ? 50 : 1));
+  BatchJobOptions o = options(input);
+  o.scheduler.max_num_seqs = 2;
+  o.scheduler.max_num_batched_tokens = 8;
+  o.replicas = 2;
+  BatchJob job(o, nullptr, make_direct_sink("/dev/null"));
+  while (!job.progress().input_ended) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::array<int64_t, 2> tokens{};
+  EXPECT_TRUE(play(job, INT_MAX, INT_MAX, 2, &tokens));
+  EXPECT_EQ(tokens[0] + tokens[1], 20 * 51);
+  EXPECT_LT(std::abs(tokens[0] - tokens[1]), 200) << tokens[0] << " and " << tokens[1];
 }
 
 TEST_F(BatchFiles, ADrainDoesNotWaitForAnInputThatStaysOpen) {

@@ -315,6 +315,26 @@ TEST(JobMetrics, KeepsTheWholeJobInABoundedHistory) {
 
 // ---- exposition ----
 
+TEST(Exposition, TellsReplicasApartWhereThereAreSeveral) {
+  JobDescription job = two_stages();
+  job.stages.push_back({2, "here", "CPU", "embedding"});
+  job.stages.push_back({3, "there", "CPU", "layers 0-5 + head"});
+  job.replicas = 2;
+  JobMetrics metrics(job);
+  for (uint32_t rank = 0; rank < 4; ++rank)
+    metrics.stage_reported(report_of(rank, 1.5, 0.5, 10 + rank, 2), at(2));
+  const std::string text = prometheus_text(metrics.snapshot(at(2)), {});
+  const auto has = [&](const std::string& line) { return text.find(line + "\n") != std::string::npos; };
+  EXPECT_TRUE(has(
+      R"(penstock:stage_microbatches_total{stage="0",rank="2",host="here",device="CPU",replica="1"} 12)"));
+  EXPECT_TRUE(has(
+      R"(penstock:stage_microbatches_total{stage="1",rank="1",host="there",device="CPU",replica="0"} 11)"));
+  EXPECT_TRUE(
+      has(R"(penstock:edge_bytes_total{stage="0",rank="2",host="here",device="CPU",replica="1"} 12000)"));
+  EXPECT_EQ(text.find(R"(edge_bytes_total{stage="1")"), std::string::npos)
+      << "nothing flows between replicas";
+}
+
 TEST(Exposition, EscapesLabelsAndSumsBucketsUp) {
   JobMetrics metrics(two_stages());
   RequestMetrics& requests = metrics.requests();

@@ -67,6 +67,19 @@ class TraceFile : public testing::Test {
   JobDescription job_;
 };
 
+TEST_F(TraceFile, TellsReplicasApart) {
+  job_.replicas = 2;
+  write_two_stages();
+  EXPECT_NE(text().find("replica 1, stage 0: layers (rank 1"), std::string::npos) << text();
+  EXPECT_NE(text().find("\"0F1\""), std::string::npos);
+  EXPECT_EQ(text().find("\"1F"), std::string::npos) << "each replica has one stage";
+  EXPECT_EQ(read_trace(file_).replicas, 2);
+  std::string broken = text();
+  broken.replace(broken.find("\"replicas\":2"), 12, "\"replicas\":3");
+  write(broken);
+  EXPECT_THROW(read_trace(file_), UsageError);
+}
+
 TEST_F(TraceFile, SaysWhereTheTimeOfEachStageWent) {
   write_two_stages();
   const Trace trace = read_trace(file_);
