@@ -215,8 +215,10 @@ std::optional<bool> BatchJob::finished(int replica) {
     if (!mine.scheduler.empty()) return renewal_ && in_flight() ? std::nullopt : std::optional(false);
     if (!read_rows_.drained()) return std::nullopt;
     rethrow_failure();  // a queue closed by a failure looks drained
+    // Others may be preempted or begin anew, and then have sequences to give.
+    for (const Replica& each : replicas_)
+      if (!each.scheduler.empty()) return std::nullopt;
   }
-  mine.finished = true;
   return true;
 }
 
@@ -245,11 +247,9 @@ void BatchJob::share_waiting(Replica& mine) {
   }
 }
 
-/// Of the replicas that still run the one that has the fewest sequences.
 BatchJob::Replica& BatchJob::emptiest() {
-  return *std::min_element(replicas_.begin(), replicas_.end(), [](const Replica& a, const Replica& b) {
-    return std::pair(a.finished, a.load()) < std::pair(b.finished, b.load());
-  });
+  return *std::min_element(replicas_.begin(), replicas_.end(),
+                           [](const Replica& a, const Replica& b) { return a.load() < b.load(); });
 }
 
 void BatchJob::take_up(ReadRow row) {

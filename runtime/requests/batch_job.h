@@ -130,7 +130,6 @@ class BatchJob {
     Scheduler scheduler;
     std::vector<std::chrono::steady_clock::time_point> planned_at;  // by slot
     uint64_t blocks_to_tell = 0;                                    // to its stages, with its next plan
-    bool finished = false;                                          // it has been told so
   };
   struct Renewal {
     int64_t blocks = 0;

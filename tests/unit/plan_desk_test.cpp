@@ -1,4 +1,5 @@
-// Several replicas at one desk, over a loopback world: rank 0 and the first stages of the others, without stages.
+// Several replicas at one desk, over a loopback world: rank 0 and the first stages of the others, without
+// stages.
 #include "runtime/pipeline/plan_desk.h"
 
 #include <gtest/gtest.h>
