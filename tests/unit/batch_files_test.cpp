@@ -253,9 +253,9 @@ TEST_F(BatchFiles, SeveralReplicasShareTheRowsAndGiveTheSameFile) {
 }
 
 TEST_F(BatchFiles, AReplicaThatRunsOutOfRowsTakesOverWhatWaitsElsewhere) {
-  // The first of each two rows is long: handed out in turns, one replica would have nearly all the work.
+  // The first of each two rows is long: handed out in turns, one replica has nearly all the work.
   std::string input;
-  for (int i = 0; i < 40; ++i)
+  for (int i = 0; i < 8; ++i)
     input += row(std::to_string(i), R"("prompt": [1], "max_tokens": )" + std::to_string(i % 2 == 0 ? 50 : 1));
   BatchJobOptions o = options(input);
   o.scheduler.max_num_seqs = 2;
@@ -265,8 +265,8 @@ TEST_F(BatchFiles, AReplicaThatRunsOutOfRowsTakesOverWhatWaitsElsewhere) {
   while (!job.progress().input_ended) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   std::array<int64_t, 2> tokens{};
   EXPECT_TRUE(play(job, INT_MAX, INT_MAX, 2, &tokens));
-  EXPECT_EQ(tokens[0] + tokens[1], 20 * 51);
-  EXPECT_LT(std::abs(tokens[0] - tokens[1]), 200) << tokens[0] << " and " << tokens[1];
+  EXPECT_EQ(tokens[0] + tokens[1], 4 * 51);
+  EXPECT_GT(std::min(tokens[0], tokens[1]), 50) << "one of the long ones";
 }
 
 TEST_F(BatchFiles, ADrainDoesNotWaitForAnInputThatStaysOpen) {
