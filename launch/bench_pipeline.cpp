@@ -184,7 +184,10 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
   for (size_t s = 0; s < reports.size(); ++s) {
     proto::StageReport r;
     ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
-    const double span = std::max(1e-9, r.span_seconds());
+    // A replica that has nothing left waits on after its last forward.
+    const double span =
+        std::max({1e-9, r.span_seconds(),
+                  r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds()});
     std::printf(
         "%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
         100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,

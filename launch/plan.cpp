@@ -48,11 +48,11 @@ void print_plan(const JobOptions& options, const Layout& layout, bool oversubscr
     std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
                 mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
-  std::printf("\nKV cache: %lld bytes a token over all ranks, in %s%s\n",
-              static_cast<long long>(kv_per_token), name_of(shape.kv_dtype),
-              has_scales(shape.kv_dtype) ? " and its scales" : "");
+  const char* together = layout.replicas > 1 ? "the ranks of a replica" : "all ranks";
+  std::printf("\nKV cache: %lld bytes a token over %s, in %s%s\n", static_cast<long long>(kv_per_token),
+              together, name_of(shape.kv_dtype), has_scales(shape.kv_dtype) ? " and its scales" : "");
   if (experts > 0)
-    std::printf("routed experts: %.1f MiB of the weights over all ranks, read %s\n", mib(experts),
+    std::printf("routed experts: %.1f MiB of the weights over %s, read %s\n", mib(experts), together,
                 options.lazy_experts ? "as rows are routed to them (--expert-loading lazy)"
                                      : "at the start (--expert-loading lazy reads those that rows need)");
 

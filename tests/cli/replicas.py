@@ -7,7 +7,7 @@ import signal
 import subprocess
 import unittest
 
-from harness import BINARY, DEMO, ENVIRONMENT, SLOWLY, ProgramTest, row
+from harness import BINARY, DEMO, ProgramTest, row
 
 
 class Replicas(ProgramTest):
@@ -70,18 +70,32 @@ class Replicas(ProgramTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(self.output.read_bytes(), undisturbed)
 
-    def test_an_idle_replica_costs_no_processor(self):
-        """One row: a replica works, the other one waits for news."""
+    def test_a_replica_without_rows_waits_for_the_one_that_has_some(self):
         self.write(row("only", max_tokens=1500, ignore_eos=True))
-        job = subprocess.Popen(self.command(2, "--dp", "2"), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
-        self.addCleanup(job.kill)
-        rest, _ = job.communicate(timeout=100)
-        self.assertEqual(job.returncode, 0, rest)
-        ran = re.findall(r"^ +[01]  +0  .*?%  +(\d+)  +\d+\.\d  ", rest, re.M)
-        self.assertEqual(sorted(map(int, ran))[0], 0, rest)
+        for ranks, flags in ((2, ["--dp", "2"]), (4, ["--pp", "2"])):
+            run = self.generate(ranks, "--resume", "never", *flags)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            ran = [int(r) for r in re.findall(r"^ +[01]  +0  .*?%  +(\d+)  +\d+\.\d  ", run.stderr, re.M)]
+            self.assertEqual(sorted(ran), [0, 1500], run.stderr)
 
-    def test_plan_and_metrics_tell_replicas_apart(self):
+    def test_the_guards_step_to_full_precision_is_one_for_all_replicas(self):
+        self.rows(60, max_tokens=150, ignore_eos=True, n=2)
+        by_precision = []
+        for dtype in ("fp8", "auto"):
+            self.bytes_of(0, "--kv-cache-dtype", dtype)
+            by_precision.append(self.answers())
+        run = self.generate(4, "--resume", "never", "--pp", "2", "--kv-cache-dtype", "fp8", "--guard", "kv_error=0.001,for=0.1",
+                            "--metrics-interval", "0.02", "--max-num-seqs", "4", "--micro-batches", "2")
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("stepping back from a KV cache of float8_e4m3 to one of bfloat16", run.stderr)
+        full = 0
+        for answer, low, high in zip(self.answers(), *by_precision, strict=True):
+            stepped = answer["response"]["body"].pop("system_fingerprint", None) is not None
+            self.assertEqual(answer, high if stepped else low)
+            full += stepped
+        self.assertGreater(full, 0, "every row was done before the step")
+
+    def test_plan_says_how_many_ranks_there_are(self):
         plan = subprocess.run([BINARY, "plan", "--model", DEMO, "--pp", "4", "--dp", "2"], capture_output=True, text=True)
         self.assertIn("2 replicas of 4 stages on 8 ranks", plan.stdout)
 
