@@ -31,9 +31,8 @@ void print_plan(const JobOptions& options, const Layout& layout, bool oversubscr
               name_of(shape.dtype), static_cast<long long>(shape.max_model_len));
   if (layout.replicas > 1)
     std::printf(
-        "%s on %d ranks, which share the rows: rank r is stage r %% %d of replica r / %d; each holds and "
-        "does "
-        "what follows\n\n",
+        "%s on %d ranks, which share the rows: rank r is stage r %% %d of replica r / %d, and each is "
+        "this\n\n",
         layout_text(layout).c_str(), layout.ranks(), stages, stages);
   const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
