@@ -40,7 +40,7 @@ class Replicas(ProgramTest):
         self.assertEqual(self.bytes_of(4, "--dp", "4"), one)
 
     def test_kill_9_in_another_replica_ends_the_job_by_name_and_it_goes_on(self):
-        self.rows(40, max_tokens=600, ignore_eos=True)
+        self.rows(40, max_tokens=300, ignore_eos=True)
         undisturbed = self.bytes_of(4)
         self.output.unlink()
         for rank in (2, 3):
@@ -58,7 +58,7 @@ class Replicas(ProgramTest):
         self.assertEqual(self.output.read_bytes(), undisturbed)
 
     def test_a_drain_asked_of_any_replica_saves_the_rows_of_all(self):
-        self.rows(40, max_tokens=600, ignore_eos=True)
+        self.rows(40, max_tokens=300, ignore_eos=True)
         undisturbed = self.bytes_of(0)
         self.output.unlink()
         job = self.start_slowly(4, "--pp", "2")
