@@ -13,13 +13,14 @@ constexpr int kMessages = 8;
 
 }  // namespace
 
-std::vector<double> edge_rates(World& world, Device& device, RunnerEdges& edges) {
+std::vector<double> edge_rates(World& world, Device& device, const Layout& layout, RunnerEdges& edges) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates(static_cast<size_t>(world.size()), 0);
-  if (world.size() == 1) return rates;
+  if (layout.stages == 1) return rates;
   const Tensor tensor = device.tensor(DType::i32, {kMessage / 4});
   const Bytes message{tensor.view.as<std::byte>(), static_cast<size_t>(kMessage)};
   for (int to = 1; to < world.size(); ++to) {
+    if (layout.stage_of(to) == 0) continue;
     const std::vector<std::string> all = agree(world, [&]() -> std::string {
       Clock::time_point begin;
       for (int i = 0; i <= kMessages; ++i) {  // the first one finds both ends ready

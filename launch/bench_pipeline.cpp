@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <deque>
 #include <optional>
 #include <sstream>
 
@@ -17,6 +18,7 @@
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
 #include "runtime/model/model_cost.h"
+#include "runtime/pipeline/plan_desk.h"
 #include "runtime/pipeline/runner.h"
 #include "runtime/requests/scheduler.h"
 
@@ -33,23 +35,26 @@ struct BenchFlags {
   int64_t warm_ups = 1;
 };
 
-/// Plans `prompts` sequences of random tokens and measures when their prefill ends and when all ends. The
-/// same sequences run `warm_ups` times before: a KV block's first use makes the system find and clear its
-/// pages, which takes seconds a GiB on a virtual machine and happens once in a job of any length.
-class BenchPlans final : public PlanSource {
+/// Plans `prompts` sequences of random tokens, evenly over the replicas, and measures when their prefill ends
+/// and when all ends. The same sequences run `warm_ups` times before: a KV block's first use makes the system
+/// find and clear its pages, which takes seconds a GiB on a virtual machine and happens once in a job of any
+/// length.
+class BenchPlans final : public Planner {
  public:
   BenchPlans(const BenchFlags& flags, const ReadyRank& ready, int64_t block_size)
-      : scheduler_({ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, block_size, ready.blocks,
-                    ready.shape.schedule.micro_batches}),
-        flags_(flags),
+      : flags_(flags),
         vocabulary_(static_cast<uint64_t>(ready.shape.config.vocab_size)),
         passes_left_(flags.warm_ups) {
-    scheduler_.input_ended();
+    for (int r = 0; r < ready.shape.layout.replicas; ++r)
+      schedulers_
+          .emplace_back(SchedulerLimits{ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens,
+                                        block_size, ready.blocks, ready.shape.schedule.micro_batches})
+          .input_ended();
     begin_pass();
   }
 
-  proto::Plan plan(int slot) override {
-    proto::Plan plan = scheduler_.plan(slot);
+  proto::Plan plan(int replica, int slot) override {
+    proto::Plan plan = of(replica).plan(slot);
     for (const auto& row : plan.rows()) {
       if (row.tokens_size() == 1 && row.has_sampling() && row.sampling().position() > 0) continue;
       // Some prompt is still being filled: the decode phase has not begun.
@@ -62,15 +67,17 @@ class BenchPlans final : public PlanSource {
     return plan;
   }
 
-  void take_in(int slot, const proto::StepResult& result) override {
+  void take_in(int replica, int slot, const proto::StepResult& result) override {
     decode_tokens_ += decode_begin_ ? result.tokens_size() : 0;
     decode_steps_ += decode_begin_ ? 1 : 0;
-    scheduler_.complete(slot, result);
+    of(replica).complete(slot, result);
     end_ = Clock::now();
   }
 
-  bool finished_or_wait() override {
-    if (!scheduler_.empty()) return false;
+  std::optional<bool> finished(int replica) override {
+    if (!of(replica).empty()) return false;
+    if (!std::all_of(schedulers_.begin(), schedulers_.end(), [](const Scheduler& s) { return s.empty(); }))
+      return std::nullopt;
     if (passes_left_ == 0) return true;
     --passes_left_;
     begin_pass();
@@ -83,9 +90,15 @@ class BenchPlans final : public PlanSource {
   }
   int64_t decode_tokens() const { return decode_tokens_; }
   int64_t decode_steps() const { return decode_steps_; }
-  int64_t preemptions() const { return scheduler_.preemptions(); }
+  int64_t preemptions() const {
+    int64_t sum = 0;
+    for (const Scheduler& s : schedulers_) sum += s.preemptions();
+    return sum;
+  }
 
  private:
+  Scheduler& of(int replica) { return schedulers_.at(static_cast<size_t>(replica)); }
+
   void begin_pass() {
     for (int64_t s = 0; s < flags_.prompts; ++s) {
       SequenceSpec spec;
@@ -95,14 +108,14 @@ class BenchPlans final : public PlanSource {
             static_cast<int32_t>(philox(spec.id, static_cast<uint64_t>(i))[0] % vocabulary_));
       spec.max_tokens = flags_.output_len;
       spec.sampling.set_logprobs(-1);
-      scheduler_.add(std::move(spec));
+      schedulers_[static_cast<size_t>(s) % schedulers_.size()].add(std::move(spec));
     }
     begin_ = end_ = Clock::now();
     decode_begin_.reset();
     decode_tokens_ = 0;
   }
 
-  Scheduler scheduler_;
+  std::deque<Scheduler> schedulers_;  // by replica
   BenchFlags flags_;
   uint64_t vocabulary_;
   int64_t passes_left_;
@@ -151,9 +164,10 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   const auto decoded = static_cast<double>(plans.decode_tokens());
   print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + head), peak);
   if (plans.decode_seconds() <= 0) return;
-  // The stages work on steps of their own at the same time.
-  const auto computing = std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
-                                       [](const StageCut& c) { return c.halves > 0 || c.head; });
+  // The stages and replicas work on steps of their own at the same time.
+  const auto computing =
+      ready.shape.layout.replicas * std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
+                                                  [](const StageCut& c) { return c.halves > 0 || c.head; });
   std::printf(
       "%-22s %s\n", "",
       floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
@@ -164,15 +178,21 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
 /// What each stage did with the time from its first forward to its last, and how fast the edge into it is.
 void print_stages(const ReadyRank& ready, const std::vector<std::string>& reports,
                   const std::vector<double>& rates) {
-  std::printf("stage  part                    busy   input    plan    send   edge into it\n");
+  const bool replicas = ready.shape.layout.replicas > 1;
+  std::printf("%s  part                    busy   input    plan    send   edge into it\n",
+              replicas ? " rank" : "stage");
   for (size_t s = 0; s < reports.size(); ++s) {
     proto::StageReport r;
     ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
-    const double span = std::max(1e-9, r.span_seconds());
-    std::printf("%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
-                100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
-                100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
-                s == 0 ? "" : rate_text(rates[s], "B").c_str());
+    // A replica that has nothing left waits on after its last forward.
+    const double span =
+        std::max({1e-9, r.span_seconds(),
+                  r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds()});
+    std::printf(
+        "%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
+        100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
+        100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
+        ready.shape.layout.stage_of(static_cast<int>(s)) == 0 ? "" : rate_text(rates[s], "B").c_str());
   }
 }
 
@@ -215,25 +235,38 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
     return {};
   });
   MachineBounds bounds = measured_bounds(world, ready);
-  const std::vector<double> rates = edge_rates(world, *ready.device, ready.edges);
+  const std::vector<double> rates = edge_rates(world, *ready.device, ready.shape.layout, ready.edges);
 
+  const Layout& layout = ready.shape.layout;
+  const int stage_number = layout.stage_of(world.rank());
   std::optional<BenchPlans> plans;
-  if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
+  std::optional<PlanDesk> desk;
+  std::optional<RemotePlans> remote;
+  PlanSource* source = nullptr;
+  if (world.rank() == 0) {
+    plans.emplace(flags, ready, flags.job.block_size);
+    source = &desk.emplace(*plans, world, layout);
+  } else if (stage_number == 0) {
+    source = &remote.emplace(world);
+  }
   DecodeCounter stage(*ready.stage);
-  Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                {world.rank(), 0, ready.shape.max_num_batched_tokens}, plans ? &*plans : nullptr);
+  Runner runner(
+      stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+      {stage_number, layout.first_rank(layout.replica_of(world.rank())), ready.shape.max_num_batched_tokens},
+      source);
   const std::string mine = runner.run().SerializeAsString();
+  if (desk) desk->finish();
   const std::vector<std::string> reports = agree(world, [&mine] { return mine; });
   const std::vector<std::string> counted = agree(world, [&stage] { return stage.text(); });
   bounds = higher(bounds, measured_bounds(world, ready));
   if (world.rank() > 0) return;
   std::printf(
-      "%d %s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches "
+      "%s, %s, %lld prompts of %lld tokens, %lld new tokens each, at most %lld at once, %d micro-batches "
       "in flight, %lld preemptions\n",
-      world.size(), world.size() == 1 ? "stage" : "stages", ready.numerics.c_str(),
-      static_cast<long long>(flags.prompts), static_cast<long long>(flags.input_len),
-      static_cast<long long>(flags.output_len), static_cast<long long>(ready.shape.max_num_seqs),
-      ready.shape.schedule.micro_batches, static_cast<long long>(plans->preemptions()));
+      layout_text(layout).c_str(), ready.numerics.c_str(), static_cast<long long>(flags.prompts),
+      static_cast<long long>(flags.input_len), static_cast<long long>(flags.output_len),
+      static_cast<long long>(ready.shape.max_num_seqs * layout.replicas), ready.shape.schedule.micro_batches,
+      static_cast<long long>(plans->preemptions()));
   std::printf("%-22s %s %s, memory %s, measured in this run\n", "multiply-add peak",
               name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
               rate_text(bounds.read_bytes, "B").c_str());
@@ -266,7 +299,7 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
   add_machine_flags(*sub, flags->job);
   sub->callback([flags, &chosen] {
     chosen = [flags] {
-      return run_ranks(launched_by_mpi() ? 1 : std::max(1, flags->job.pipeline_parallel),
+      return run_ranks(launched_by_mpi() ? 1 : ranks_by_flags(flags->job),
                        [flags](World& world, Stopping&) { bench_on_rank(world, *flags); });
     };
   });

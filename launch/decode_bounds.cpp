@@ -15,6 +15,26 @@ bool is_decode(const proto::Plan& plan) {
   });
 }
 
+/// Of one stage: steps and what they did over all replicas, weights of one.
+struct StageCounts {
+  double steps = 0, rows = 0, positions = 0, hit = 0;
+  double others = 0, experts = 0;
+};
+
+StageCounts counts_of(const Layout& layout, const std::vector<std::string>& counted, int stage) {
+  StageCounts sum;
+  for (int r = 0; r < layout.replicas; ++r) {
+    StageCounts one;
+    std::istringstream text(counted[static_cast<size_t>(layout.first_rank(r) + stage)]);
+    text >> one.steps >> one.rows >> one.positions >> one.hit >> sum.others >> sum.experts;
+    sum.steps += one.steps;
+    sum.rows += one.rows;
+    sum.positions += one.positions;
+    sum.hit += one.hit;
+  }
+  return sum;
+}
+
 }  // namespace
 
 DrawingPtr DecodeCounter::start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
@@ -40,19 +60,16 @@ DecodeStep mean_decode_step(const JobShape& shape, const std::vector<std::string
   DecodeStep step;
   double all_experts = 0;
   double positions = 0;
-  for (size_t s = 0; s < counted.size(); ++s) {
-    std::istringstream text(counted[s]);
-    double steps = 0, rows = 0, stage_positions = 0, hit = 0, others = 0, experts = 0;
-    text >> steps >> rows >> stage_positions >> hit >> others >> experts;
-    if (steps == 0) return {};
-    const bool table = shape.partition[s].embedding;
-    step.rows = rows / steps;
-    positions = stage_positions / steps;
-    step.expert_bytes += hit / steps;
-    step.weight_bytes += others + hit / steps;
-    if (table)
+  for (int s = 0; s < shape.layout.stages; ++s) {
+    const StageCounts of = counts_of(shape.layout, counted, s);
+    if (of.steps == 0) return {};
+    step.rows = of.rows / of.steps;
+    positions = of.positions / of.steps;
+    step.expert_bytes += of.hit / of.steps;
+    step.weight_bytes += of.others + of.hit / of.steps;
+    if (shape.partition[static_cast<size_t>(s)].embedding)
       step.weight_bytes -= static_cast<double>(embedding_cost(shape.config, shape.dtype).weight_bytes);
-    all_experts += experts;
+    all_experts += of.experts;
   }
   step.experts_hit = all_experts > 0 ? step.expert_bytes / all_experts : 0;
   step.flops = step.rows * head_cost(shape.config, shape.dtype).flops_per_token;

@@ -54,7 +54,7 @@ struct DecodeStep {
   double bytes() const { return weight_bytes + kv_bytes; }
 };
 
-/// From DecodeCounter::text of every stage. Without decode steps all is 0.
+/// From DecodeCounter::text of every rank. Without decode steps all is 0.
 DecodeStep mean_decode_step(const JobShape& shape, const std::vector<std::string>& counted);
 
 /// One line: the time a step would take if it only read, or only multiplied, and how near `seconds` comes.

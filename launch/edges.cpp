@@ -35,11 +35,11 @@ void let_nccl_share_gpus(const World& world) {
 
 }  // namespace
 
-RunnerEdges make_edges(World& world, Device& device, const std::vector<DeviceKind>& kinds,
-                       bool gpus_are_shared) {
+RunnerEdges make_edges(World& world, Device& device, const Layout& layout,
+                       const std::vector<DeviceKind>& kinds, bool gpus_are_shared) {
   const int rank = world.rank();
-  const bool first = rank == 0;
-  const bool last = rank + 1 == world.size();
+  const bool first = layout.stage_of(rank) == 0;
+  const bool last = !layout.has_edge_from(rank);
   const bool on_gpu = device.kind() == DeviceKind::cuda;
   const std::vector<std::string> ids = agree(world, [&]() -> std::string {  // each made by the sending end
     if (last || kind_of(world, kinds, rank) != EdgeKind::nccl) return {};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "launch/job_options.h"
 #include "runtime/base/log.h"
 
 namespace penstock {
@@ -54,7 +55,7 @@ void warn_of_experts_without_room(World& world, const Device& device, const Stag
                " for them: a job that touches more stops with a message, and keeps its finished rows");
 }
 
-std::string experts_text(const std::vector<proto::StageReport>& reports, bool lazy) {
+std::string experts_text(const std::vector<proto::StageReport>& reports, const Layout& layout, bool lazy) {
   uint64_t experts = 0, held = 0, bytes = 0, held_bytes = 0;
   double seconds = 0;
   std::string stages;
@@ -66,7 +67,7 @@ std::string experts_text(const std::vector<proto::StageReport>& reports, bool la
     bytes += r.expert_bytes();
     held_bytes += r.expert_held_bytes();
     seconds += r.expert_read_seconds();
-    stages += (stages.empty() ? " (stage " : ", stage ") + std::to_string(s) + ": " +
+    stages += (stages.empty() ? " (" : ", ") + stage_name(layout, static_cast<int>(s)) + ": " +
               of_text(r.experts_held(), r.experts());
   }
   if (experts == 0 || !lazy) return {};

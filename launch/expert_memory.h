@@ -8,6 +8,7 @@
 
 #include "proto/plan.pb.h"
 #include "runtime/comm/world.h"
+#include "runtime/pipeline/layout.h"
 #include "runtime/pipeline/stage.h"
 
 namespace penstock {
@@ -24,8 +25,8 @@ uint64_t free_beside_experts(uint64_t free_bytes, uint64_t experts_to_come);
 void warn_of_experts_without_room(World& world, const Device& device, const Stage& stage, int64_t blocks,
                                   uint64_t experts_to_come);
 
-/// For the closing table: how many experts were touched, and the memory that took; by stage, and summed.
-/// Empty where no expert came lazily.
-std::string experts_text(const std::vector<proto::StageReport>& reports, bool lazy);
+/// For the closing table: how many experts were touched, and the memory that took; by stage, and summed over
+/// all ranks. `reports` by rank. Empty where no expert came lazily.
+std::string experts_text(const std::vector<proto::StageReport>& reports, const Layout& layout, bool lazy);
 
 }  // namespace penstock

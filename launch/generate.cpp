@@ -4,6 +4,7 @@
 #include "launch/agree.h"
 #include "launch/commands.h"
 #include "launch/job_journal.h"
+#include "launch/job_plans.h"
 #include "launch/preflight.h"
 #include "launch/progress.h"
 #include "launch/rank_job.h"
@@ -17,30 +18,6 @@
 
 namespace penstock {
 namespace {
-
-/// Lets the runner ask a BatchJob for plans: the two stand on one floor and do not know each other.
-class JobPlans final : public PlanSource {
- public:
-  /// `requests` may be null: then nobody counts; and `guard`: then nobody steps back.
-  JobPlans(BatchJob& job, RequestMetrics* requests, Guarding* guard)
-      : job_(job), requests_(requests), guard_(guard) {}
-  proto::Plan plan(int slot) override {
-    if (guard_ != nullptr) guard_->steer(job_);
-    proto::Plan plan = job_.plan(slot);
-    if (requests_ != nullptr) requests_->planned(plan, RequestMetrics::Clock::now());
-    return plan;
-  }
-  void take_in(int slot, const proto::StepResult& result) override {
-    if (requests_ != nullptr) requests_->sampled(result, RequestMetrics::Clock::now());
-    job_.take_in(slot, result);
-  }
-  bool finished_or_wait() override { return job_.finished_or_wait(); }
-
- private:
-  BatchJob& job_;
-  RequestMetrics* requests_;
-  Guarding* guard_;
-};
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const JobOptions& options) {
   if (options.skip_tokenizer_init) return nullptr;
@@ -62,6 +39,7 @@ JobDescription describe(const JobOptions& options, const ReadyRank& ready) {
   job.blocks = ready.blocks;
   job.max_model_len = ready.shape.max_model_len;
   job.micro_batches = ready.shape.schedule.micro_batches;
+  job.replicas = ready.shape.layout.replicas;
   job.processors = ready.processors;
   for (const StageFacts& facts : ready.facts)
     job.stages.push_back({static_cast<int>(job.stages.size()), facts.host, facts.device, facts.part});
@@ -82,6 +60,7 @@ BatchJobOptions batch_options(const JobOptions& options, const ReadyRank& ready,
   batch.intake.request.served_model_name = options.served_model_name;
   batch.scheduler = {ready.shape.max_num_seqs, ready.shape.max_num_batched_tokens, options.block_size,
                      ready.blocks, ready.shape.schedule.micro_batches};
+  batch.replicas = ready.shape.layout.replicas;
   batch.intake.request.defaults = load_generation_defaults(options.generation_config, options.model);
   batch.intake.chat = std::move(chat);
   batch.intake.splits_reasoning = !options.reasoning_parser.empty();
@@ -98,8 +77,8 @@ std::vector<proto::StageReport> gather_reports(World& world, proto::StageReport 
   std::vector<proto::StageReport> reports(static_cast<size_t>(world.size()));
   reports[0] = std::move(mine);
   for (int missing = world.size() - 1; missing > 0; --missing) {
-    const ControlMessage message = world.control().receive();
-    if (message.kind != ControlKind::stage_report || message.from < 1 || message.from >= world.size() ||
+    const ControlMessage message = world.control().receive(Line::reports);
+    if (message.from < 1 || message.from >= world.size() ||
         !reports[static_cast<size_t>(message.from)].ParseFromString(message.payload))
       throw Error("rank " + std::to_string(message.from) + " sent no report that can be read");
   }
@@ -132,6 +111,38 @@ std::string told_end(const JobProgress& end, const std::string& reason) {
   return "stopped by " + reason + ": " + std::to_string(end.rows_done) + " rows are finished, " +
          std::to_string(end.rows_cut) +
          " more are saved as far as they got; the same command goes on from there";
+}
+
+/// The part of every rank but the first: its stage's program, and its reports.
+void play_for_rank_0(World& world, ReadyRank& ready, const JobOptions& options,
+                     const RunnerOptions& runner_options) {
+  std::optional<RemotePlans> plans;
+  if (runner_options.stage == 0) plans.emplace(world);
+  Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                runner_options, plans ? &*plans : nullptr);
+  std::optional<StageReporter> reporter;
+  reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
+  const proto::StageReport played = play(runner);
+  reporter.reset();
+  const proto::StageReport report = complete_report(played, ready);
+  world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
+  const std::string stopped = agree(world, [] { return std::string(); })[0];
+  if (!stopped.empty()) throw JobStopped(stopped);
+}
+
+void tell_ready(const ReadyRank& ready, const JobOptions& options) {
+  const JobShape& shape = ready.shape;
+  for (const std::string& note : shape.config.notes) log::info("model: " + note);
+  log::info("ready: " + layout_text(shape.layout) + ", " + shape.config.architecture + " in " +
+            ready.numerics + ", " + std::to_string(ready.blocks) + " KV blocks of " +
+            std::to_string(options.block_size) + " tokens" + (shape.layout.replicas > 1 ? " each" : "") +
+            ", up to " + std::to_string(shape.max_num_seqs * shape.layout.replicas) + " sequences at once");
+  for (size_t r = 0; r < ready.facts.size(); ++r) {
+    const StageFacts& facts = ready.facts[r];
+    log::info(stage_name(shape.layout, static_cast<int>(r)) + " on " + facts.host + ": " + facts.part + ", " +
+              facts.device + ", " + std::to_string(facts.threads) +
+              (facts.threads == 1 ? " thread" : " threads"));
+  }
 }
 
 void generate(World& world, Stopping& stopping, const JobOptions& options,
@@ -176,33 +187,16 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
         journal.journal ? make_journal_sink(*journal.journal) : make_direct_sink(options.output));
     return {};
   });
-  const RunnerOptions runner_options{world.rank(), 0, ready.shape.max_num_batched_tokens,
-                                     !options.watch.trace.empty()};
-  if (world.rank() > 0) {
-    Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                  runner_options, nullptr);
-    std::optional<StageReporter> reporter;
-    reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
-    const proto::StageReport played = play(runner);
-    reporter.reset();
-    const proto::StageReport report = complete_report(played, ready);
-    world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
-    const std::string stopped = agree(world, [] { return std::string(); })[0];
-    if (!stopped.empty()) throw JobStopped(stopped);
-    return;
-  }
-  for (const std::string& note : ready.shape.config.notes) log::info("model: " + note);
-  log::info("ready: " + std::to_string(world.size()) + (world.size() == 1 ? " stage, " : " stages, ") +
-            ready.shape.config.architecture + " in " + ready.numerics + ", " + std::to_string(ready.blocks) +
-            " KV blocks of " + std::to_string(options.block_size) + " tokens, up to " +
-            std::to_string(ready.shape.max_num_seqs) + " sequences at once");
-  for (size_t s = 0; s < ready.facts.size(); ++s)
-    log::info("stage " + std::to_string(s) + " on " + ready.facts[s].host + ": " + ready.facts[s].part +
-              ", " + ready.facts[s].device + ", " + std::to_string(ready.facts[s].threads) +
-              (ready.facts[s].threads == 1 ? " thread" : " threads"));
-  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get());
+  const Layout& layout = ready.shape.layout;
+  const RunnerOptions runner_options{layout.stage_of(world.rank()),
+                                     layout.first_rank(layout.replica_of(world.rank())),
+                                     ready.shape.max_num_batched_tokens, !options.watch.trace.empty()};
+  if (world.rank() > 0) return play_for_rank_0(world, ready, options, runner_options);
+  tell_ready(ready, options);
+  JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get(),
+                 world, layout);
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                runner_options, &plans);
+                runner_options, &plans.desk());
   proto::StageReport report;
   bool complete = false;
   if (const JobProgress start = job->progress(); start.rows_resumed > 0)
@@ -214,6 +208,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     const StageReporter reporter(world, runner.meter(), ready, options.watch.interval_seconds,
                                  [&watch](proto::StageReport live) { watch->hear(std::move(live)); });
     report = play(runner);
+    plans.desk().finish();
     complete = job->finish();
     stopping.detach();
   }
@@ -241,7 +236,7 @@ void add_generate(CLI::App& app, Command& chosen) {
       apply_log_options(options->watch);
       const bool launched = launched_by_mpi();
       const auto begin = Stopping::Clock::now();
-      return run_ranks(launched ? 1 : std::max(1, options->pipeline_parallel),
+      return run_ranks(launched ? 1 : ranks_by_flags(*options),
                        [options, begin](World& world, Stopping& stopping) {
                          if (options->preflight)
                            preflight(world, *options);

@@ -102,16 +102,24 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
   const char* group = "Machine";
   app.add_option(
          "--device", o.device,
-         "cpu, cuda (a stage with the embedding alone stays on its host), or one for each stage as in "
-         "cpu,cuda,cuda")
+         "cpu, cuda (a stage with the embedding alone stays on its host), or one for each stage of a replica "
+         "as in cpu,cuda,cuda")
       ->group(group)
       ->capture_default_str();
   app.add_option("--threads", o.threads,
                  "CPU threads a rank [the cores of this host, shared among its ranks]")
       ->check(CLI::Range(1, 1024))
       ->group(group);
-  app.add_option("--pipeline-parallel-size,--pp", o.pipeline_parallel,
-                 "Pipeline stages [one a rank]; without mpirun, stages run as threads of this process")
+  app.add_option(
+         "--pipeline-parallel-size,--pp", o.pipeline_parallel,
+         "Pipeline stages of a replica [all ranks, divided among the replicas]; without mpirun, stages "
+         "run as threads of this process")
+      ->check(CLI::Range(1, 4096))
+      ->group(group);
+  app.add_option(
+         "--data-parallel-size,--dp", o.data_parallel,
+         "Replicas: whole pipelines beside each other, which share the rows [ranks / stages; 1]. Sizes "
+         "and --max-num-seqs are those of one replica")
       ->check(CLI::Range(1, 4096))
       ->group(group);
   app.add_option(
@@ -214,8 +222,50 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
 }
 
-JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed) {
+Layout lay_out(const JobOptions& options, int ranks) {
+  const int stages = options.pipeline_parallel;
+  const int replicas = options.data_parallel;
+  if (stages > 0 && replicas > 0 && stages * replicas != ranks)
+    throw UsageError("--pipeline-parallel-size times --data-parallel-size: expected the number of ranks, " +
+                     std::to_string(ranks) + ", found " + std::to_string(stages) + " times " +
+                     std::to_string(replicas));
+  if (stages > 0) {
+    if (ranks % stages != 0)
+      throw UsageError("--pipeline-parallel-size: expected a divisor of the number of ranks, " +
+                       std::to_string(ranks) + ", found " + std::to_string(stages));
+    return {ranks / stages, stages};
+  }
+  if (replicas == 0) return {1, ranks};
+  if (ranks % replicas != 0)
+    throw UsageError("--data-parallel-size: expected a divisor of the number of ranks, " +
+                     std::to_string(ranks) + ", found " + std::to_string(replicas));
+  return {replicas, ranks / replicas};
+}
+
+int ranks_by_flags(const JobOptions& options) {
+  return std::max(1, options.pipeline_parallel) * std::max(1, options.data_parallel);
+}
+
+std::string stage_name(const Layout& layout, int rank) {
+  return (layout.replicas > 1 ? "replica " + std::to_string(layout.replica_of(rank)) + ", " : "") + "stage " +
+         std::to_string(layout.stage_of(rank));
+}
+
+std::string layout_text(const Layout& layout) {
+  return (layout.replicas > 1 ? std::to_string(layout.replicas) + " replicas of " : "") +
+         std::to_string(layout.stages) + (layout.stages == 1 ? " stage" : " stages");
+}
+
+std::vector<DeviceKind> JobShape::devices_by_rank() const {
+  std::vector<DeviceKind> kinds;
+  for (int r = 0; r < layout.ranks(); ++r) kinds.push_back(devices[static_cast<size_t>(layout.stage_of(r))]);
+  return kinds;
+}
+
+JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversubscribed) {
+  const int stages = layout.stages;
   JobShape shape;
+  shape.layout = layout;
   shape.config = load_model_config(options.model);
   if (options.load_format == "dummy") shape.config.fp8.reset();  // made in bfloat16, whatever the file has
   if (names_gpu(options.device) && options.lazy_experts)

@@ -9,6 +9,7 @@
 #include "launch/watch_options.h"
 #include "runtime/device/device.h"
 #include "runtime/model/config.h"
+#include "runtime/pipeline/layout.h"
 #include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/schedule.h"
 #include "runtime/requests/journal/journal.h"
@@ -43,7 +44,8 @@ struct JobOptions {
   // machine
   std::string device = "cpu";
   int threads = 0;            // 0: this rank's share of the cores
-  int pipeline_parallel = 0;  // 0: one stage a rank
+  int pipeline_parallel = 0;  // stages; 0: the ranks divided among the replicas
+  int data_parallel = 0;      // replicas; 0: the ranks divided by the stages
   std::string layer_partition;
   std::string matmul_cache;       // file of algorithms chosen for products on GPUs; empty: none
   bool any_sum_order = false;     // only a benchmark's: bits then depend on the company
@@ -70,23 +72,38 @@ void add_batch_flags(CLI::App& app, JobOptions& options);
 /// What --kv-cache-dtype `name` (auto, fp8 or int8) means where `dtype` is that of the job.
 DType resolve_kv_dtype(const std::string& name, DType dtype);
 
+/// How --pipeline-parallel-size and --data-parallel-size cut a world of so many ranks; without either, one
+/// replica. Throws UsageError naming the flag where that cannot be.
+Layout lay_out(const JobOptions& options, int ranks);
+/// Ranks that a job without a launcher has, as threads of this process.
+int ranks_by_flags(const JobOptions& options);
+
 /// Flags and model put together: what every rank must agree on.
 struct JobShape {
   ModelConfig config;
+  Layout layout;
   DType dtype = DType::f32;
   DType kv_dtype = DType::f32;  ///< of the KV cache
   int64_t max_model_len = 0;
-  Partition partition;
-  std::vector<DeviceKind> devices;  ///< by stage
+  Partition partition;              ///< of a replica
+  std::vector<DeviceKind> devices;  ///< by stage of a replica
   CutCost cost;
-  int64_t max_num_seqs = 0;
+  int64_t max_num_seqs = 0;  ///< of a replica
   int64_t max_num_batched_tokens = 0;
   int64_t max_rows = 0;  ///< most sequences in one micro-batch
   Schedule schedule;
+
+  const StageCut& cut_of(int rank) const { return partition[static_cast<size_t>(layout.stage_of(rank))]; }
+  std::vector<DeviceKind> devices_by_rank() const;
 };
 
 /// Throws UsageError naming the flag when something cannot be. `oversubscribed`: stages share processors.
-JobShape shape_job(const JobOptions& options, int stages, bool oversubscribed);
+JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversubscribed);
+
+/// "stage 2", or "replica 1, stage 2" where there are several.
+std::string stage_name(const Layout& layout, int rank);
+/// "4 stages", "2 replicas of 4 stages".
+std::string layout_text(const Layout& layout);
 
 /// Bytes of K and V that one block takes on a stage.
 int64_t kv_bytes_per_block(const JobShape& shape, const StageCut& cut, int64_t block_size);

@@ -21,13 +21,19 @@ std::vector<double> stage_costs(const Partition& partition, const CutCost& cost)
   return costs;
 }
 
-void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
-  const JobShape shape = shape_job(options, stages, oversubscribed);
+void print_plan(const JobOptions& options, const Layout& layout, bool oversubscribed) {
+  const JobShape shape = shape_job(options, layout, oversubscribed);
+  const int stages = layout.stages;
   const ModelConfig& config = shape.config;
   std::printf("%s: %lld layers, hidden %lld, vocabulary %lld, in %s, up to %lld tokens a sequence\n\n",
               config.architecture.c_str(), static_cast<long long>(config.layer_count()),
               static_cast<long long>(config.hidden_size), static_cast<long long>(config.vocab_size),
               name_of(shape.dtype), static_cast<long long>(shape.max_model_len));
+  if (layout.replicas > 1)
+    std::printf(
+        "%s on %d ranks, which share the rows: rank r is stage r %% %d of replica r / %d, and each is "
+        "this\n\n",
+        layout_text(layout).c_str(), layout.ranks(), stages, stages);
   const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
   int64_t kv_per_token = 0;
@@ -41,11 +47,11 @@ void print_plan(const JobOptions& options, int stages, bool oversubscribed) {
     std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
                 mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
-  std::printf("\nKV cache: %lld bytes a token over all ranks, in %s%s\n",
-              static_cast<long long>(kv_per_token), name_of(shape.kv_dtype),
-              has_scales(shape.kv_dtype) ? " and its scales" : "");
+  const char* together = layout.replicas > 1 ? "the ranks of a replica" : "all ranks";
+  std::printf("\nKV cache: %lld bytes a token over %s, in %s%s\n", static_cast<long long>(kv_per_token),
+              together, name_of(shape.kv_dtype), has_scales(shape.kv_dtype) ? " and its scales" : "");
   if (experts > 0)
-    std::printf("routed experts: %.1f MiB of the weights over all ranks, read %s\n", mib(experts),
+    std::printf("routed experts: %.1f MiB of the weights over %s, read %s\n", mib(experts), together,
                 options.lazy_experts ? "as rows are routed to them (--expert-loading lazy)"
                                      : "at the start (--expert-loading lazy reads those that rows need)");
 
@@ -76,7 +82,8 @@ void add_plan(CLI::App& app, Command& chosen) {
   sub->add_flag("--oversubscribed", *shared_cores, "Plan for ranks that share cores")->group("Machine");
   sub->callback([options, shared_cores, &chosen] {
     chosen = [options, shared_cores] {
-      print_plan(*options, options->pipeline_parallel > 0 ? options->pipeline_parallel : 4, *shared_cores);
+      const int stages = options->pipeline_parallel > 0 ? options->pipeline_parallel : 4;
+      print_plan(*options, {std::max(1, options->data_parallel), stages}, *shared_cores);
       return 0;
     };
   });

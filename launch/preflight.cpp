@@ -84,11 +84,11 @@ std::byte pattern(int rank, size_t i) {
 }
 
 /// What came from the rank before: "1.9 GB/s". Every edge alone, one after the other.
-std::string try_edges(World& world) {
+std::string try_edges(World& world, const Layout& layout) {
   const std::vector<std::string> names = names_of(world);
-  const auto me = static_cast<size_t>(world.rank());
   std::string mine;
   for (int from = 0; from + 1 < world.size(); ++from) {
+    if (!layout.has_edge_from(from)) continue;
     const std::string edge = names[static_cast<size_t>(from)] + " -> " + names[static_cast<size_t>(from) + 1];
     if (from == world.rank()) {
       std::vector<std::byte> message(kMessage);
@@ -113,17 +113,19 @@ std::string try_edges(World& world) {
     }
     world.gather_all({});
   }
-  ensure(me == 0 || !mine.empty(), "an edge into every rank but the first");
+  ensure(layout.stage_of(world.rank()) == 0 || !mine.empty(), "an edge into every stage but the first");
   return mine;
 }
 
-Check check_edges(World& world) {
-  const std::vector<std::string> rates = world.gather_all(try_edges(world));
+Check check_edges(World& world, const Layout& layout) {
+  const std::vector<std::string> rates = world.gather_all(try_edges(world, layout));
   if (world.size() == 1) return {"edges", true, "none: one rank"};
+  if (layout.stages == 1) return {"edges", true, "none: each rank is a whole replica"};
   std::string text;
   for (int r = 1; r < world.size(); ++r)
-    text += (r == 1 ? "" : ", ") + std::to_string(r - 1) + " -> " + std::to_string(r) + " " +
-            rates[static_cast<size_t>(r)];
+    if (layout.stage_of(r) > 0)
+      text += (text.empty() ? "" : ", ") + std::to_string(r - 1) + " -> " + std::to_string(r) + " " +
+              rates[static_cast<size_t>(r)];
   return {"edges", true, text};
 }
 
@@ -308,24 +310,25 @@ std::string program_facts() {
   return "penstock " PENSTOCK_VERSION ", fingerprint " + hash_text(bytes.str());
 }
 
-/// Which rank does what where. Empty when the job's shape cannot be worked out: then a check tells why.
-std::string layout_of(World& world, const JobOptions& options, Check& check) {
+/// Which rank does what where. When the job's shape cannot be worked out a check tells why, and `layout` is
+/// one pipeline over all ranks.
+std::string table_of_ranks(World& world, const JobOptions& options, Layout& layout, Check& check) {
   JobShape shape;
+  layout = {1, world.size()};
   std::string part;
   std::string device;
   const Finding mine = found([&] {
-    const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
-    if (stages != world.size())
-      throw UsageError("--pipeline-parallel-size: expected the number of ranks, " +
-                       std::to_string(world.size()) + ", found " + std::to_string(stages));
-    shape = shape_job(options, stages, false);
-    part = shape.partition[static_cast<size_t>(world.rank())].text();
+    shape = shape_job(options, lay_out(options, world.size()), false);
+    part = shape.cut_of(world.rank()).text();
+    if (shape.layout.replicas > 1)
+      part = "replica " + std::to_string(shape.layout.replica_of(world.rank())) + ": " + part;
     return shape.config.architecture + ", " + std::to_string(shape.config.layer_count()) + " layers in " +
-           std::to_string(stages) + (stages == 1 ? " stage" : " stages");
+           layout_text(shape.layout);
   });
   check = check_same_everywhere("job", names_of(world), gather_findings(world, mine));
   if (check.good) {
-    const Finding opened = found([&] { return open_device(world, shape.devices).device->name(); });
+    layout = shape.layout;
+    const Finding opened = found([&] { return open_device(world, shape.devices_by_rank()).device->name(); });
     if (!opened.good) check = {"job", false, opened.text};
     device = opened.text;
   }
@@ -356,9 +359,10 @@ void preflight(World& world, const JobOptions& options) {
       world.size(), static_cast<int>(hosts.size()))};
   checks.push_back(everywhere(world, "program", program_facts));
   Check job;
-  const std::string layout = layout_of(world, options, job);
+  Layout layout;
+  const std::string ranks = table_of_ranks(world, options, layout, job);
   checks.push_back(job);
-  checks.push_back(check_edges(world));
+  checks.push_back(check_edges(world, layout));
   checks.push_back(everywhere(world, "model", [&] { return model_facts(options.model); }));
   if (options.input != "-")
     checks.push_back(everywhere(world, "input", [&] { return input_facts(options.input); }));
@@ -371,7 +375,7 @@ void preflight(World& world, const JobOptions& options) {
   checks.push_back(check_locked_memory(world));
   checks.push_back(check_clocks(world));
   if (world.rank() == 0) {
-    std::printf("%s\n%s", layout.c_str(), table_of(checks).c_str());
+    std::printf("%s\n%s", ranks.c_str(), table_of(checks).c_str());
     std::fflush(stdout);
   }
   agree(world, [&]() -> std::string {

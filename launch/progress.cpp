@@ -41,20 +41,22 @@ double share(double part, double whole) {
   return whole > 0 ? 100 * part / whole : 0;
 }
 
-/// The bubble that the schedule itself has with these stages' mean forward times, and the one that was
-/// measured: idle time of the busiest stage between its first forward and its last.
+/// The bubble that was measured, idle time of the busiest stage between its first forward and its last, and
+/// the one that the schedule itself has with the mean forward times of that stage's replica.
 std::pair<double, double> bubbles(const std::vector<proto::StageReport>& reports, const ReadyRank& ready) {
+  const auto busiest = std::max_element(reports.begin(), reports.end(), [](const auto& a, const auto& b) {
+    return a.busy_seconds() < b.busy_seconds();
+  });
+  const double measured =
+      busiest->span_seconds() > 0 ? std::max(0.0, 1 - busiest->busy_seconds() / busiest->span_seconds()) : 0;
+  const Layout& layout = ready.shape.layout;
+  const int first = layout.first_rank(layout.replica_of(static_cast<int>(busiest - reports.begin())));
   TimingModel timing;
   timing.processors = ready.processors;
-  double measured = 0;
-  double most_busy = -1;
-  for (const proto::StageReport& r : reports) {
+  for (int s = 0; s < layout.stages; ++s) {
+    const proto::StageReport& r = reports[static_cast<size_t>(first + s)];
     const auto count = static_cast<double>(std::max<uint64_t>(1, r.micro_batches()));
     timing.forward.push_back(r.busy_seconds() / count);
-    if (r.busy_seconds() > most_busy) {
-      most_busy = r.busy_seconds();
-      measured = r.span_seconds() > 0 ? std::max(0.0, 1 - r.busy_seconds() / r.span_seconds()) : 0;
-    }
   }
   return {measured, predicted_bubble(ready.shape.schedule, timing)};
 }
@@ -131,18 +133,22 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         static_cast<long long>(end.rows_renewed), ready.full_numerics.c_str());
   text += '\n';
 
+  const Layout& layout = ready.shape.layout;
+  if (layout.replicas > 1) text += "replica  ";
   text +=
       "stage  part                 host           busy   input    plan    send  micro-batches  tokens each  "
       "weights        KV  peak memory\n";
   for (size_t s = 0; s < reports.size(); ++s) {
     const proto::StageReport& r = reports[s];
     const double whole = r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds();
+    const int rank = static_cast<int>(s);
+    if (layout.replicas > 1) text += printed("%7d  ", layout.replica_of(rank));
     text += printed(
-        "%5zu  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n", s,
-        fitted(ready.facts[s].part, 20).c_str(), fitted(ready.facts[s].host, 12).c_str(),
-        share(r.busy_seconds(), whole), share(r.wait_input_seconds(), whole),
-        share(r.wait_plan_seconds(), whole), share(r.send_seconds(), whole),
-        static_cast<unsigned long long>(r.micro_batches()),
+        "%5d  %s %s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%  %13llu  %11.1f  %7s  %8s  %11s\n",
+        layout.stage_of(rank), fitted(ready.facts[s].part, 20).c_str(),
+        fitted(ready.facts[s].host, 12).c_str(), share(r.busy_seconds(), whole),
+        share(r.wait_input_seconds(), whole), share(r.wait_plan_seconds(), whole),
+        share(r.send_seconds(), whole), static_cast<unsigned long long>(r.micro_batches()),
         static_cast<double>(r.tokens()) / static_cast<double>(std::max<uint64_t>(1, r.micro_batches())),
         bytes_text(static_cast<double>(r.weight_bytes())).c_str(),
         bytes_text(static_cast<double>(r.kv_bytes())).c_str(),
@@ -152,8 +158,9 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
     const proto::StageReport& r = reports[s];
     if (ready.facts[s].device.rfind("cuda", 0) != 0) continue;
     text += printed(
-        "stage %zu on %s: %s of %s reserved (%.1f %%), %s in use, %s in pieces (%.1f %% of what is free)\n",
-        s, ready.facts[s].device.c_str(), bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
+        "%s on %s: %s of %s reserved (%.1f %%), %s in use, %s in pieces (%.1f %% of what is free)\n",
+        stage_name(layout, static_cast<int>(s)).c_str(), ready.facts[s].device.c_str(),
+        bytes_text(static_cast<double>(r.memory_reserved_bytes())).c_str(),
         bytes_text(static_cast<double>(r.memory_total_bytes())).c_str(),
         share(static_cast<double>(r.memory_reserved_bytes()), static_cast<double>(r.memory_total_bytes())),
         bytes_text(static_cast<double>(r.memory_used_bytes())).c_str(),
@@ -161,8 +168,8 @@ std::string closing_summary(const JobProgress& end, const std::vector<proto::Sta
         share(static_cast<double>(r.memory_fragmented_bytes()),
               static_cast<double>(r.memory_reserved_bytes() - r.memory_used_bytes())));
   }
-  text += experts_text(reports, ready.weights != nullptr);
-  if (reports.size() > 1) {
+  text += experts_text(reports, layout, ready.weights != nullptr);
+  if (!reports.empty() && layout.stages > 1) {
     const auto [measured, predicted] = bubbles(reports, ready);
     text += printed(
         "bubble of the busiest stage: %.1f %% measured, %.1f %% in the schedule (%d micro-batches in "

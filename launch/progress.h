@@ -23,7 +23,7 @@ JobFigures job_figures(const JobProgress& progress);
 /// "Avg" on in vLLM's words. Rates are over the time since `before`.
 std::string progress_line(const JobFigures& now, const JobFigures& before);
 
-/// The closing table. `reports` by stage. `results` names the output file.
+/// The closing table. `reports` by rank. `results` names the output file.
 std::string closing_summary(const JobProgress& end, const std::vector<proto::StageReport>& reports,
                             const ReadyRank& ready, const std::string& results);
 

@@ -99,7 +99,7 @@ std::string numerics_name(DType dtype, DType kv_dtype, const Ops& ops) {
 /// How numbers are computed, the same on every stage that computes: looking up embeddings is exact
 /// everywhere.
 std::string agreed_numerics(World& world, const JobShape& shape, DType kv_dtype, const Ops& ops) {
-  const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
+  const StageCut& cut = shape.cut_of(world.rank());
   const bool computes = cut.halves > 0 || cut.head;
   const std::string mine = numerics_name(shape.dtype, kv_dtype, ops);
   const std::vector<std::string> all = world.gather_all(computes ? mine : std::string());
@@ -118,7 +118,8 @@ std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const 
     const size_t first = text.find('\n');
     const size_t second = text.find('\n', first + 1);
     facts.push_back({text.substr(0, first), text.substr(first + 1, second - first - 1),
-                     shape.partition[facts.size()].text(), std::stoi(text.substr(second + 1))});
+                     shape.cut_of(static_cast<int>(facts.size())).text(),
+                     std::stoi(text.substr(second + 1))});
   }
   return facts;
 }
@@ -146,30 +147,27 @@ uint64_t resident_bytes() {
 
 ReadyRank make_ready(World& world, const JobOptions& options) {
   ReadyRank ready;
-  const int stages = options.pipeline_parallel > 0 ? options.pipeline_parallel : world.size();
   const int sharers = ranks_on_these_cores(world);
   const int threads = options.threads > 0 ? options.threads : std::max(1, usable_cores() / sharers);
   const bool oversubscribed = !names_gpu(options.device) && threads * sharers > usable_cores();
 
   agree(world, [&]() -> std::string {
-    if (stages != world.size())
-      throw UsageError("--pipeline-parallel-size: expected the number of ranks, " +
-                       std::to_string(world.size()) + ", found " + std::to_string(stages));
-    ready.shape = shape_job(options, stages, oversubscribed);
+    ready.shape = shape_job(options, lay_out(options, world.size()), oversubscribed);
     return {};
   });
   const JobShape& shape = ready.shape;
-  const StageCut& cut = shape.partition[static_cast<size_t>(world.rank())];
+  const StageCut& cut = shape.cut_of(world.rank());
 
   // Ranks on other hosts may see other files or other flags: the schedule must be one.
-  check_same(
-      world, "the job",
-      shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
-          std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
-          " " + name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
-          std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
-          " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
-          std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
+  check_same(world, "the job",
+             shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
+                 std::to_string(shape.config.layer_count()) + " vocab " +
+                 std::to_string(shape.config.vocab_size) + " in " + layout_text(shape.layout) + " " +
+                 name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
+                 std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
+                 " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) +
+                 " micro-batches " + std::to_string(shape.schedule.micro_batches) + " block-size " +
+                 std::to_string(options.block_size));
 
   const StageSpec spec{cut.first_half,     cut.halves,
                        cut.embedding,      cut.head,
@@ -177,7 +175,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
                        options.block_size, shape.max_num_batched_tokens,
                        shape.max_rows,     options.lazy_experts ? ExpertLoading::lazy : ExpertLoading::eager,
                        shape.kv_dtype};
-  RankDevice opened = open_device(world, shape.devices);
+  RankDevice opened = open_device(world, shape.devices_by_rank());
   ready.device = std::move(opened.device);
   ready.gpu_id = opened.gpu_id;
   ready.device_bytes = ready.device->memory().total;
@@ -195,7 +193,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
-  ready.edges = make_edges(world, *ready.device, shape.devices, opened.gpus_are_shared);
+  ready.edges =
+      make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(), opened.gpus_are_shared);
   const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
     return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage,
@@ -217,7 +216,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   ready.numerics = agreed_numerics(world, shape, shape.kv_dtype, *ready.ops);
   ready.full_numerics = agreed_numerics(world, shape, shape.dtype, *ready.ops);
   ready.facts = gather_facts(world, shape, *ready.device, threads);
-  if (oversubscribed && sharers == world.size()) ready.processors = std::max(1, usable_cores() / threads);
+  if (oversubscribed && sharers == world.size())
+    ready.processors = std::max(1, usable_cores() / threads / shape.layout.replicas);
   return ready;
 }
 

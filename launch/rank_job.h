@@ -36,8 +36,9 @@ struct ReadyRank {
   int64_t blocks = 0;
   std::string numerics;
   std::string full_numerics;      ///< with a KV cache of the dtype that is computed in
-  std::vector<StageFacts> facts;  ///< by stage
-  int processors = 0;             ///< stages that can compute at once where they share cores; 0: all of them
+  std::vector<StageFacts> facts;  ///< by rank
+  int processors =
+      0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
 };
 
 /// Loads this rank's weights and gives the stage its cache. Collective; ends with every rank ready or

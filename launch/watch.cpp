@@ -42,7 +42,7 @@ void Watch::start(const BatchJob& job) {
   metrics_.progressed(figures());  // where it begins, so that earlier jobs' rows are nobody's speed
   world_.control().hear_live_reports([this](const ControlMessage& message) {
     proto::StageReport report;
-    if (!report.ParseFromString(message.payload) || report.stage() != static_cast<uint32_t>(message.from))
+    if (!report.ParseFromString(message.payload) || report.rank() != static_cast<uint32_t>(message.from))
       return log::warning("rank " + std::to_string(message.from) + " sent a report that cannot be read");
     hear(std::move(report));
   });

@@ -175,7 +175,7 @@ class LoopbackControl : public ControlPlane {
   void send(int to, ControlKind kind, std::string payload) override {
     hub_.inbox(to).push({rank_, kind, std::move(payload)});
   }
-  ControlMessage receive() override { return hub_.inbox(rank_).pop(); }
+  ControlMessage receive(Line line) override { return hub_.inbox(rank_).pop(line); }
   bool try_receive(ControlMessage& message) override { return hub_.inbox(rank_).try_pop(message); }
   void hear_live_reports(std::function<void(const ControlMessage&)> hear) override {
     hub_.inbox(rank_).hear_live_reports(std::move(hear));

@@ -119,7 +119,7 @@ class UcxWorld : public World, private ControlPlane {
 
  private:
   void send(int to, ControlKind kind, std::string payload) override;
-  ControlMessage receive() override { return inbox_.pop(); }
+  ControlMessage receive(Line line) override { return inbox_.pop(line); }
   bool try_receive(ControlMessage& message) override { return inbox_.try_pop(message); }
   void hear_live_reports(std::function<void(const ControlMessage&)> hear) override {
     inbox_.hear_live_reports(std::move(hear));

@@ -19,6 +19,18 @@ class CompletionTransfer : public Transfer {
   CompletionPtr completion_;
 };
 
+Line line_of(ControlKind kind) {
+  switch (kind) {
+    case ControlKind::plan_request:
+    case ControlKind::plan_reply:
+      return Line::planning;
+    case ControlKind::stage_report:
+      return Line::reports;
+    default:  // another program's kinds are the runner's to refuse
+      return Line::steps;
+  }
+}
+
 }  // namespace
 
 Fault wrong_size(int from, size_t posted_bytes, size_t message_bytes) {
@@ -70,8 +82,9 @@ void Inbox::push(ControlMessage message) {
     return;
   }
   const std::lock_guard lock(mutex_);
-  messages_.push_back(std::move(message));
-  changed_.notify_one();
+  Queue& line = queue(line_of(message.kind));
+  line.messages.push_back(std::move(message));
+  line.changed.notify_one();
 }
 
 void Inbox::hear_live_reports(Hearer hear) {
@@ -82,24 +95,26 @@ void Inbox::hear_live_reports(Hearer hear) {
 void Inbox::fail(const Fault& fault) {
   const std::lock_guard lock(mutex_);
   if (!fault_) fault_ = fault;
-  changed_.notify_all();
+  for (Queue& line : queues_) line.changed.notify_all();
 }
 
-ControlMessage Inbox::pop() {
+ControlMessage Inbox::pop(Line line) {
+  Queue& own = queue(line);
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return !messages_.empty() || fault_; });
+  own.changed.wait(lock, [&] { return !own.messages.empty() || fault_; });
   if (fault_) raise(*fault_);
-  ControlMessage message = std::move(messages_.front());
-  messages_.pop_front();
+  ControlMessage message = std::move(own.messages.front());
+  own.messages.pop_front();
   return message;
 }
 
 bool Inbox::try_pop(ControlMessage& message) {
   const std::lock_guard lock(mutex_);
   if (fault_) raise(*fault_);
-  if (messages_.empty()) return false;
-  message = std::move(messages_.front());
-  messages_.pop_front();
+  std::deque<ControlMessage>& messages = queue(Line::steps).messages;
+  if (messages.empty()) return false;
+  message = std::move(messages.front());
+  messages.pop_front();
   return true;
 }
 

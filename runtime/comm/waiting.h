@@ -3,6 +3,7 @@
 // may call anything here.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
@@ -56,8 +57,8 @@ using CompletionPtr = std::shared_ptr<Completion>;
 /// A Transfer that ends when its completion does.
 TransferPtr make_transfer(CompletionPtr completion);
 
-/// One rank's queue of control messages; live reports pass it by. After a fault nothing is handed out any
-/// more.
+/// One rank's queues of control messages, one a line; live reports pass them by. After a fault nothing is
+/// handed out any more.
 class Inbox {
  public:
   using Hearer = std::function<void(const ControlMessage&)>;
@@ -65,13 +66,19 @@ class Inbox {
   void push(ControlMessage message);
   void hear_live_reports(Hearer hear);
   void fail(const Fault& fault);
-  ControlMessage pop();
+  ControlMessage pop(Line line);
+  /// Of Line::steps.
   bool try_pop(ControlMessage& message);
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<ControlMessage> messages_;
+  struct Queue {
+    std::condition_variable changed;
+    std::deque<ControlMessage> messages;
+  };
+  Queue& queue(Line line) { return queues_[static_cast<size_t>(line)]; }
+
+  std::mutex mutex_;             // guards the queues and the fault
+  std::array<Queue, 3> queues_;  // by Line
   std::optional<Fault> fault_;
   std::mutex hearing_;  // held while the hearer runs
   Hearer hear_;

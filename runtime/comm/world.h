@@ -29,11 +29,20 @@ class WorldAborted : public Error {
 
 /// Kinds of control messages; the payload of each is the protobuf message named beside it.
 enum class ControlKind : uint16_t {
-  plan = 1,          ///< penstock.proto.Plan, rank 0 to every stage
-  step_result = 2,   ///< penstock.proto.StepResult, last stage to rank 0
+  plan = 1,          ///< penstock.proto.Plan, a replica's first stage to its other stages
+  step_result = 2,   ///< penstock.proto.StepResult, a replica's last stage to its first
   stage_report = 3,  ///< penstock.proto.StageReport, every stage to rank 0 at the end
-  finish = 4,        ///< empty, rank 0 to every stage: no plan will follow
+  finish = 4,        ///< empty, a replica's first stage to its other stages: no plan will follow
   live_report = 5,   ///< penstock.proto.StageReport, every stage to rank 0 while the job runs
+  plan_request = 6,  ///< penstock.proto.PlanRequest, another replica's first stage to rank 0
+  plan_reply = 7,    ///< penstock.proto.PlanReply, back
+};
+
+/// Different threads wait for different kinds of messages, each in a line of its own.
+enum class Line {
+  steps,     ///< plan, step_result, finish: the runner's
+  planning,  ///< plan_request, plan_reply
+  reports,   ///< stage_report
 };
 
 struct ControlMessage {
@@ -49,11 +58,11 @@ class ControlPlane {
  public:
   virtual ~ControlPlane() = default;
   virtual void send(int to, ControlKind kind, std::string payload) = 0;
-  /// The next message for this rank, in order of arrival; sleeps until there is one. Any one thread at a
-  /// time. Throws WorldAborted when a peer has died or the world was aborted, with that peer's rank, host and
-  /// reason.
-  virtual ControlMessage receive() = 0;
-  /// As receive, but returns false at once when none has arrived. Throws as receive does.
+  /// The next message of that line for this rank, in order of arrival; sleeps until there is one. Any one
+  /// thread at a time for each line. Throws WorldAborted when a peer has died or the world was aborted, with
+  /// that peer's rank, host and reason.
+  virtual ControlMessage receive(Line line = Line::steps) = 0;
+  /// As receive from Line::steps, but returns false at once when none has arrived. Throws as receive does.
   virtual bool try_receive(ControlMessage& message) = 0;
   /// Live reports never reach `receive`, so that nobody has to wait for them: each is handed to `hear` on the
   /// thread that moves messages, one at a time, which must be quick. Without a hearer they are dropped. When

@@ -130,11 +130,15 @@ void write_like_vllm(Writer& out, const std::string& prefix, const JobSnapshot& 
   out.single(prefix + "cache_config_info", "gauge", "The KV cache.", cache, int64_t{1});
 }
 
-Labels labels_of(size_t stage, const StageLabels& labels) {
-  return {{"stage", std::to_string(stage)},
-          {"rank", std::to_string(labels.rank)},
-          {"host", labels.host},
-          {"device", labels.device}};
+/// `replica` only where there are several.
+Labels labels_of(const JobDescription& job, size_t rank) {
+  const StageLabels& stage = job.stages[rank];
+  Labels labels{{"stage", std::to_string(job.stage_of(rank))},
+                {"rank", std::to_string(stage.rank)},
+                {"host", stage.host},
+                {"device", stage.device}};
+  if (job.replicas > 1) labels.emplace_back("replica", std::to_string(job.replica_of(rank)));
+  return labels;
 }
 
 Labels with(Labels labels, std::string_view name, std::string value) {
@@ -148,7 +152,7 @@ void by_stage(Writer& out, const JobSnapshot& s, const char* name, const char* t
               const Write& write) {
   out.family(std::string("penstock:") + name, type, help);
   for (size_t i = 0; i < s.stages.size(); ++i)
-    if (s.stages[i].age_seconds) write(labels_of(i, s.job.stages[i]), s.stages[i], i);
+    if (s.stages[i].age_seconds) write(labels_of(s.job, i), s.stages[i], i);
 }
 
 void write_stages(Writer& out, const JobSnapshot& s) {
@@ -177,15 +181,15 @@ void write_stages(Writer& out, const JobSnapshot& s) {
            });
   by_stage(out, s, "stage_report_age_seconds", "gauge", "Age of the stage's newest report.",
            [&](const Labels& l, Stage st, size_t) { out.sample(l, *st.age_seconds); });
-  if (s.stages.size() > 1) {
+  if (s.job.stages_each() > 1) {
     by_stage(out, s, "edge_bytes_total", "counter", "Hidden states sent to the next stage.",
              [&](const Labels& l, Stage st, size_t i) {
-               if (i + 1 < s.stages.size()) out.sample(l, st.report.edge_bytes());
+               if (s.job.has_edge_from(i)) out.sample(l, st.report.edge_bytes());
              });
     by_stage(out, s, "edge_send_seconds_total", "counter",
              "Time the stage spent starting to send, or waiting for a buffer that is still being sent.",
              [&](const Labels& l, Stage st, size_t i) {
-               if (i + 1 < s.stages.size()) out.sample(l, st.report.send_seconds());
+               if (s.job.has_edge_from(i)) out.sample(l, st.report.send_seconds());
              });
   }
   by_stage(out, s, "memory_bytes", "gauge", "Memory by what it is for.",

@@ -59,8 +59,8 @@ JobMetrics::JobMetrics(JobDescription job)
 
 void JobMetrics::stage_reported(const proto::StageReport& report, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
-  if (report.stage() >= stages_.size()) return;
-  StageState& stage = stages_[report.stage()];
+  if (report.rank() >= stages_.size()) return;
+  StageState& stage = stages_[report.rank()];
   stage.reports.push_back(report);
   stage.reports.back().clear_events();
   if (stage.reports.size() > kRecent + 1) stage.reports.pop_front();

@@ -34,8 +34,16 @@ struct JobDescription {
   int64_t blocks = 0;
   int64_t max_model_len = 0;
   int micro_batches = 0;
-  int processors = 0;  ///< stages that can compute at once where they share cores; 0: all of them
-  std::vector<StageLabels> stages;
+  int processors =
+      0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
+  std::vector<StageLabels> stages;  ///< by rank
+  int replicas = 1;
+
+  int stages_each() const { return static_cast<int>(stages.size()) / replicas; }
+  int stage_of(size_t rank) const { return static_cast<int>(rank) % stages_each(); }
+  int replica_of(size_t rank) const { return static_cast<int>(rank) / stages_each(); }
+  /// Hidden states go from this rank to the next.
+  bool has_edge_from(size_t rank) const { return stage_of(rank) + 1 < stages_each(); }
 };
 
 /// Where the job stands, as the closing table prints it.
@@ -83,8 +91,8 @@ struct HistoryPoint {
 struct JobSnapshot {
   JobDescription job;
   JobFigures figures;
-  HistoryPoint recent;  ///< rates over the last ten seconds or so
-  std::vector<StageSnapshot> stages;
+  HistoryPoint recent;                ///< rates over the last ten seconds or so
+  std::vector<StageSnapshot> stages;  ///< by rank
   RequestFigures requests;
   Histogram journal_commits = journal_commit_histogram();  ///< seconds
   std::vector<HistoryPoint> history;                       ///< the whole job, oldest first

@@ -27,9 +27,12 @@ const char* activity_text(proto::Activity activity) {
   }
 }
 
-Json stage_json(const StageLabels& labels, const StageSnapshot& stage) {
+Json stage_json(const JobDescription& job, size_t rank, const StageSnapshot& stage) {
+  const StageLabels& labels = job.stages[rank];
   const proto::StageReport& r = stage.report;
-  return {{"rank", labels.rank},
+  return {{"replica", job.replica_of(rank)},
+          {"stage", job.stage_of(rank)},
+          {"rank", labels.rank},
           {"host", labels.host},
           {"device", labels.device},
           {"part", labels.part},
@@ -88,7 +91,7 @@ Json guard_json(const GuardFigures& guard) {
 
 std::string page_state(const JobSnapshot& s) {
   Json stages = Json::array();
-  for (size_t i = 0; i < s.stages.size(); ++i) stages.push_back(stage_json(s.job.stages[i], s.stages[i]));
+  for (size_t i = 0; i < s.stages.size(); ++i) stages.push_back(stage_json(s.job, i, s.stages[i]));
   Json history = Json::array();
   for (const HistoryPoint& p : s.history)
     history.push_back({p.seconds, p.rows_per_second, p.prompt_per_second, p.generated_per_second});
@@ -96,6 +99,7 @@ std::string page_state(const JobSnapshot& s) {
   const Json state{
       {"model", s.job.model_name},
       {"numerics", s.job.numerics},
+      {"replicas", s.job.replicas},
       {"micro_batches", s.job.micro_batches},
       {"over", s.over},
       {"seconds", s.figures.seconds},

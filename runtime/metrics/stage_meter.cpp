@@ -19,8 +19,8 @@ uint64_t nanoseconds(StageMeter::Clock::duration duration) {
 
 }  // namespace
 
-StageMeter::StageMeter(int stage, bool trace) : trace_(trace) {
-  report_.set_stage(static_cast<uint32_t>(stage));
+StageMeter::StageMeter(int rank, bool trace) : trace_(trace) {
+  report_.set_rank(static_cast<uint32_t>(rank));
 }
 
 void StageMeter::begin(proto::Activity activity, uint64_t step, Clock::time_point now) {

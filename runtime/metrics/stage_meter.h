@@ -18,7 +18,7 @@ class StageMeter {
   using Clock = std::chrono::steady_clock;
 
   /// `trace`: every stretch is kept until a report takes it along.
-  explicit StageMeter(int stage, bool trace = false);
+  explicit StageMeter(int rank, bool trace = false);
 
   /// The runner's thread: a stretch of `activity` begins, for micro-batch `step`. What was waited for before
   /// the first forward is start-up and is forgotten.

@@ -49,19 +49,21 @@ TraceWriter::TraceWriter(const std::filesystem::path& file, const JobDescription
     throw UsageError("--trace " + path_ +
                      ": expected a file that can be written, found: " + std::strerror(errno));
   write("[");
-  write(text_of({{"name", "penstock"},
-                 {"ph", "M"},
-                 {"pid", 0},
-                 {"args",
-                  {{"model", job.model_name},
-                   {"stages", job.stages.size()},
-                   {"micro_batches", micro_batches_},
-                   {"processors", job.processors}}}}));
+  Json args{{"model", job.model_name},
+            {"stages", job.stages.size()},
+            {"micro_batches", micro_batches_},
+            {"processors", job.processors}};
+  if (job.replicas > 1) args["replicas"] = job.replicas;
+  write(text_of({{"name", "penstock"}, {"ph", "M"}, {"pid", 0}, {"args", args}}));
   for (size_t s = 0; s < job.stages.size(); ++s) {
     const StageLabels& labels = job.stages[s];
     stages_[s].here = labels.host == job.stages.front().host;
-    const std::string name = "stage " + std::to_string(s) + ": " + labels.part + " (rank " +
-                             std::to_string(labels.rank) + ", " + labels.host + ", " + labels.device + ")";
+    stages_[s].number = static_cast<uint32_t>(job.stage_of(s));
+    const std::string replica =
+        job.replicas > 1 ? "replica " + std::to_string(job.replica_of(s)) + ", " : std::string();
+    const std::string name = replica + "stage " + std::to_string(stages_[s].number) + ": " + labels.part +
+                             " (rank " + std::to_string(labels.rank) + ", " + labels.host + ", " +
+                             labels.device + ")";
     write(text_of({{"name", "process_name"}, {"ph", "M"}, {"pid", s}, {"args", {{"name", name}}}}));
     write(text_of({{"name", "process_sort_index"}, {"ph", "M"}, {"pid", s}, {"args", {{"sort_index", s}}}}));
   }
@@ -79,8 +81,8 @@ void TraceWriter::write(const std::string& line) {
 }
 
 void TraceWriter::add(const proto::StageReport& report, uint64_t received_ns) {
-  if (report.stage() >= stages_.size()) return;
-  Stage& stage = stages_[report.stage()];
+  if (report.rank() >= stages_.size()) return;
+  Stage& stage = stages_[report.rank()];
   const auto ahead = static_cast<int64_t>(received_ns) - static_cast<int64_t>(report.made_ns());
   if (!stage.here && (!stage.known || ahead < stage.ahead_ns)) stage.ahead_ns = ahead;
   stage.known = true;
@@ -97,8 +99,8 @@ void TraceWriter::add(const proto::StageReport& report, uint64_t received_ns) {
     std::snprintf(line, sizeof line,
                   R"({"name":"%s","cat":"%s","ph":"X","ts":%.3f,"dur":%.3f,"pid":%u,"tid":0,)"
                   R"("args":{"step":%llu,"slot":%llu,"tokens":%u}})",
-                  name_of(event, report.stage(), slot).c_str(), kCategories[static_cast<size_t>(activity)],
-                  from_us, stage.written_us - from_us, report.stage(),
+                  name_of(event, stage.number, slot).c_str(), kCategories[static_cast<size_t>(activity)],
+                  from_us, stage.written_us - from_us, report.rank(),
                   static_cast<unsigned long long>(event.step()), static_cast<unsigned long long>(slot),
                   event.tokens());
     write(line);
@@ -130,6 +132,10 @@ void take(const Json& event, Trace& trace) {
     trace.micro_batches = std::clamp<int>(args.at("micro_batches"), 1, kMostStages);
     trace.processors = std::clamp<int>(args.at("processors"), 0, kMostStages);
     trace.stages.resize(static_cast<size_t>(std::clamp<int>(args.at("stages"), 1, kMostStages)));
+    trace.replicas = args.value("replicas", 1);
+    if (trace.replicas < 1 || trace.stages.size() % static_cast<size_t>(trace.replicas) != 0)
+      throw UsageError(std::to_string(trace.replicas) + " replicas of " +
+                       std::to_string(trace.stages.size()) + " stages altogether");
     return;
   }
   if (kind != "M" && kind != "X") return;

@@ -34,7 +34,8 @@ class TraceWriter {
 
  private:
   struct Stage {
-    bool here = false;  // on this host: one clock
+    uint32_t number = 0;  // within its replica
+    bool here = false;    // on this host: one clock
     bool known = false;
     int64_t ahead_ns = 0;  // of this host's clock; never later than the quickest report
     double written_us = 0;
@@ -42,7 +43,7 @@ class TraceWriter {
   void write(const std::string& line);
 
   const int micro_batches_;
-  std::vector<Stage> stages_;
+  std::vector<Stage> stages_;  // by rank
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
   std::string path_;
   const uint64_t begin_ns_;
@@ -65,8 +66,9 @@ struct StageTrace {
 struct Trace {
   std::string model;
   int micro_batches = 1;
-  int processors = 0;  ///< stages that could compute at once; 0: all of them
-  std::vector<StageTrace> stages;
+  int processors = 0;  ///< stages of a replica that could compute at once; 0: all of them
+  int replicas = 1;
+  std::vector<StageTrace> stages;  ///< by rank: of one replica after the other
 };
 
 /// Reads what TraceWriter writes, whole or cut off. Throws UsageError for anything else.

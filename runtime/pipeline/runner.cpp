@@ -71,7 +71,7 @@ Runner::Runner(Stage& stage, Device& device, World& world, RunnerEdges edges, co
       edges_(std::move(edges)),
       slots_(static_cast<size_t>(schedule.micro_batches)),
       step_of_kind_(256, 0),
-      meter_(options.stage, options.trace) {
+      meter_(options.first_rank + options.stage, options.trace) {
   ensure(stage.is_first() == (source != nullptr), "the first stage, and only it, plans");
   ensure(stage.is_first() == (edges_.in == nullptr) && stage.is_last() == (edges_.out == nullptr),
          "a stage has an edge to each neighbour");
@@ -317,6 +317,8 @@ void Runner::store(ControlMessage message) {
       return;
     case ControlKind::stage_report:
     case ControlKind::live_report:
+    case ControlKind::plan_request:
+    case ControlKind::plan_reply:
       break;
   }
   throw Error("rank " + std::to_string(message.from) + " sent control message " +

@@ -39,11 +39,10 @@ BatchJob::BatchJob(BatchJobOptions options, std::shared_ptr<const Tokenizer> tok
       tokenizer_(std::move(tokenizer)),
       intake_(options_.input, options_.intake, tokenizer_),
       sink_(std::move(sink)),
-      scheduler_(options_.scheduler),
       window_(kWindowRows, kWindowBytes),
       read_rows_(kQueuedRows),
-      done_rows_(kQueuedRows),
-      planned_at_(static_cast<size_t>(options_.scheduler.micro_batches)) {
+      done_rows_(kQueuedRows) {
+  for (int r = 0; r < options_.replicas; ++r) replicas_.emplace_back(options_.scheduler);
   intake_.skip([this](uint64_t row) { return sink_->finished(row); });
   counters_.rows_done = static_cast<int64_t>(sink_->finished_rows());
   counters_.rows_failed = static_cast<int64_t>(sink_->failed_rows());
@@ -73,7 +72,18 @@ void BatchJob::run_guarded(void (BatchJob::*body)()) {
     window_.close();
     read_rows_.close();
     done_rows_.close();
+    tell_news();
   }
+}
+
+void BatchJob::hear_news(std::function<void()> hear) {
+  const std::lock_guard lock(hearing_);
+  hear_ = std::move(hear);
+}
+
+void BatchJob::tell_news() {
+  const std::lock_guard lock(hearing_);
+  if (hear_) hear_();
 }
 
 void BatchJob::rethrow_failure() {
@@ -89,43 +99,63 @@ void BatchJob::read_ahead() {
     counters_.input_bytes = static_cast<int64_t>(intake_.bytes_read());
     counters_.rows_read = static_cast<int64_t>(row->number) + 1;
     if (!read_rows_.push(std::move(*row))) return;
+    tell_news();
   }
   if (window_.closed()) return;
   counters_.rows_read = static_cast<int64_t>(intake_.rows());
   counters_.input_bytes = static_cast<int64_t>(intake_.bytes_read());
   counters_.input_ended = true;
   read_rows_.close();
+  tell_news();
 }
 
 // ---- planning ----
 
-proto::Plan BatchJob::plan(int slot) {
+proto::Plan BatchJob::plan(int replica, int slot) {
   rethrow_failure();
   if (draining_) return {};
   if (renewal_) {
-    if (scheduler_.in_flight()) return {};
+    if (in_flight()) return {};
     renew();
   }
   if (const std::optional<Limits> limits = std::exchange(limits_, std::nullopt))
-    scheduler_.change_limits(limits->max_num_seqs, limits->max_num_batched_tokens, limits->usable_blocks);
+    for (Replica& each : replicas_)
+      each.scheduler.change_limits(limits->max_num_seqs, limits->max_num_batched_tokens,
+                                   limits->usable_blocks);
   pull();
-  proto::Plan plan = scheduler_.plan(slot);
-  if (!plan.rows().empty()) plan.set_full_precision_blocks(std::exchange(blocks_to_tell_, 0));
-  planned_at_[static_cast<size_t>(slot)] = std::chrono::steady_clock::now();
-  counters_.running = static_cast<int64_t>(scheduler_.running());
-  counters_.waiting = static_cast<int64_t>(scheduler_.waiting());
-  counters_.preemptions = scheduler_.preemptions();
-  counters_.kv_used_share = scheduler_.kv_used_share();
+  Replica& mine = replicas_.at(static_cast<size_t>(replica));
+  share_waiting(mine);
+  proto::Plan plan = mine.scheduler.plan(slot);
+  if (!plan.rows().empty()) plan.set_full_precision_blocks(std::exchange(mine.blocks_to_tell, 0));
+  mine.planned_at.at(static_cast<size_t>(slot)) = std::chrono::steady_clock::now();
+  count();
   return plan;
 }
 
-void BatchJob::take_in(int slot, const proto::StepResult& result) {
+void BatchJob::count() {
+  size_t running = 0, waiting = 0;
+  int64_t preemptions = 0;
+  double kv_used = 0;
+  for (const Replica& each : replicas_) {
+    running += each.scheduler.running();
+    waiting += each.scheduler.waiting();
+    preemptions += each.scheduler.preemptions();
+    kv_used += each.scheduler.kv_used_share();
+  }
+  counters_.running = static_cast<int64_t>(running);
+  counters_.waiting = static_cast<int64_t>(waiting);
+  counters_.preemptions = preemptions;
+  counters_.kv_used_share = kv_used / static_cast<double>(replicas_.size());
+}
+
+void BatchJob::take_in(int replica, int slot, const proto::StepResult& result) {
   rethrow_failure();
   counters_.generated_tokens += result.tokens_size();
+  Replica& mine = replicas_.at(static_cast<size_t>(replica));
   const std::chrono::duration<double> round =
-      std::chrono::steady_clock::now() - planned_at_[static_cast<size_t>(slot)];
+      std::chrono::steady_clock::now() - mine.planned_at.at(static_cast<size_t>(slot));
   if (round.count() > counters_.slowest_round_seconds) counters_.slowest_round_seconds = round.count();
-  for (FinishedSequence& sequence : scheduler_.complete(slot, result)) {
+  for (FinishedSequence& sequence : mine.scheduler.complete(slot, result)) {
     const auto found = live_.find(sequence.id);
     ensure(found != live_.end(), "a finished sequence belongs to a row");
     LiveRow& row = *found->second.row;
@@ -149,8 +179,10 @@ void BatchJob::renew_cache(int64_t blocks, std::string numerics) {
 
 // A row of several choices may have some that are finished: those begin anew with the others.
 void BatchJob::renew() {
-  scheduler_.start_over(renewal_->blocks);
-  blocks_to_tell_ = static_cast<uint64_t>(renewal_->blocks);
+  for (Replica& each : replicas_) {
+    each.scheduler.start_over(renewal_->blocks);
+    each.blocks_to_tell = static_cast<uint64_t>(renewal_->blocks);
+  }
   numerics_ = std::move(renewal_->numerics);
   renewal_.reset();
   std::set<std::pair<std::shared_ptr<LiveRow>, size_t>> unfinished;
@@ -165,31 +197,59 @@ void BatchJob::renew() {
       ++row->unfinished;
       begin(row->specs[i], row, i);
     }
+  tell_news();
 }
 
-bool BatchJob::finished_or_wait() {
+bool BatchJob::in_flight() const {
+  return std::any_of(replicas_.begin(), replicas_.end(),
+                     [](const Replica& each) { return each.scheduler.in_flight(); });
+}
+
+std::optional<bool> BatchJob::finished(int replica) {
   rethrow_failure();
-  if (draining_) return true;
-  pull();
-  if (!scheduler_.empty()) return false;
-  if (std::optional<ReadRow> row = read_rows_.pop()) {
-    if (draining_) return true;
-    take_up(std::move(*row));
-    return false;
+  Replica& mine = replicas_.at(static_cast<size_t>(replica));
+  if (!draining_) {
+    pull();
+    share_waiting(mine);
+    // Until the others' micro-batches have come back, a cache that is to be renewed lets nothing run.
+    if (!mine.scheduler.empty()) return renewal_ && in_flight() ? std::nullopt : std::optional(false);
+    if (!read_rows_.drained()) return std::nullopt;
+    rethrow_failure();  // a queue closed by a failure looks drained
+    // Others may be preempted or begin anew, and then have sequences to give.
+    for (const Replica& each : replicas_)
+      if (!each.scheduler.empty()) return std::nullopt;
   }
-  rethrow_failure();  // a queue closed by a failure looks drained
   return true;
 }
 
-// Keeps enough rows waiting that the scheduler can choose among them.
+// Keeps enough rows waiting that every scheduler can choose among them.
 void BatchJob::pull() {
   const auto enough = static_cast<size_t>(2 * options_.scheduler.max_num_seqs);
-  while (scheduler_.waiting() < enough) {
+  while (emptiest().scheduler.waiting() < enough) {
     std::optional<ReadRow> row = read_rows_.try_pop();
     if (!row) break;
     take_up(std::move(*row));
   }
-  if (read_rows_.drained()) scheduler_.input_ended();
+  if (read_rows_.drained())
+    for (Replica& each : replicas_) each.scheduler.input_ended();
+}
+
+// A replica that has run out of rows takes over half of what another one has more.
+void BatchJob::share_waiting(Replica& mine) {
+  if (mine.scheduler.waiting() > 0) return;
+  Replica& fullest = *std::max_element(
+      replicas_.begin(), replicas_.end(),
+      [](const Replica& a, const Replica& b) { return a.scheduler.waiting() < b.scheduler.waiting(); });
+  while (mine.load() + 1 < fullest.load()) {
+    std::optional<SequenceSpec> spec = fullest.scheduler.hand_on();
+    if (!spec) return;
+    mine.scheduler.add(std::move(*spec));
+  }
+}
+
+BatchJob::Replica& BatchJob::emptiest() {
+  return *std::min_element(replicas_.begin(), replicas_.end(),
+                           [](const Replica& a, const Replica& b) { return a.load() < b.load(); });
 }
 
 void BatchJob::take_up(ReadRow row) {
@@ -267,7 +327,7 @@ void BatchJob::begin(SequenceSpec spec, const std::shared_ptr<LiveRow>& row, siz
                               RequestMetrics::Clock::now());
   }
   live_[spec.id] = {row, index};
-  scheduler_.add(std::move(spec));
+  emptiest().scheduler.add(std::move(spec));
 }
 
 void BatchJob::hand_over(DoneRow row) {
@@ -338,15 +398,17 @@ void BatchJob::drain() {
   window_.close();
   intake_.interrupt();
   read_rows_.close();
+  tell_news();
 }
 
 void BatchJob::save_cut_rows() {
   std::set<std::shared_ptr<LiveRow>> rows;
-  for (FinishedSequence& sequence : scheduler_.give_up()) {
-    ChoiceOf& choice = live_.at(sequence.id);
-    choice.row->answer.choices[choice.index].sequence = std::move(sequence);
-    rows.insert(choice.row);
-  }
+  for (Replica& each : replicas_)
+    for (FinishedSequence& sequence : each.scheduler.give_up()) {
+      ChoiceOf& choice = live_.at(sequence.id);
+      choice.row->answer.choices[choice.index].sequence = std::move(sequence);
+      rows.insert(choice.row);
+    }
   std::set<std::pair<const LiveRow*, size_t>> unfinished;
   for (const auto& [id, choice] : live_) unfinished.emplace(choice.row.get(), choice.index);
   for (const std::shared_ptr<LiveRow>& row : rows) {

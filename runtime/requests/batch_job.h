@@ -1,11 +1,14 @@
 // A batch file's way in and out on rank 0. Three threads: one reads ahead, parses and tokenizes; the caller's
-// plans micro-batches and takes tokens in; one detokenizes and gives finished rows to a RowSink. The file is
-// never held whole: a window bounds the rows (and their bytes) between reading and writing.
+// plans micro-batches and takes tokens in, for every replica of the pipeline; one detokenizes and gives
+// finished rows to a RowSink. The file is never held whole: a window bounds the rows (and their bytes)
+// between reading and writing.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,7 +32,8 @@ class Tokenizer;
 struct BatchJobOptions {
   InputSpec input;
   IntakeRules intake;
-  SchedulerLimits scheduler;
+  SchedulerLimits scheduler;  ///< of each replica's
+  int replicas = 1;
   std::vector<int32_t> eos_token_ids;
   uint64_t seed = 0;       ///< for rows without a seed of their own
   std::string model_name;  ///< in answers to rows that name no model
@@ -71,26 +75,29 @@ class BatchJob {
   BatchJob(const BatchJob&) = delete;
   BatchJob& operator=(const BatchJob&) = delete;
 
-  /// The three calls of PlanSource (runtime/pipeline/runner.h). They throw what broke on the other threads.
-  proto::Plan plan(int slot);
-  void take_in(int slot, const proto::StepResult& result);
-  bool finished_or_wait();
+  /// The three calls of Planner (runtime/pipeline/plan_desk.h). They throw what broke on the other threads.
+  proto::Plan plan(int replica, int slot);
+  void take_in(int replica, int slot, const proto::StepResult& result);
+  std::optional<bool> finished(int replica);
+  /// `hear` is called, on any thread and without waiting for anybody, when finished() may have more to say.
+  /// When this returns, the former one is not called any more.
+  void hear_news(std::function<void()> hear);
 
   /// As Scheduler::change_limits, after a renewal that is due; on the caller's thread of plan().
   void change_limits(int64_t max_num_seqs, int64_t max_num_batched_tokens, int64_t usable_blocks) {
     limits_ = Limits{max_num_seqs, max_num_batched_tokens, usable_blocks};
   }
-  /// Once nothing is in flight, every row that is not finished begins anew, on a cache of so many blocks that
-  /// the stages make in full precision: no answer is a mixture. These answers and those that follow name
-  /// `numerics` as their system_fingerprint. At most once; on the caller's thread of plan().
+  /// Once nothing is in flight in any replica, every row that is not finished begins anew, on a cache of so
+  /// many blocks that the stages make in full precision: no answer is a mixture. These answers and those that
+  /// follow name `numerics` as their system_fingerprint. At most once; on the caller's thread of plan().
   void renew_cache(int64_t blocks, std::string numerics);
   /// It is due, and has not happened yet.
   bool renewing() const { return renewal_.has_value(); }
 
-  /// Plans no more: finished_or_wait() says true once what is in flight has come back. Any thread.
+  /// Plans no more: finished() says true once what is in flight has come back. Any thread.
   void drain();
-  /// After finished_or_wait() said true: completes the output and returns true; or, when the job was drained
-  /// before every row was finished, saves the tokens of unfinished rows and returns false.
+  /// After finished() said true of every replica: completes the output and returns true; or, when the job was
+  /// drained before every row was finished, saves the tokens of unfinished rows and returns false.
   bool finish();
 
   /// Returns when every row finished so far is safe, or after `patience`. Any thread, while the job runs.
@@ -115,6 +122,15 @@ class BatchJob {
     std::shared_ptr<LiveRow> row;
     size_t index = 0;
   };
+  struct Replica {
+    explicit Replica(const SchedulerLimits& limits)
+        : scheduler(limits), planned_at(static_cast<size_t>(limits.micro_batches)) {}
+    size_t load() const { return scheduler.running() + scheduler.waiting(); }
+
+    Scheduler scheduler;
+    std::vector<std::chrono::steady_clock::time_point> planned_at;  // by slot
+    uint64_t blocks_to_tell = 0;                                    // to its stages, with its next plan
+  };
   struct Renewal {
     int64_t blocks = 0;
     std::string numerics;
@@ -125,6 +141,11 @@ class BatchJob {
 
   void read_ahead();
   void pull();
+  void share_waiting(Replica& mine);
+  bool in_flight() const;
+  Replica& emptiest();
+  void count();
+  void tell_news();
   void renew();
   void begin(SequenceSpec spec, const std::shared_ptr<LiveRow>& row, size_t index);
   void take_up(ReadRow row);
@@ -141,7 +162,7 @@ class BatchJob {
   std::shared_ptr<const Tokenizer> tokenizer_;
   RowIntake intake_;
   std::unique_ptr<RowSink> sink_;
-  Scheduler scheduler_;
+  std::deque<Replica> replicas_;  // a scheduler does not move
   RowWindow window_;
   BoundedQueue<ReadRow> read_rows_;
   BoundedQueue<DoneRow> done_rows_;
@@ -150,10 +171,11 @@ class BatchJob {
   uint64_t next_sequence_ = 0;
   std::optional<Limits> limits_;    // to take up
   std::optional<Renewal> renewal_;  // that is due
-  uint64_t blocks_to_tell_ = 0;     // to the stages, with the next plan
   std::string numerics_;            // of rows from here on; empty: as the manifest says
-  std::vector<std::chrono::steady_clock::time_point> planned_at_;  // by slot
   std::atomic<bool> draining_{false};
+
+  std::mutex hearing_;  // held while the hearer runs
+  std::function<void()> hear_;
 
   std::mutex failure_mutex_;
   std::exception_ptr failure_;

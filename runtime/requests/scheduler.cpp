@@ -271,6 +271,16 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
   return finished;
 }
 
+std::optional<SequenceSpec> Scheduler::hand_on() {
+  if (waiting_.empty()) return std::nullopt;
+  Sequence& last = *waiting_.back();
+  SequenceSpec spec = std::move(last.spec);
+  spec.generated = std::move(last.generated);
+  spec.scored = std::move(last.scored);
+  waiting_.pop_back();
+  return spec;
+}
+
 bool Scheduler::in_flight() const {
   return std::any_of(in_flight_.begin(), in_flight_.end(), [](const auto& rows) { return !rows.empty(); });
 }

@@ -91,6 +91,10 @@ class Scheduler {
   /// Takes in what `slot`'s micro-batch sampled and returns the sequences that ended by it.
   std::vector<FinishedSequence> complete(int slot, const proto::StepResult& result);
 
+  /// Takes out the last sequence that waits, with the tokens it has so far, for another scheduler's add();
+  /// nothing where none waits.
+  std::optional<SequenceSpec> hand_on();
+
   /// Takes every sequence out, with the tokens it has so far; none may be in flight.
   std::vector<FinishedSequence> give_up();
 

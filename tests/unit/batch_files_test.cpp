@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <climits>
 #include <cstdio>
 #include <filesystem>
@@ -58,40 +59,59 @@ class BatchFiles : public testing::Test {
     token.add_top_logprobs(-0.0625F * static_cast<float>(id));
   }
 
-  /// Plays a model whose next token is the position of the last one, until the job is done; drains it after
-  /// `steps` micro-batches. Returns what finish() says.
-  /// When `renew_after` of them have been planned the cache is renewed: a model of the new precision gives
-  /// other tokens, 20 further, as the plan that says so and those after it find it.
-  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX) {
-    uint32_t other = 0;
-    std::vector<proto::StepResult> slots(2);
-    std::vector<bool> busy(2, false);
-    for (bool done = false; !done;)
-      for (size_t m = 0; m < 2 && !done; ++m) {
-        if (busy[m]) job.take_in(static_cast<int>(m), slots[m]);
-        if (steps == 0) job.drain();
-        if (renew_after == 0) {
-          job.renew_cache(90, "other numerics");
-          renew_after = INT_MAX;
-        }
-        const proto::Plan plan = job.plan(static_cast<int>(m));
-        if (plan.full_precision_blocks() > 0) {
-          EXPECT_EQ(plan.full_precision_blocks(), 90U);
-          EXPECT_FALSE(busy[1 - m]) << "a micro-batch is in flight on the cache that goes";
-          other = 20;
-        }
-        busy[m] = !plan.rows().empty();
-        renew_after -= busy[m] ? 1 : 0;
-        steps -= busy[m] ? 1 : 0;  // while the reader is slow there is nothing to plan
-        if (!busy[m] && !busy[1 - m]) done = job.finished_or_wait();
-        slots[m].Clear();
-        for (const auto& row : plan.rows()) {
-          for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[m].add_scored());
-          if (row.has_sampling())
-            score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
-                  *slots[m].add_tokens());
-        }
+  /// One replica: a model whose next token is the position of the last one, or 20 further once a plan says
+  /// that the cache has been renewed.
+  struct Pipeline {
+    std::array<proto::StepResult, 2> slots;
+    std::array<bool, 2> busy{};
+    uint32_t other = 0;  // than the first precision's tokens
+    bool done = false;
+
+    void run(const proto::Plan& plan, size_t slot) {
+      if (plan.full_precision_blocks() > 0) {
+        EXPECT_EQ(plan.full_precision_blocks(), 90U);
+        EXPECT_FALSE(busy[1 - slot]) << "a micro-batch is in flight on the cache that goes";
+        other = 20;
       }
+      busy[slot] = !plan.rows().empty();
+      slots[slot].Clear();
+      for (const auto& row : plan.rows()) {
+        for (const uint32_t target : row.targets()) score(row.sequence(), target, *slots[slot].add_scored());
+        if (row.has_sampling())
+          score(row.sequence(), (row.start() + static_cast<uint32_t>(row.tokens_size()) + other) % 50,
+                *slots[slot].add_tokens());
+      }
+    }
+  };
+
+  /// Plays the replicas until the job is done; drains it after `steps` micro-batches, and renews the cache
+  /// when `renew_after` of them have been planned. Returns what finish() says; `tokens`: by replica.
+  static bool play(BatchJob& job, int steps = INT_MAX, int renew_after = INT_MAX, int replicas = 1,
+                   std::array<int64_t, 2>* tokens = nullptr) {
+    std::vector<Pipeline> pipelines(static_cast<size_t>(replicas));
+    for (bool done = false; !done;) {
+      done = true;
+      for (int r = 0; r < replicas; ++r) {
+        Pipeline& p = pipelines[static_cast<size_t>(r)];
+        for (int m = 0; m < 2 && !p.done; ++m) {
+          const auto slot = static_cast<size_t>(m);
+          if (p.busy[slot]) job.take_in(r, m, p.slots[slot]);
+          if (p.busy[slot] && tokens != nullptr)
+            (*tokens).at(static_cast<size_t>(r)) += p.slots[slot].tokens_size();
+          if (steps == 0) job.drain();
+          if (renew_after == 0) {
+            job.renew_cache(90, "other numerics");
+            renew_after = INT_MAX;
+          }
+          const proto::Plan plan = job.plan(r, m);
+          p.run(plan, slot);
+          renew_after -= p.busy[slot] ? 1 : 0;
+          steps -= p.busy[slot] ? 1 : 0;  // while the reader is slow there is nothing to plan
+          if (!p.busy[0] && !p.busy[1]) p.done = job.finished(r).value_or(false);
+        }
+        done = done && p.done;
+      }
+    }
     return job.finish();
   }
 
@@ -191,6 +211,62 @@ TEST_F(BatchFiles, DrainedAndGoneOnWithAtAnyStepItWritesTheSameBytes) {
     for (int i = 0; i < 12; ++i) tokens += (1 + i % 3) * (1 + (i * 7) % 20);
     EXPECT_EQ(computed, tokens) << "no token is computed twice, " << jobs << " jobs";
   }
+}
+
+TEST_F(BatchFiles, SeveralReplicasShareTheRowsAndGiveTheSameFile) {
+  std::string input;
+  for (int i = 0; i < 40; ++i)
+    input += row(std::to_string(i), R"("prompt": [1, 2, 3], "return_token_ids": true, "max_tokens": )" +
+                                        std::to_string(1 + (i * 7) % 40) + (i % 3 == 0 ? R"(, "n": 3)" : ""));
+  const auto file_of = [&](int replicas, int steps, int renew_after) {
+    fs::remove_all(folder_ / "out.jsonl.journal");
+    fs::remove(folder_ / "out.jsonl");
+    for (int jobs = 0; jobs < 100; ++jobs) {
+      Journal journal({folder_ / "out.jsonl", Resume::automatic, {}, {}});
+      journal.begin({{"how numbers are computed", "the first"}}, 40);
+      BatchJobOptions o = options(input);
+      o.scheduler.max_num_seqs = 4;  // most rows wait
+      o.replicas = replicas;
+      BatchJob job(o, nullptr, make_journal_sink(journal));
+      if (play(job, steps, renew_after, replicas)) break;
+    }
+    return content(folder_ / "out.jsonl");
+  };
+  const std::string one = file_of(1, INT_MAX, INT_MAX);
+  EXPECT_EQ(std::count(one.begin(), one.end(), '\n'), 40);
+  for (const int replicas : {2, 3, 5}) {
+    EXPECT_EQ(file_of(replicas, INT_MAX, INT_MAX), one) << replicas << " replicas";
+    EXPECT_EQ(file_of(replicas, 30, INT_MAX), one) << replicas << " replicas, drained again and again";
+  }
+  const std::string renewed = file_of(1, INT_MAX, 0);
+  EXPECT_EQ(file_of(2, INT_MAX, 0), renewed);
+  // A row that was cut short over two replicas is whole in one precision or the other.
+  std::istringstream first(one), second(renewed), found(file_of(2, INT_MAX, 60));
+  std::string a, b, line;
+  int of_first = 0, of_second = 0;
+  while (std::getline(found, line) && std::getline(first, a) && std::getline(second, b)) {
+    EXPECT_TRUE(line == a || line == b) << line;
+    (line == a ? of_first : of_second) += 1;
+  }
+  EXPECT_EQ(of_first + of_second, 40);
+  EXPECT_GT(of_second, 0);
+}
+
+TEST_F(BatchFiles, AReplicaThatRunsOutOfRowsTakesOverWhatWaitsElsewhere) {
+  // The first of each two rows is long: handed out in turns, one replica has nearly all the work.
+  std::string input;
+  for (int i = 0; i < 8; ++i)
+    input += row(std::to_string(i), R"("prompt": [1], "max_tokens": )" + std::to_string(i % 2 == 0 ? 50 : 1));
+  BatchJobOptions o = options(input);
+  o.scheduler.max_num_seqs = 2;
+  o.scheduler.max_num_batched_tokens = 8;
+  o.replicas = 2;
+  BatchJob job(o, nullptr, make_direct_sink("/dev/null"));
+  while (!job.progress().input_ended) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::array<int64_t, 2> tokens{};
+  EXPECT_TRUE(play(job, INT_MAX, INT_MAX, 2, &tokens));
+  EXPECT_EQ(tokens[0] + tokens[1], 4 * 51);
+  EXPECT_GT(std::min(tokens[0], tokens[1]), 50) << "one of the long ones";
 }
 
 TEST_F(BatchFiles, ADrainDoesNotWaitForAnInputThatStaysOpen) {

@@ -152,10 +152,10 @@ TEST(ExpertMemory, TheClosingTableCountsByStageAndSums) {
     reports[s].set_expert_held_bytes(10 * s << 20);
     reports[s].set_expert_read_seconds(0.5);
   }
-  EXPECT_EQ(experts_text(reports, true),
+  EXPECT_EQ(experts_text(reports, {1, 3}, true),
             "experts touched: 30 of 128 (stage 1: 10 of 64, stage 2: 20 of 64), 30.0 MiB of 128.0 MiB in "
             "memory, read in 1.0 s\n");
-  EXPECT_EQ(experts_text(reports, false), "");
+  EXPECT_EQ(experts_text(reports, {1, 3}, false), "");
 }
 
 }  // namespace

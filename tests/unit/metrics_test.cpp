@@ -63,7 +63,7 @@ TEST(StageMeter, ForgetsWhatWasWaitedForBeforeTheFirstForward) {
   meter.end(at(7.5));
   meter.sent(1000);
   const proto::StageReport r = meter.report(at(8));
-  EXPECT_EQ(r.stage(), 2u);
+  EXPECT_EQ(r.rank(), 2u);
   EXPECT_DOUBLE_EQ(r.wait_plan_seconds(), 0);
   EXPECT_DOUBLE_EQ(r.busy_seconds(), 2);
   EXPECT_DOUBLE_EQ(r.send_seconds(), 0.5);
@@ -224,7 +224,7 @@ JobDescription two_stages() {
 
 proto::StageReport report_of(uint32_t stage, double busy, double input, uint64_t micro_batches, double made) {
   proto::StageReport r;
-  r.set_stage(stage);
+  r.set_rank(stage);
   r.set_busy_seconds(busy);
   r.set_wait_input_seconds(input);
   r.set_micro_batches(micro_batches);
@@ -314,6 +314,26 @@ TEST(JobMetrics, KeepsTheWholeJobInABoundedHistory) {
 }
 
 // ---- exposition ----
+
+TEST(Exposition, TellsReplicasApartWhereThereAreSeveral) {
+  JobDescription job = two_stages();
+  job.stages.push_back({2, "here", "CPU", "embedding"});
+  job.stages.push_back({3, "there", "CPU", "layers 0-5 + head"});
+  job.replicas = 2;
+  JobMetrics metrics(job);
+  for (uint32_t rank = 0; rank < 4; ++rank)
+    metrics.stage_reported(report_of(rank, 1.5, 0.5, 10 + rank, 2), at(2));
+  const std::string text = prometheus_text(metrics.snapshot(at(2)), {});
+  const auto has = [&](const std::string& line) { return text.find(line + "\n") != std::string::npos; };
+  EXPECT_TRUE(has(
+      R"(penstock:stage_microbatches_total{stage="0",rank="2",host="here",device="CPU",replica="1"} 12)"));
+  EXPECT_TRUE(has(
+      R"(penstock:stage_microbatches_total{stage="1",rank="1",host="there",device="CPU",replica="0"} 11)"));
+  EXPECT_TRUE(
+      has(R"(penstock:edge_bytes_total{stage="0",rank="2",host="here",device="CPU",replica="1"} 12000)"));
+  EXPECT_EQ(text.find(R"(edge_bytes_total{stage="1")"), std::string::npos)
+      << "nothing flows between replicas";
+}
 
 TEST(Exposition, EscapesLabelsAndSumsBucketsUp) {
   JobMetrics metrics(two_stages());

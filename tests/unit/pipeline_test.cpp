@@ -68,6 +68,18 @@ TEST_F(Pipeline, GivesTheSameBytesInSmallChunksWithFewBlocksAndFewMicroBatches) 
   EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
 }
 
+TEST_F(Pipeline, GivesTheSameBytesFromSeveralReplicas) {
+  const std::string one = answers({"--threads", "1"});
+  EXPECT_TRUE(answers({"--pp", "2", "--dp", "2", "--threads", "1"}) == one);
+  EXPECT_TRUE(answers({"--dp", "3", "--threads", "1"}) == one);
+  EXPECT_TRUE(answers({"--pp", "3", "--dp", "2", "--max-num-batched-tokens", "7"}) == one);
+  EXPECT_TRUE(answers({"--dp", "8", "--threads", "1"}) == one) << "more replicas than rows";
+  // Each has 256 tokens of cache: some rows are preempted and filled again.
+  EXPECT_TRUE(answers({"--pp", "2", "--dp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes",
+                       "1179648", "--port", "0", "--trace", folder_ / "trace.json", "--guard",
+                       "p99_itl_ms=0.001,for=0.01", "--metrics-interval", "0.005"}) == one);
+}
+
 /// Rows that ask for everything that changes logits, ends a text or looks at the prompt.
 TEST_F(Pipeline, RowsWithRulesGiveTheSameBytesHoweverTheWorkIsCut) {
   std::ifstream plain(folder_ / "in.jsonl");
@@ -94,6 +106,7 @@ TEST_F(Pipeline, RowsWithRulesGiveTheSameBytesHoweverTheWorkIsCut) {
   EXPECT_TRUE(answers({"--pp", "3", "--threads", "1"}) == one);
   EXPECT_TRUE(answers({"--pp", "2", "--max-num-seqs", "3", "--max-num-batched-tokens", "7"}) == one);
   EXPECT_TRUE(answers({"--pp", "2", "--max-model-len", "256", "--kv-cache-memory-bytes", "1179648"}) == one);
+  EXPECT_TRUE(answers({"--pp", "2", "--dp", "2", "--max-num-seqs", "2"}) == one);
 }
 
 TEST_F(Pipeline, GivesTheSameBytesWhileWatchedTracedAndGuarded) {

@@ -133,6 +133,31 @@ std::vector<SequenceSpec> mixed(int count, unsigned seed) {
   return specs;
 }
 
+TEST(Scheduler, WhatWaitsGoesOnElsewhereWithItsTokens) {
+  const auto specs = mixed(12, 8);
+  const SchedulerLimits limits{64, 512, 16, 400, 1};
+  const Outcome alone = run(limits, specs);
+  Scheduler first({2, 512, 16, 400, 1});
+  FakeModel model(16);
+  std::map<uint64_t, std::vector<int32_t>> tokens;
+  const auto keep = [&tokens](const std::vector<FinishedSequence>& finished) {
+    for (const FinishedSequence& f : finished)
+      for (const GeneratedToken& t : f.tokens) tokens[f.id].push_back(t.id);
+  };
+  for (const SequenceSpec& s : specs) first.add(s);
+  for (int step = 0; step < 3; ++step) keep(first.complete(0, model.run(first.plan(0))));
+  first.start_over(400);  // those that ran wait again, in front
+  keep(first.complete(0, model.run(first.plan(0))));
+  std::vector<SequenceSpec> moved;
+  while (std::optional<SequenceSpec> spec = first.hand_on()) moved.push_back(std::move(*spec));
+  EXPECT_EQ(first.waiting(), 0U);
+  EXPECT_EQ(first.running() + moved.size() + tokens.size(), specs.size());
+  EXPECT_EQ(moved.front().id, specs.back().id) << "the last to come first";
+  for (const auto& [id, found] : run(limits, moved).tokens) tokens[id] = found;
+  while (!first.empty()) keep(first.complete(0, model.run(first.plan(0))));
+  EXPECT_EQ(tokens, alone.tokens);
+}
+
 TEST(Scheduler, TokensDependOnNoLimit) {
   const auto specs = mixed(40, 5);
   const Outcome roomy = run({64, 512, 16, 400, 1}, specs);

@@ -54,7 +54,7 @@ class TraceFile : public testing::Test {
     first.set_made_ns(4000000000);
     writer.add(first, 4000000000);
     proto::StageReport second;
-    second.set_stage(1);
+    second.set_rank(1);
     add(second, proto::ACTIVITY_BUSY, 7, 102, 103, 40);
     add(second, proto::ACTIVITY_WAIT_PLAN, 8, 103, 103.5);
     add(second, proto::ACTIVITY_BUSY, 8, 104, 105, 20);
@@ -66,6 +66,19 @@ class TraceFile : public testing::Test {
   fs::path folder_, file_;
   JobDescription job_;
 };
+
+TEST_F(TraceFile, TellsReplicasApart) {
+  job_.replicas = 2;
+  write_two_stages();
+  EXPECT_NE(text().find("replica 1, stage 0: layers (rank 1"), std::string::npos) << text();
+  EXPECT_NE(text().find("\"0F1\""), std::string::npos);
+  EXPECT_EQ(text().find("\"1F"), std::string::npos) << "each replica has one stage";
+  EXPECT_EQ(read_trace(file_).replicas, 2);
+  std::string broken = text();
+  broken.replace(broken.find("\"replicas\":2"), 12, "\"replicas\":3");
+  write(broken);
+  EXPECT_THROW(read_trace(file_), UsageError);
+}
 
 TEST_F(TraceFile, SaysWhereTheTimeOfEachStageWent) {
   write_two_stages();
@@ -109,7 +122,7 @@ TEST_F(TraceFile, CanBeReadWhenAKilledJobLeftItWithoutItsEnd) {
 TEST_F(TraceFile, LetsNoStretchOverlapWhenTheOtherClockIsKnownBetter) {
   TraceWriter writer(file_, job_, 1000000000);
   proto::StageReport r;
-  r.set_stage(1);
+  r.set_rank(1);
   add(r, proto::ACTIVITY_BUSY, 0, 10, 11, 1);
   r.set_made_ns(11000000000);
   writer.add(r, 13000000000);  // two seconds on the way
