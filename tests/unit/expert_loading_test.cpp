@@ -17,6 +17,7 @@ class TightDevice final : public Device {
   void upload(void* to, const void* from, size_t bytes) override { real_->upload(to, from, bytes); }
   void download(void* to, const void* from, size_t bytes) override { real_->download(to, from, bytes); }
   void synchronize() override {}
+  std::unique_ptr<Moment> mark() override { return nullptr; }
   std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
   std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
 
