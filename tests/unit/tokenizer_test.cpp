@@ -1,5 +1,5 @@
 // The tokenizer against Hugging Face's tokenizers: tests/data/tokenizers holds small tokenizer.json files,
-// made with version 0.22.1 of that library, and what it answered; ../shared/tokenizers real ones.
+// and what version 0.23.3 of that library answered; ../shared/tokenizers real ones.
 #include "runtime/requests/text/tokenizer.h"
 
 #include <gtest/gtest.h>

@@ -38,7 +38,7 @@ AddedTokens AddedTokens::parse(const json& array, const Vocabulary& model, const
     token.id = model.id_of(token.content).value_or(static_cast<uint32_t>(next_free));
     if (token.id > Vocabulary::kMaxId) throw UsageError("tokenizer.json: too many added tokens.");
     made.names_.add(token.content, token.id);
-    if (token.special) made.special_.insert(token.id);
+    if (token.special) made.special_.insert(token.content);
     made.tokens_.push_back(std::move(token));
   }
   // Where two tokens normalize to the same text the special one is found, then the earlier one.
@@ -47,7 +47,10 @@ AddedTokens AddedTokens::parse(const json& array, const Vocabulary& model, const
       const AddedToken& token = made.tokens_[i];
       if (token.special != special) continue;
       std::string content = token.content;
-      if (token.normalized) normalizer.run(content);
+      if (token.normalized) {
+        normalizer.run(content);
+        made.spellings_[token.id] = content;
+      }
       if (!content.empty()) (token.normalized ? made.normalized_ : made.raw_).add(content, i);
     }
   }
@@ -115,6 +118,7 @@ std::vector<AddedTokens::Stretch> AddedTokens::cut(const Trie& trie, std::string
     if (token.rstrip) {
       while (last != text_end && is_in(spaces_, last)) last += utf8::length(*last);
     }
+    if (first >= last) continue;  // all of it went with the token before
     const auto start = static_cast<size_t>(first - begin);
     if (done < start) out.push_back({{done, start}, std::nullopt});
     done = static_cast<size_t>(last - begin);

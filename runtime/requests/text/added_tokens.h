@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -24,7 +25,7 @@ struct AddedToken {
   bool lstrip = false;       // takes the white space before it along
   bool rstrip = false;       // and behind it
   bool normalized = true;    // looked for in the normalized text
-  bool special = false;      // left out by skip_special_tokens
+  bool special = false;      // left out by skip_special_tokens, unless normalizing gave it another spelling
 };
 
 class AddedTokens {
@@ -38,7 +39,16 @@ class AddedTokens {
   /// Nothing when the token is not an added one.
   std::optional<uint32_t> id_of(std::string_view content) const { return names_.id_of(content); }
   const std::string* token_of(uint32_t id) const { return names_.token_of(id); }
-  bool is_special(uint32_t id) const { return special_.contains(id); }
+  /// What a decoder gets for the token. As of version 0.23 of Hugging Face's library that is its normalized
+  /// text where it is `normalized`, and tokens are special by that spelling too.
+  const std::string* spelling_of(uint32_t id) const {
+    const auto normalized = spellings_.find(id);
+    return normalized != spellings_.end() ? &normalized->second : names_.token_of(id);
+  }
+  bool is_special(uint32_t id) const {
+    const std::string* spelling = spelling_of(id);
+    return spelling != nullptr && special_.contains(*spelling);
+  }
   size_t id_bound() const { return names_.id_bound(); }
 
   /// One stretch of a text: an added token, or (no id) text between them.
@@ -71,7 +81,8 @@ class AddedTokens {
 
   std::vector<AddedToken> tokens_;
   Vocabulary names_;
-  std::unordered_set<uint32_t> special_;
+  std::unordered_map<uint32_t, std::string> spellings_;  // of normalized tokens
+  std::unordered_set<std::string> special_;              // contents
   Trie raw_;
   Trie normalized_;
   CodePointRanges spaces_;

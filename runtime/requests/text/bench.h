@@ -13,7 +13,7 @@ struct TokenizerSpeed {
     std::string name;
     size_t bytes;
     size_t tokens;
-    double mb_per_s;  ///< 10^6 bytes of UTF-8 a second
+    double mb_per_s;  ///< 10^6 bytes of UTF-8 a second of processor time
   };
   std::vector<Case> cases;  ///< "cold" (no piece seen before), "warm" (again), then adversarial texts of 1 MB
   double read_bound_mb_per_s = 0;  ///< reading the same text once, eight bytes at a time: the ceiling

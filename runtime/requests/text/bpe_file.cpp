@@ -123,6 +123,10 @@ bool Bpe::words_are_independent() const {
   if (pieces_are_bytes_ || ignore_merges_ || !prefix_.empty() || !suffix_.empty() ||
       !vocabulary_.id_of(kMark))
     return false;
+  // A character that leaves nothing behind lets marks on both sides of it meet.
+  const bool leaves_nothing = !unk_ && (!byte_fallback_ || std::count(fallback_symbols_.begin(),
+                                                                      fallback_symbols_.end(), kNoToken) > 0);
+  if (leaves_nothing) return false;
   return std::none_of(merge_pairs_.begin(), merge_pairs_.end(), [&](const auto& pair) {
     return !vocabulary_.token_of(pair.first)->ends_with(kMark) &&
            vocabulary_.token_of(pair.second)->starts_with(kMark);

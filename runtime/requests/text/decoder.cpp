@@ -166,8 +166,7 @@ class ReplaceStep : public WholeTokenStep {
 
  protected:
   void token(std::string_view whole, DecoderStream& next) override {
-    const std::string text = replaced(pattern_, whole, content_, kMaxReplaced);
-    next.give(text, true);
+    next.give(replaced(pattern_, whole, content_, kMaxReplaced).text, true);
   }
 
  private:

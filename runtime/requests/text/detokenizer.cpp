@@ -17,7 +17,7 @@ namespace {
 /// Sends one id's token through the stream; `state` is a Detokenizer::State.
 template <typename Parts, typename State>
 void push_id(const Parts& parts, State& state, int32_t id, std::string& out) {
-  const std::string* token = id < 0 ? nullptr : parts.token_of(static_cast<uint32_t>(id));
+  const std::string* token = id < 0 ? nullptr : parts.spelling_of(static_cast<uint32_t>(id));
   if (token == nullptr) return;
   if (state.options.skip_special_tokens && parts.added.is_special(static_cast<uint32_t>(id))) return;
   const bool is_added = parts.added.token_of(static_cast<uint32_t>(id)) != nullptr;

@@ -51,8 +51,11 @@ class ReplaceStep : public Step {
   ReplaceStep(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
   bool run(std::string& text, size_t bound) const override {
-    text = replaced(pattern_, text, content_, bound);
-    return true;
+    const size_t first_character = text.empty() ? 0 : utf8::length(text.front());
+    auto [made, cut_from_front] = replaced(pattern_, text, content_, bound);
+    text = std::move(made);
+    // What stands for a match counts as where its last character was.
+    return cut_from_front == 0 || (!content_.empty() && cut_from_front == first_character);
   }
 
  private:
@@ -81,6 +84,19 @@ class StripStep : public Step {
   CodePointRanges spaces_;
 };
 
+/// The lower case of what Unicode 16 and 17 added, which Rust knows.
+char32_t lower_since_15(char32_t c) {
+  if (c >= 0x10D50 && c <= 0x10D65) return c + 0x20;
+  if (c >= 0x16EA0 && c <= 0x16EB8) return c + 0x1B;
+  constexpr std::pair<char32_t, char32_t> kPairs[] = {{0x1C89, 0x1C8A}, {0xA7CB, 0x264},  {0xA7CC, 0xA7CD},
+                                                      {0xA7CE, 0xA7CF}, {0xA7D2, 0xA7D3}, {0xA7D4, 0xA7D5},
+                                                      {0xA7DA, 0xA7DB}, {0xA7DC, 0x19B}};
+  for (const auto& [upper, lower] : kPairs) {
+    if (upper == c) return lower;
+  }
+  return c;
+}
+
 /// Rust's char::to_lowercase, character by character: without the Greek final sigma.
 class LowercaseStep : public Step {
  public:
@@ -92,7 +108,8 @@ class LowercaseStep : public Step {
       if (c == 0x130) {  // İ: the one character whose lower case is two
         out += "i\u0307";
       } else {
-        utf8::append(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
+        const auto lower = static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c)));
+        utf8::append(out, lower == c && c >= 0x1C80 ? lower_since_15(c) : lower);
       }
     }
     text = std::move(out);

@@ -1,7 +1,5 @@
 #include "runtime/requests/text/pre_tokenizer.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -9,6 +7,7 @@
 #include "runtime/requests/text/byte_alphabet.h"
 #include "runtime/requests/text/json_fields.h"
 #include "runtime/requests/text/splitter.h"
+#include "runtime/requests/text/unicode_versions.h"
 #include "runtime/requests/text/utf8.h"
 
 namespace penstock {
@@ -163,33 +162,11 @@ class MetaspaceStep : public Step {
   bool split_;
 };
 
-/// Every code point that `is_in` holds for.
-template <typename Predicate>
-CodePointRanges code_points_where(Predicate is_in) {
-  CodePointRanges out;
-  for (char32_t c = 0; c <= 0x10FFFF; ++c) {
-    if (!is_in(c)) continue;
-    if (!out.empty() && out.back().second + 1 == c) {
-      out.back().second = c;
-    } else {
-      out.emplace_back(c, c);
-    }
-  }
-  return out;
-}
-
-/// Rust's char::is_numeric.
-bool is_numeric(char32_t c) {
-  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
-         category == UTF8PROC_CATEGORY_NO;
-}
-
-bool is_punctuation(char32_t c) {
-  if (c < 0x80)
-    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
-  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+/// Rust's char::is_numeric, which is at Unicode 17.
+CodePointRanges numeric_code_points() {
+  CodePointRanges all = code_points_named("N");
+  all.insert(all.end(), {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}});
+  return united(std::move(all));
 }
 
 /// The object's steps with every Sequence unfolded.
@@ -220,7 +197,7 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
   }
   if (type == "Digits") {
     const bool each = json_fields::boolean(object, "individual_digits", false);
-    return std::make_unique<CharacterStep>(code_points_where(is_numeric),
+    return std::make_unique<CharacterStep>(numeric_code_points(),
                                            each ? SplitBehavior::isolated : SplitBehavior::contiguous);
   }
   if (type == "Metaspace") {
@@ -233,7 +210,7 @@ std::unique_ptr<Step> make_step(const json& object, bool is_last) {
     return std::make_unique<CharacterStep>(code_points_named("Space"), SplitBehavior::removed);
   }
   if (type == "Punctuation") {
-    return std::make_unique<CharacterStep>(code_points_where(is_punctuation),
+    return std::make_unique<CharacterStep>(punctuation_of_unicode_8(),
                                            split_behavior(json_fields::text(object, "behavior", "Isolated")));
   }
   throw UsageError(

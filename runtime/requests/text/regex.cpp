@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/text/unicode_versions.h"
 #include "runtime/requests/text/utf8.h"
 
 namespace penstock {
@@ -17,12 +18,45 @@ namespace {
 constexpr unsigned long kStepsPerMatch = 10'000'000;
 constexpr unsigned long kStepsPerSearch = 100'000'000;
 
+CodePointRanges meaning_of(const std::string& name) {
+  OnigEncoding utf8 = ONIG_ENCODING_UTF8;
+  std::string copy = name;
+  auto* p = reinterpret_cast<OnigUChar*>(copy.data());
+  const int ctype = utf8->property_name_to_ctype(utf8, p, p + copy.size());
+  if (ctype < 0) return {};
+  OnigCodePoint single_byte_end = 0;
+  const OnigCodePoint* ranges = nullptr;
+  if (utf8->get_ctype_code_range(static_cast<OnigCtype>(ctype), &single_byte_end, &ranges) != 0) return {};
+  CodePointRanges out;
+  for (OnigCodePoint i = 0; i < ranges[0]; ++i) out.emplace_back(ranges[1 + 2 * i], ranges[2 + 2 * i]);
+  return united(std::move(out));
+}
+
 void start_oniguruma() {
   static std::once_flag once;  // the library has one start-up call a process
   std::call_once(once, [] {
     OnigEncoding encodings[] = {ONIG_ENCODING_UTF8};
     onig_initialize(encodings, 1);
+    teach_oniguruma_unicode_16(meaning_of);
   });
+}
+
+// What [:punct:] means to the Oniguruma of Hugging Face's library, and to those of 6.9.9 on: symbols too.
+std::string with_punctuation_spelled_out(const std::string& pattern) {
+  constexpr std::string_view kName = "[:punct:]";
+  std::string out;
+  int brackets = 0;
+  for (size_t at = 0; at < pattern.size(); ++at) {
+    if (brackets > 0 && pattern.compare(at, kName.size(), kName) == 0) {
+      out += R"(\p{P}\p{S})";
+      at += kName.size() - 1;
+      continue;
+    }
+    brackets += pattern[at] == '[' ? 1 : pattern[at] == ']' && brackets > 0 ? -1 : 0;
+    out += pattern[at];
+    if (pattern[at] == '\\' && at + 1 < pattern.size()) out += pattern[++at];
+  }
+  return out;
 }
 
 const OnigUChar* bytes(std::string_view s) {
@@ -53,7 +87,8 @@ Regex::Regex(const std::string& pattern) : pattern_(pattern) {
   start_oniguruma();
   OnigRegex made = nullptr;
   OnigErrorInfo info{};
-  const int code = onig_new(&made, bytes(pattern), bytes(pattern) + pattern.size(), ONIG_OPTION_NONE,
+  const std::string spelled = with_punctuation_spelled_out(pattern);
+  const int code = onig_new(&made, bytes(spelled), bytes(spelled) + spelled.size(), ONIG_OPTION_NONE,
                             ONIG_ENCODING_UTF8, ONIG_SYNTAX_DEFAULT, &info);
   if (code != ONIG_NORMAL) {
     throw UsageError("The regular expression '" + pattern +
@@ -102,22 +137,12 @@ std::optional<Span> Regex::Matches::next() {
 
 CodePointRanges code_points_named(const std::string& name) {
   start_oniguruma();
-  OnigEncoding utf8 = ONIG_ENCODING_UTF8;
-  std::string copy = name;
-  auto* p = reinterpret_cast<OnigUChar*>(copy.data());
-  const int ctype = utf8->property_name_to_ctype(utf8, p, p + copy.size());
-  if (ctype < 0) return {};
-  OnigCodePoint single_byte_end = 0;
-  const OnigCodePoint* ranges = nullptr;
-  if (utf8->get_ctype_code_range(static_cast<OnigCtype>(ctype), &single_byte_end, &ranges) != 0) return {};
-  CodePointRanges out;
-  for (OnigCodePoint i = 0; i < ranges[0]; ++i) out.emplace_back(ranges[1 + 2 * i], ranges[2 + 2 * i]);
-  return united(std::move(out));
+  return meaning_of(name);
 }
 
 CodePointRanges rust_word_code_points() {
   CodePointRanges all{{0x200C, 0x200D}};
-  for (const char* name : {"Alphabetic", "M", "Nd", "Pc"}) {
+  for (const char* name : {"Alphabetic", "L", "M", "Nd", "Pc"}) {
     const CodePointRanges one = code_points_named(name);
     all.insert(all.end(), one.begin(), one.end());
   }

@@ -168,7 +168,7 @@ class Parser {
     const char32_t c = one();
     switch (c) {
       case '\\':
-        return escape();
+        return escape_outside_brackets();
       case '[':
         return bracket();
       case '(':
@@ -188,6 +188,18 @@ class Parser {
     }
   }
 
+  /// Outside of brackets Oniguruma's \w, and \p{Word}, take the superscript digits and the fractions of
+  /// Latin-1 for letters.
+  CodePointRanges escape_outside_brackets() {
+    const CodePointRanges ranges = escape();
+    CodePointRanges letters = word();
+    const bool is_word = ranges == letters;
+    if (!is_word && ranges != complement(letters)) return ranges;
+    letters.insert(letters.end(), {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
+    letters = united(std::move(letters));
+    return is_word ? letters : complement(letters);
+  }
+
   CodePointRanges escape() {
     const char32_t c = one();
     switch (c) {
@@ -202,9 +214,9 @@ class Parser {
       case 'S':
         return complement(named("Space"));
       case 'd':
-        return named("Digit");
+        return named("Nd");
       case 'w':
-        return named("Word");
+        return word();
       case 'p':
       case 'P':
         return property(c == 'P');
@@ -224,8 +236,18 @@ class Parser {
     } else {
       throw OutsideSubset();  // \pL is not Ruby syntax
     }
-    CodePointRanges ranges = named(name);
+    CodePointRanges ranges = name == "Word" ? word() : named(name);
     return negated ? complement(ranges) : ranges;
+  }
+
+  /// With the letters, marks and digits that the library's own "Word" may be too old for.
+  static CodePointRanges word() {
+    CodePointRanges all = named("Word");
+    for (const char* name : {"L", "M", "Nd"}) {
+      const CodePointRanges one = named(name);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return united(std::move(all));
   }
 
   static char ascii(char32_t c) {

@@ -19,10 +19,12 @@ Pattern Pattern::regular_expression(const std::string& source) {
   return p;
 }
 
-std::string replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound) {
-  std::string out;
+Replaced replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound) {
+  Replaced made;
+  std::string& out = made.text;
   size_t seen = 0;
   pattern.for_each_match(text, [&](Span span) {
+    if (span.begin == 0) made.cut_from_front = span.end;
     out += text.substr(seen, span.begin - seen);
     out += content;
     seen = span.end;
@@ -31,7 +33,8 @@ std::string replaced(const Pattern& pattern, std::string_view text, std::string_
                   " bytes of a text of " + std::to_string(text.size()) + ".");
     }
   });
-  return out += text.substr(seen);
+  out += text.substr(seen);
+  return made;
 }
 
 SplitBehavior split_behavior(const std::string& name) {

@@ -52,8 +52,12 @@ class Pattern {
   std::shared_ptr<const Regex> regex_;
 };
 
+struct Replaced {
+  std::string text;
+  size_t cut_from_front = 0;  // the length of a match with which the text began
+};
 /// `text` with every match replaced. Throws Error when the result would be longer than `bound` bytes.
-std::string replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound);
+Replaced replaced(const Pattern& pattern, std::string_view text, std::string_view content, size_t bound);
 
 enum class SplitBehavior { removed, isolated, merged_with_previous, merged_with_next, contiguous };
 

@@ -84,7 +84,7 @@ std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
 }
 
 std::optional<std::string> Tokenizer::token_of(int32_t id) const {
-  const std::string* token = id < 0 ? nullptr : parts_->token_of(static_cast<uint32_t>(id));
+  const std::string* token = id < 0 ? nullptr : parts_->spelling_of(static_cast<uint32_t>(id));
   return token == nullptr ? std::nullopt : std::optional(*token);
 }
 

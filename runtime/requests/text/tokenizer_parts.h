@@ -48,9 +48,9 @@ struct Tokenizer::Parts {
   SpecialTokens special_tokens;
   mutable WorkspacePool workspaces;
 
-  /// The token's spelling; nullptr for an id without a token.
-  const std::string* token_of(uint32_t id) const {
-    const std::string* added_token = added.token_of(id);
+  /// The token's spelling for a decoder; nullptr for an id without a token.
+  const std::string* spelling_of(uint32_t id) const {
+    const std::string* added_token = added.spelling_of(id);
     return added_token != nullptr ? added_token : model.vocabulary().token_of(id);
   }
 };

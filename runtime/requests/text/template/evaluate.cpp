@@ -107,7 +107,7 @@ Value Interpreter::evaluate(const Expression& e) {
       Value value = evaluate(*e.parts[0]);
       require_defined(value);
       if (!value.is_number()) fail("bad operand type for unary +: '" + std::string(value.type_name()) + "'.");
-      return value;
+      return value.is_bool() ? Value(value.integer()) : value;
     }
     case Kind::logical_not:
       return !evaluate(*e.parts[0]).truth();

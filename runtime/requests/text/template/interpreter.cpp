@@ -267,15 +267,21 @@ Interpreter::Flow Interpreter::loop(const Statement& s, const Value& over, int64
   const auto state =
       std::make_shared<LoopVariable>(std::move(items), depth, s.recursive ? &s : nullptr, defined_in);
   const Value variable = keep(state);
+  // To Jinja the loop was empty if no round came to the end of its body, be it by break or continue.
+  bool any_ended = false;
   for (; !state->at_end(); state->advance()) {
     line_ = begun;
     work(kStepWork);
     const InScope inside(*this, &defined_in);
     set("loop", variable);
     assign(*s.target, state->current());
-    if (execute(s.body) == Flow::break_loop) break;
+    const Flow flow = execute(s.body);
+    any_ended |= flow == Flow::normal;
+    if (flow == Flow::break_loop) break;
   }
-  return Flow::normal;
+  if (any_ended) return Flow::normal;
+  const InScope inside(*this, &defined_in);
+  return execute(s.else_body);
 }
 
 Value Interpreter::call_loop(const Statement& statement, Scope& defined_in, const Value& items,

@@ -67,6 +67,7 @@ Value to_integer(Interpreter& run, const Value& subject, const Arguments& argume
     }
   } else if (subject.is_number()) {
     out = subject.is_integer() ? subject.integer() : whole(subject.number());
+    if (!out && std::isfinite(subject.number())) run.fail("the integer is beyond 64 bits.");
   }
   return out ? Value(*out) : a.value(0, Value(int64_t{0}));
 }

@@ -214,6 +214,7 @@ Value Interpreter::arithmetic(char op, const Value& a, const Value& b) {
   }
   double rest = std::fmod(x, y);
   if (rest != 0 && (rest < 0) != (y < 0)) rest += y;
+  if (rest == 0) rest = std::copysign(0.0, y);
   if (op == '%') return rest;
   const double quotient = (x - rest) / y;
   const double whole = std::floor(quotient);
@@ -226,10 +227,14 @@ Value Interpreter::binary(const std::string& op, const Value& a, const Value& b)
   if (op == "**") return power(a, b);
   if (op == "//") return arithmetic('d', a, b);
   if (op == "%" && a.is_text()) {
-    const Sequence* tuple = b.sequence();
+    const Sequence* sequence = b.sequence();
     std::vector<Value> positional{b};
-    if (tuple != nullptr && tuple->kind == Sequence::Kind::tuple) positional = tuple->items;
-    return text(percent_format(*this, a.text(), positional, b.dict()));
+    if (sequence != nullptr && sequence->kind == Sequence::Kind::tuple) positional = sequence->items;
+    // Of a thing that has items, other than a tuple, Python lets a format leave some unused.
+    static const Dict no_items;
+    const bool has_items =
+        b.is_undefined() || (sequence != nullptr && sequence->kind == Sequence::Kind::list);
+    return text(percent_format(*this, a.text(), positional, has_items ? &no_items : b.dict()));
   }
   return arithmetic(op[0], a, b);
 }

@@ -33,12 +33,44 @@ void each(std::string_view text, F&& f) {
   for (const char* p = text.data(); p != text.data() + text.size();) f(utf8::next(p));
 }
 
-/// Characters whose upper case is more than one, in use in European text; utf8proc maps one to one.
+/// Characters whose upper case is more than one; utf8proc maps one to one. Without classical Greek's.
+struct Expansion {
+  char32_t from;
+  std::string_view upper, title;
+};
+constexpr Expansion kExpansions[] = {{0xDF, "SS", "Ss"},
+                                     {0x149, "\u02BCN", "\u02BCN"},
+                                     {0x1F0, "J\u030C", "J\u030C"},
+                                     {0x390, "\u0399\u0308\u0301", "\u0399\u0308\u0301"},
+                                     {0x3B0, "\u03A5\u0308\u0301", "\u03A5\u0308\u0301"},
+                                     {0x587, "\u0535\u0552", "\u0535\u0582"},
+                                     {0xFB00, "FF", "Ff"},
+                                     {0xFB01, "FI", "Fi"},
+                                     {0xFB02, "FL", "Fl"},
+                                     {0xFB03, "FFI", "Ffi"},
+                                     {0xFB04, "FFL", "Ffl"},
+                                     {0xFB05, "ST", "St"},
+                                     {0xFB06, "ST", "St"}};
+
+const Expansion* expansion_of(char32_t c) {
+  const auto* found = std::find_if(std::begin(kExpansions), std::end(kExpansions),
+                                   [&](const Expansion& e) { return e.from == c; });
+  return found != std::end(kExpansions) ? found : nullptr;
+}
+
 void append_upper(std::string& out, char32_t c) {
-  if (c == 0xDF) {
-    out += "SS";
+  if (const Expansion* expansion = expansion_of(c)) {
+    out += expansion->upper;
   } else {
     utf8::append(out, static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))));
+  }
+}
+
+void append_title(std::string& out, char32_t c) {
+  if (const Expansion* expansion = expansion_of(c)) {
+    out += expansion->title;
+  } else {
+    utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
   }
 }
 
@@ -304,9 +336,7 @@ std::string capitalize(std::string_view text) {
   if (text.empty()) return {};
   const size_t first = utf8::length(text.front());
   std::string out;
-  each(text.substr(0, first), [&](char32_t c) {
-    utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
-  });
+  each(text.substr(0, first), [&](char32_t c) { append_title(out, c); });
   return out + lower(text.substr(first));
 }
 
@@ -314,11 +344,7 @@ std::string title(std::string_view text) {
   std::string out;
   bool inside = false;
   each(text, [&](char32_t c) {
-    if (inside) {
-      append_lower(out, c);
-    } else {
-      utf8::append(out, static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))));
-    }
+    inside ? append_lower(out, c) : append_title(out, c);
     inside = is_cased(c);
   });
   return out;

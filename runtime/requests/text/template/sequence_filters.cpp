@@ -95,6 +95,8 @@ Value unique(Interpreter& run, const Value& subject, const Arguments& arguments)
   for (const Value& item : run.iterate(subject)) {
     Value key = a.unless_none(1) != nullptr ? attribute_path(run, item, a[1], nullptr) : item;
     key = folded(run, key, a.truth(0, false));
+    if (key.dict() != nullptr || (key.sequence() != nullptr && key.sequence()->kind == Sequence::Kind::list))
+      run.fail("unhashable type: '" + std::string(key.type_name()) + "'.");
     if (!key.is_text()) run.work(seen.items().size());
     if (seen.find(key) != nullptr) continue;
     seen.set(std::move(key), Value(true));

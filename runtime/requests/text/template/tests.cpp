@@ -1,4 +1,5 @@
 // What stands behind `is`.
+#include <cmath>
 #include <unordered_map>
 
 #include "runtime/requests/text/template/arguments.h"
@@ -15,12 +16,14 @@ const Value& other(const Interpreter& run, const Arguments& arguments) {
   return arguments.positional[0];
 }
 
-int64_t remainder(Interpreter& run, const Value& value, int64_t by) {
+bool divides(Interpreter& run, const Value& value, const Value& by) {
   run.require_defined(value);
-  if (!value.is_integer())
-    run.fail("the test expects an integer, found " + std::string(value.type_name()) + ".");
-  if (by == 0) run.fail("integer modulo by zero.");
-  return by == -1 ? 0 : value.integer() % by;
+  if (!value.is_number() || !by.is_number())
+    run.fail("the test expects a number, found " + std::string((value.is_number() ? by : value).type_name()) +
+             ".");
+  if (by.number() == 0) run.fail("modulo by zero.");
+  if (!value.is_integer() || !by.is_integer()) return std::fmod(value.number(), by.number()) == 0;
+  return by.integer() == -1 || value.integer() % by.integer() == 0;
 }
 
 bool is_truly(const Value& v, bool wanted) {
@@ -56,14 +59,12 @@ const std::unordered_map<std::string_view, Test>& tests() {
       {"callable", [](I&, V& v, A&) { return v.object() != nullptr && v.object()->callable(); }},
       {"defined", [](I&, V& v, A&) { return !v.is_undefined(); }},
       {"divisibleby",
-       [](I& r, V& v, A& a) {
-         return remainder(r, v, Bound(r, "divisibleby", a, {"num"}, 1).integer(0, 1)) == 0;
-       }},
+       [](I& r, V& v, A& a) { return divides(r, v, Bound(r, "divisibleby", a, {"num"}, 1)[0]); }},
       {"eq", equal},
       {"equalto", equal},
       {"==", equal},
       {"escaped", [](I&, V&, A&) { return false; }},
-      {"even", [](I& r, V& v, A&) { return remainder(r, v, 2) == 0; }},
+      {"even", [](I& r, V& v, A&) { return divides(r, v, int64_t{2}); }},
       {"false", [](I&, V& v, A&) { return is_truly(v, false); }},
       {"float", [](I&, V& v, A&) { return v.is_float(); }},
       {"ge", at_least},
@@ -88,7 +89,10 @@ const std::unordered_map<std::string_view, Test>& tests() {
       {"!=", unequal},
       {"none", [](I&, V& v, A&) { return v.is_none(); }},
       {"number", [](I&, V& v, A&) { return v.is_number(); }},
-      {"odd", [](I& r, V& v, A&) { return remainder(r, v, 2) != 0; }},
+      {"odd",
+       [](I& r, V& v, A&) {
+         return v.is_float() ? std::fabs(std::fmod(v.number(), 2)) == 1 : !divides(r, v, int64_t{2});
+       }},
       {"sameas", [](I& r, V& v, A& a) { return v.same_as(other(r, a)); }},
       {"sequence", [](I&, V& v, A&) { return has_length_and_items(v); }},
       {"string", [](I&, V& v, A&) { return v.is_text(); }},

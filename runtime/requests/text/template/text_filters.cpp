@@ -131,6 +131,7 @@ Value title(Interpreter& run, const Value& subject, const Arguments& arguments) 
 
 Value truncate(Interpreter& run, const Value& subject, const Arguments& arguments) {
   const Bound a(run, "truncate", arguments, {"length", "killwords", "end", "leeway"});
+  if (subject.is_undefined()) return subject;
   const std::string& s = required_text(run, "truncate", subject);
   const std::string end = a.text(2, "...");
   const int64_t length = a.integer(0, 255);

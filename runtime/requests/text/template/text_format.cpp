@@ -212,6 +212,8 @@ class BraceFormatter {
     Value value = lookup(name);
     if (conversion == 'r') value = run_.text(repr(run_, value));
     if (conversion == 's') value = run_.text(run_.to_text(value));
+    if (!spec.empty() && !value.is_text() && !value.is_number())
+      run_.fail("unsupported format string passed to " + std::string(value.type_name()) + ".__format__.");
     return format_value(run_, value, parse_spec(run_, spec));
   }
 
@@ -332,6 +334,8 @@ std::string percent_format(Interpreter& run, const std::string& format, const st
       if (!value->is_number())
         run.fail(std::string("%") + type + " format: a real number is required, not " +
                  std::string(value->type_name()) + ".");
+      if (value->is_float() && std::string_view("xXo").find(type) != std::string_view::npos)
+        run.fail(std::string("%") + type + " format: an integer is required, not float.");
       if (type == 'i' || type == 'u') type = 'd';
       spec.type = type;
       const bool whole = std::string_view("dxXo").find(type) != std::string_view::npos;

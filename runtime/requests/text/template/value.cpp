@@ -179,7 +179,8 @@ const Value* Dict::find_text(std::string_view key) const {
 const Value* Dict::find(const Value& key) const {
   if (key.is_text()) return find_text(key.text());
   for (const auto& [known, value] : items_) {
-    if (known.same_as(key) || (known.is_number() && key.is_number() && known.number() == key.number()))
+    if (known.same_as(key) || (known.is_undefined() && key.is_undefined()) ||
+        (known.is_number() && key.is_number() && known.number() == key.number()))
       return &value;
   }
   return nullptr;
