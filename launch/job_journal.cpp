@@ -38,7 +38,7 @@ std::string digest_of_texts(const fs::path& folder) {
 /// Of checkpoints: every tensor's name, kind and place, and pieces of the data.
 std::string digest_of_weights(const fs::path& folder) {
   Digest digest;
-  std::string piece(kPieceBytes, '\0');
+  std::string piece;
   for (const fs::path& path : files_of(folder, {".safetensors"})) {
     const SafetensorsFile file(path);
     std::vector<std::string> names;
@@ -51,8 +51,9 @@ std::string digest_of_weights(const fs::path& folder) {
     }
     std::sort(names.begin(), names.end());
     for (const std::string& name : names) digest.add(name);
-    for (uint64_t i = 0; i < kPieces && end >= kPieceBytes; ++i) {
-      file.read((end - kPieceBytes) / (kPieces - 1) * i, piece.data(), kPieceBytes);
+    piece.resize(std::min(end, kPieceBytes));
+    for (uint64_t i = 0; i < kPieces; ++i) {
+      file.read((end - piece.size()) * i / (kPieces - 1), piece.data(), piece.size());
       digest.add(piece);
     }
   }

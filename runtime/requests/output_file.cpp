@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/journal/durable_file.h"
 
 namespace penstock {
 namespace fs = std::filesystem;
@@ -43,7 +44,7 @@ void OutputFile::flush() {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0)
       throw Error("--output-file " + partial_.string() + ": writing failed: " + std::strerror(errno) +
-                  "; free some space and start the job again");
+                  (errno == ENOSPC || errno == EDQUOT ? "; free some space and start the job again" : ""));
     rest.remove_prefix(static_cast<size_t>(n));
   }
   buffer_.clear();
@@ -56,6 +57,7 @@ void OutputFile::finish() {
                 "; the results are in " + partial_.string());
   close(fd_);
   fd_ = -1;
+  if (renames_) sync_folder(folder_of(target_));
 }
 
 }  // namespace penstock
