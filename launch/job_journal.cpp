@@ -60,8 +60,13 @@ std::string digest_of_weights(const fs::path& folder) {
   return digest.text();
 }
 
-bool may_be_replaced(const fs::path& output) {
+bool may_be_replaced(const fs::path& output, const fs::path& input) {
   std::error_code none;
+  if (fs::equivalent(output, input, none) && fs::is_regular_file(input))
+    throw UsageError(
+        "--output-file " + output.string() +
+        ": expected another file than --input-file, found the same: the answers would replace the "
+        "requests");
   const fs::file_status status = fs::status(output, none);
   if (fs::is_directory(status))
     throw UsageError("--output-file " + output.string() + ": expected a file, found a folder");
@@ -101,7 +106,7 @@ JobSettings early_settings(const JobOptions& options) {
 
 JobJournal open_journal(const JobOptions& options) {
   JobJournal job;
-  if (!may_be_replaced(options.output) || !fs::is_regular_file(options.input)) return job;
+  if (!may_be_replaced(options.output, options.input) || !fs::is_regular_file(options.input)) return job;
   job.rows =
       count_rows({options.input, parse_shard(options.shard), options.input_dataset, options.input_body});
   job.settings = early_settings(options);
