@@ -179,7 +179,10 @@ class Hdf5Results::Impl {
         file_(create_file(partial_)),
         columns_(std::make_unique<ResultColumns>(file_)) {
     set_attribute(file_, "penstock_results", "1");
-    for (const auto& [name, value] : settings) set_attribute(file_, name, value);
+    // The order of attributes shows in the bytes, and a reader gives them by name.
+    RunSettings sorted = settings;
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [name, value] : sorted) set_attribute(file_, name, value);
   }
   ~Impl() {
     if (!file_) return;
