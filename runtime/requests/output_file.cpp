@@ -5,7 +5,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <utility>
 
 #include "runtime/base/error.h"
 #include "runtime/requests/journal/durable_file.h"
@@ -13,7 +12,7 @@
 namespace penstock {
 namespace fs = std::filesystem;
 
-OutputFile::OutputFile(fs::path target) : target_(std::move(target)), partial_(target_) {
+OutputFile::OutputFile(const fs::path& target) : target_(behind_link(target)), partial_(target_) {
   std::error_code ignored;
   const fs::file_status status = fs::status(target_, ignored);
   if (fs::is_directory(status))

@@ -118,6 +118,20 @@ TEST_F(JournalTest, TheOutputComesInTheInputsOrderWhateverEndsFirst) {
   EXPECT_TRUE(segments_of(journal_of(output_)).empty());
 }
 
+TEST_F(JournalTest, AnOutputThatIsALinkStaysOne) {
+  write(folder_ / "elsewhere", "old");
+  fs::create_symlink(folder_ / "elsewhere", output_);
+  job({0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
+  {
+    Journal journal(options());
+    journal.begin({{"--seed", "1"}}, 10);
+    journal.complete();
+  }
+  EXPECT_TRUE(fs::is_symlink(output_));
+  EXPECT_EQ(content(folder_ / "elsewhere"), whole_output());
+  EXPECT_TRUE(Journal(options()).output_stands({{"--seed", "1"}}, 10));
+}
+
 TEST_F(JournalTest, CutAtAnyByteOfTheLastRecordItLosesThatRowOnly) {
   job({0, 1, 2, 3});
   const std::string before = content(segment(1));

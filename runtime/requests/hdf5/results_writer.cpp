@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "runtime/requests/hdf5/columns.h"
+#include "runtime/requests/journal/durable_file.h"
 
 namespace penstock {
 namespace {
@@ -173,8 +174,8 @@ void sync(const fs::path& path) {
 
 class Hdf5Results::Impl {
  public:
-  Impl(fs::path target, const RunSettings& settings)
-      : target_(std::move(target)),
+  Impl(const fs::path& target, const RunSettings& settings)
+      : target_(behind_link(target)),
         partial_(partial_of(target_)),
         file_(create_file(partial_)),
         columns_(std::make_unique<ResultColumns>(file_)) {
@@ -215,9 +216,9 @@ void Hdf5Results::Impl::finish() {
   sync(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
 }
 
-Hdf5Results::Hdf5Results(fs::path target, const RunSettings& settings) {
+Hdf5Results::Hdf5Results(const fs::path& target, const RunSettings& settings) {
   const QuietHdf5 quiet;
-  impl_ = std::make_unique<Impl>(std::move(target), settings);
+  impl_ = std::make_unique<Impl>(target, settings);
 }
 
 Hdf5Results::~Hdf5Results() {
