@@ -38,7 +38,7 @@ std::string digest_of_texts(const fs::path& folder) {
 /// Of checkpoints: every tensor's name, kind and place, and pieces of the data.
 std::string digest_of_weights(const fs::path& folder) {
   Digest digest;
-  std::string piece(kPieceBytes, '\0');
+  std::string piece;
   for (const fs::path& path : files_of(folder, {".safetensors"})) {
     const SafetensorsFile file(path);
     std::vector<std::string> names;
@@ -51,16 +51,22 @@ std::string digest_of_weights(const fs::path& folder) {
     }
     std::sort(names.begin(), names.end());
     for (const std::string& name : names) digest.add(name);
-    for (uint64_t i = 0; i < kPieces && end >= kPieceBytes; ++i) {
-      file.read((end - kPieceBytes) / (kPieces - 1) * i, piece.data(), kPieceBytes);
+    piece.resize(std::min(end, kPieceBytes));
+    for (uint64_t i = 0; i < kPieces; ++i) {
+      file.read((end - piece.size()) * i / (kPieces - 1), piece.data(), piece.size());
       digest.add(piece);
     }
   }
   return digest.text();
 }
 
-bool may_be_replaced(const fs::path& output) {
+bool may_be_replaced(const fs::path& output, const fs::path& input) {
   std::error_code none;
+  if (fs::equivalent(output, input, none) && fs::is_regular_file(input))
+    throw UsageError(
+        "--output-file " + output.string() +
+        ": expected another file than --input-file, found the same: the answers would replace the "
+        "requests");
   const fs::file_status status = fs::status(output, none);
   if (fs::is_directory(status))
     throw UsageError("--output-file " + output.string() + ": expected a file, found a folder");
@@ -100,7 +106,7 @@ JobSettings early_settings(const JobOptions& options) {
 
 JobJournal open_journal(const JobOptions& options) {
   JobJournal job;
-  if (!may_be_replaced(options.output) || !fs::is_regular_file(options.input)) return job;
+  if (!may_be_replaced(options.output, options.input) || !fs::is_regular_file(options.input)) return job;
   job.rows =
       count_rows({options.input, parse_shard(options.shard), options.input_dataset, options.input_body});
   job.settings = early_settings(options);

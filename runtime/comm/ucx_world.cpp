@@ -1,6 +1,7 @@
 #include "runtime/comm/ucx_world.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -158,7 +159,7 @@ class UcxWorld : public World, private ControlPlane {
   std::set<int> unaware_;             // loop: ranks that have not confirmed the verdict
   std::set<int> staying_;             // loop, rank 0: ranks that have not confirmed the good end
   Completion all_left_;
-  bool finished_ = false;  // the owner's thread
+  std::atomic<bool> finished_ = false;
 
   std::mutex mutex_;  // guards settled_
   std::condition_variable settled_changed_;
@@ -225,6 +226,7 @@ bool UcxWorld::process_gone(int rank) const {
 }
 
 bool UcxWorld::report_lost_peer() noexcept {
+  if (finished_) return true;  // peers leave as this rank does, and their launcher ends whoever is left
   for (const RankInfo& peer : infos_) {
     if (process_gone(peer.rank)) {
       end_world({text_of(peer) + " died: its process is gone.", ExitStatus::runtime_failure, peer.rank});

@@ -101,8 +101,8 @@ class World {
   virtual StopRequests& stop_requests() = 0;
 
   /// When a rank of this host has died, ends the job in its name and returns true. For the handler of
-  /// SIGTERM: mpirun sends that to everyone else when one rank dies, sooner than heartbeats would tell. Any
-  /// thread.
+  /// SIGTERM: mpirun sends that to everyone else when one rank dies, sooner than heartbeats would tell. True
+  /// as well once this rank has finished, when peers may be gone and there is nothing to tell. Any thread.
   virtual bool report_lost_peer() noexcept = 0;
 
   /// Ends the job as failed: logs the reason once for the whole world (the first failure wins, later ones are

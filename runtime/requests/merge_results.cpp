@@ -1,6 +1,7 @@
 #include "runtime/requests/merge_results.h"
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -113,11 +114,22 @@ RowError repeated(const std::string& custom_id) {
           "custom_id"};
 }
 
+/// A file that lost its end in a copy has lost rows. Throws Error.
+void expect_whole_lines(const fs::path& part) {
+  std::ifstream file(part, std::ios::binary | std::ios::ate);
+  if (!file || file.tellg() == 0) return;  // unreadable ones are told where they are read
+  file.seekg(-1, std::ios::end);
+  if (file.get() != '\n')
+    throw Error(part.string() +
+                ": expected a newline at its end, found none: its last line is cut off; take the whole file");
+}
+
 MergeReport merge_lines(const std::vector<fs::path>& parts, const fs::path& target) {
   MergeReport report;
   IdSet ids;
   OutputFile output(target);
   for (const fs::path& part : parts) {
+    expect_whole_lines(part);
     LineReader reader(part, kLongestAnswer);
     std::string line;
     for (LineSource::Status status; (status = reader.next(line)) != LineSource::Status::end; ++report.rows) {
@@ -134,14 +146,13 @@ MergeReport merge_lines(const std::vector<fs::path>& parts, const fs::path& targ
   return report;
 }
 
-/// What the parts' runs had in common; --shard differs by its nature.
+/// What the parts' runs had in common; --shard, which differs by its nature, becomes that of the whole.
 RunSettings common_settings(const std::vector<fs::path>& parts) {
   RunSettings first;
   for (const fs::path& part : parts) {
     RunSettings settings = Hdf5ResultsReader(part).settings();
-    settings.erase(
-        std::remove_if(settings.begin(), settings.end(), [](const auto& s) { return s.first == "--shard"; }),
-        settings.end());
+    for (auto& [name, value] : settings)
+      if (name == "--shard") value = Shard{}.text();
     if (&part == &parts.front()) first = settings;
     for (size_t i = 0; i < std::max(first.size(), settings.size()); ++i)
       if (i >= first.size() || i >= settings.size() || settings[i] != first[i])

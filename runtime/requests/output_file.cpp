@@ -5,14 +5,14 @@
 
 #include <cerrno>
 #include <cstring>
-#include <utility>
 
 #include "runtime/base/error.h"
+#include "runtime/requests/journal/durable_file.h"
 
 namespace penstock {
 namespace fs = std::filesystem;
 
-OutputFile::OutputFile(fs::path target) : target_(std::move(target)), partial_(target_) {
+OutputFile::OutputFile(const fs::path& target) : target_(behind_link(target)), partial_(target_) {
   std::error_code ignored;
   const fs::file_status status = fs::status(target_, ignored);
   if (fs::is_directory(status))
@@ -43,7 +43,7 @@ void OutputFile::flush() {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0)
       throw Error("--output-file " + partial_.string() + ": writing failed: " + std::strerror(errno) +
-                  "; free some space and start the job again");
+                  (errno == ENOSPC || errno == EDQUOT ? "; free some space and start the job again" : ""));
     rest.remove_prefix(static_cast<size_t>(n));
   }
   buffer_.clear();
@@ -56,6 +56,7 @@ void OutputFile::finish() {
                 "; the results are in " + partial_.string());
   close(fd_);
   fd_ = -1;
+  if (renames_) sync_folder(folder_of(target_));
 }
 
 }  // namespace penstock

@@ -12,7 +12,7 @@ namespace penstock {
 class OutputFile {
  public:
   /// Throws UsageError at once when the target cannot be written.
-  explicit OutputFile(std::filesystem::path target);
+  explicit OutputFile(const std::filesystem::path& target);
   ~OutputFile();
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;

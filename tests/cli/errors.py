@@ -61,6 +61,13 @@ class Errors(ProgramTest):
     def test_unwritable_output(self):
         self.expect_refused(2, "cannot be written", output=self.folder / "no-such-folder" / "out.jsonl")
 
+    def test_output_that_is_the_input(self):
+        requests = (self.folder / "in.jsonl").read_bytes()
+        run = self.generate(0, output=self.folder / "." / "in.jsonl")
+        self.assertEqual(run.returncode, 2, run.stderr)
+        self.assertIn("expected another file than --input-file", run.stderr)
+        self.assertEqual((self.folder / "in.jsonl").read_bytes(), requests)
+
     def test_full_disk(self):
         self.expect_refused(1, "/dev/full", "No space left on device", output="/dev/full")
 

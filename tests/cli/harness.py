@@ -85,10 +85,10 @@ class ProgramTest(unittest.TestCase):
         """What `penstock results` says of the journal."""
         return subprocess.run([BINARY, "results", f"{output or self.output}.journal"], capture_output=True, text=True, timeout=60)
 
-    def start_slowly(self, ranks, *flags, output=None):
+    def start_slowly(self, ranks, *flags, output=None, **where):
         """A job that has finished a row more than its journal had: one at a time, so that most are still to come on any machine."""
         before = len(self.kept(output).stdout)
-        job = subprocess.Popen(self.command(ranks, *SLOWLY, *flags, output=output), env=ENVIRONMENT, stdout=subprocess.PIPE,
+        job = subprocess.Popen(self.command(ranks, *SLOWLY, *flags, output=output, **where), env=ENVIRONMENT, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
         self.addCleanup(job.wait)
         self.addCleanup(job.kill)

@@ -149,8 +149,7 @@ with h5py.File(sys.argv[1], "w") as f:
         run = subprocess.run([BINARY, "results", "--merge", *parts, "-o", self.folder / "joined.h5"], capture_output=True,
                              text=True)
         self.assertEqual(run.returncode, 0, run.stderr)
-        read = [json.loads(self.h5py(READ_BACK, path)) for path in (self.folder / "joined.h5", whole)]
-        self.assertEqual(read[0]["rows"], read[1]["rows"])
+        self.assertEqual((self.folder / "joined.h5").read_bytes(), whole.read_bytes())
 
     def test_a_killed_job_leaves_no_broken_file_and_the_next_one_makes_it_whole(self):
         self.write("".join(row(f"row-{i}", max_tokens=300, ignore_eos=True) for i in range(64)))

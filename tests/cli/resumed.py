@@ -104,6 +104,18 @@ class Resumed(ProgramTest):
         self.assertIn("--seed was 0 and is 5", run.stderr)
         self.expect_undisturbed_bytes()
 
+    def test_a_weight_file_that_was_changed_is_refused_be_it_in_its_last_byte(self):
+        model = self.copy_of_demo()
+        job = self.start_slowly(0, model=model)
+        job.terminate()
+        job.communicate(timeout=100)
+        weights = model / "model.safetensors"
+        data = weights.read_bytes()
+        weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        run = self.generate(2, model=model)
+        self.assertEqual(run.returncode, 2, run.stderr)
+        self.assertIn("the weights was ", run.stderr)
+
     def test_two_jobs_on_one_output_the_second_is_refused(self):
         job = self.start_slowly(0)
         run = self.generate(0)

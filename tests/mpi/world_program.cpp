@@ -197,6 +197,8 @@ int play(const std::vector<std::string>& arguments) {
   sigaddset(&term, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &term, nullptr);
 
+  int status = 0;
+  auto linger = 0ms;
   std::unique_ptr<World> world;
   try {
     world = make_mpi_world(options);
@@ -219,6 +221,11 @@ int play(const std::vector<std::string>& arguments) {
            if (world->rank() == 1) std::_Exit(0);
            wait_forever(*world);
          }},
+        {"stop",  // in good order, with a status at which mpirun sends SIGTERM to those that take longer
+         [&] {
+           status = static_cast<int>(ExitStatus::stopped);
+           if (world->rank() != 1) linger = 1500ms;
+         }},
         {"skip-gather",
          [&] {
            if (world->rank() == 1) std::this_thread::sleep_for(1h);
@@ -227,7 +234,8 @@ int play(const std::vector<std::string>& arguments) {
     };
     for (const std::string& argument : arguments) parts.at(argument)();
     world->finish();
-    return 0;
+    std::this_thread::sleep_for(linger);
+    return status;
   } catch (const WorldAborted& e) {
     return static_cast<int>(e.status());
   } catch (const Error& e) {

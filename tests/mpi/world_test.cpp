@@ -222,6 +222,12 @@ TEST(WorldFailure, ARankThatLeavesWithoutFinishingIsNamed) {
   EXPECT_EQ(count(job.output(), "rank 1 (host "), 1U) << job.output();
 }
 
+TEST(WorldEnd, RanksThatLeaveOneAfterAnotherAreNotCalledDead) {
+  Job job(mpirun(4, "stop"), kEnvironment);
+  EXPECT_EQ(job.wait(kPatience), 75) << job.output();
+  EXPECT_EQ(count(job.output(), " died: "), 0U) << job.output();
+}
+
 TEST(WorldStart, ARankThatNeverArrivesIsNamed) {
   Job job({"mpirun", "--oversubscribe", "--bind-to", "none", "-n", "4", "sh", "-c",
            "[ $OMPI_COMM_WORLD_RANK = 2 ] && exec sleep 30; exec " WORLD_PROGRAM " chat"},

@@ -118,6 +118,20 @@ TEST_F(JournalTest, TheOutputComesInTheInputsOrderWhateverEndsFirst) {
   EXPECT_TRUE(segments_of(journal_of(output_)).empty());
 }
 
+TEST_F(JournalTest, AnOutputThatIsALinkStaysOne) {
+  write(folder_ / "elsewhere", "old");
+  fs::create_symlink(folder_ / "elsewhere", output_);
+  job({0, 1, 2, 3, 4, 5, 6, 7, 8, 9});
+  {
+    Journal journal(options());
+    journal.begin({{"--seed", "1"}}, 10);
+    journal.complete();
+  }
+  EXPECT_TRUE(fs::is_symlink(output_));
+  EXPECT_EQ(content(folder_ / "elsewhere"), whole_output());
+  EXPECT_TRUE(Journal(options()).output_stands({{"--seed", "1"}}, 10));
+}
+
 TEST_F(JournalTest, CutAtAnyByteOfTheLastRecordItLosesThatRowOnly) {
   job({0, 1, 2, 3});
   const std::string before = content(segment(1));
@@ -202,6 +216,24 @@ TEST_F(JournalTest, ResultsAreReadWhileTheJobRunsAndOnceItIsDone) {
   EXPECT_THROW(read_results(folder_ / "none", take), UsageError);
 }
 
+TEST_F(JournalTest, ResultsGoOnInTheOutputWhenTheJobIsDoneWhileTheyAreRead) {
+  JournalOptions small = options();
+  small.commit.segment_bytes = 1;  // a file a row
+  Journal journal(small);
+  journal.begin({}, 10);
+  for (uint64_t row = 0; row < 10; ++row) {
+    journal.writer().append(finished(row, line_of(row)));
+    journal.writer().sync();
+  }
+  std::string seen;
+  const JournalCounts counts = read_results(output_, [&](std::string_view line) {
+    if (seen.empty()) journal.complete();
+    seen += std::string(line) + "\n";
+  });
+  EXPECT_EQ(seen, whole_output());
+  EXPECT_EQ(counts.finished, 10U);
+}
+
 TEST_F(JournalTest, SegmentsAreBegunAnewWhenFull) {
   JournalOptions small = options();
   small.commit.segment_bytes = 100;
@@ -238,6 +270,58 @@ TEST_F(JournalTest, ForceKeepsTheRowsAndNeverDropsThem) {
   Journal anew(options(Resume::never));
   anew.begin({{"--seed", "3"}}, 10);
   EXPECT_EQ(anew.index().finished_rows(), 0U);
+}
+
+TEST_F(JournalTest, ForcedOntoAShorterInputItLeavesOutTheRowsThatAreNoMore) {
+  job({0, 1, 2, 9});
+  {
+    Journal forced(options(Resume::force));
+    forced.begin({{"--seed", "1"}}, 3);
+    EXPECT_EQ(forced.index().finished_rows(), 3U);
+    forced.complete();
+  }
+  EXPECT_EQ(content(output_), line_of(0) + "\n" + line_of(1) + "\n" + line_of(2) + "\n");
+}
+
+TEST_F(JournalTest, AManifestThatIsDamagedAnywhereIsRefusedAndLosesNoRow) {
+  job({0, 1});
+  const fs::path manifest = journal_of(output_) / "manifest";
+  const std::string whole = content(manifest);
+  const std::string rows = content(segment(1));
+  const auto expect_refused = [&](const std::string& damaged, const std::string& how) {
+    write(manifest, damaged);
+    try {
+      const Journal journal(options());
+      ADD_FAILURE() << how;
+    } catch (const UsageError& e) {
+      EXPECT_NE(std::string(e.what()).find("--resume=force"), std::string::npos) << e.what();
+    }
+    EXPECT_EQ(content(segment(1)), rows) << how;
+  };
+  for (size_t at = 0; at < whole.size(); ++at) {
+    expect_refused(whole.substr(0, at), "cut at byte " + std::to_string(at));
+    std::string flipped = whole;
+    flipped[at] = static_cast<char>(flipped[at] ^ 0x04);
+    expect_refused(flipped, "flipped at byte " + std::to_string(at));
+  }
+  write(manifest, whole);
+  EXPECT_EQ(Journal(options()).index().finished_rows(), 2U);
+}
+
+TEST_F(JournalTest, ForceKeepsTheRowsOfADamagedOrLostManifest) {
+  job({0, 1});
+  const fs::path manifest = journal_of(output_) / "manifest";
+  const auto expect_kept = [&](const std::string& how) {
+    Journal forced(options(Resume::force));
+    forced.begin({{"--seed", "1"}}, 10);
+    EXPECT_EQ(forced.index().finished_rows(), 2U) << how;
+  };
+  write(manifest, content(manifest).substr(0, 12));
+  expect_kept("cut");
+  fs::remove(manifest);
+  EXPECT_THROW(Journal{options()}, UsageError);
+  expect_kept("lost");
+  EXPECT_EQ(refusal({{"--seed", "1"}}), "");
 }
 
 TEST_F(JournalTest, WhatHoldsNoRowsOrIsCompletedStandsInNobodysWay) {

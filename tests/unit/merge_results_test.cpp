@@ -103,6 +103,15 @@ TEST_F(MergeResults, ErrorsStayAsTheyAre) {
   EXPECT_EQ(report_.repeated_ids, 0U);
 }
 
+TEST_F(MergeResults, APartThatLostTheEndOfItsLastLineIsRefused) {
+  const std::string line = answered("b");
+  for (size_t lost = 1; lost < line.size(); ++lost) {
+    const fs::path torn = write("b.jsonl", answered("a") + line.substr(0, line.size() - lost));
+    EXPECT_THROW(merged({torn}), Error) << lost << " bytes are lost";
+  }
+  EXPECT_EQ(merged({write("none.jsonl", ""), write("b.jsonl", line)}), line);
+}
+
 TEST_F(MergeResults, Hdf5PartsMakeTheFileThatOneRunMakes) {
   const auto row = [](int i) {
     ResultRow r{"row-" + std::to_string(i), "", 1, {{"text", "stop", "", {i, i + 1}, {-1.F, -2.F}, {}, {}}}};
@@ -115,7 +124,7 @@ TEST_F(MergeResults, Hdf5PartsMakeTheFileThatOneRunMakes) {
     results.finish();
     return path;
   };
-  const fs::path whole = make(folder_ / "whole.h5", 0, 5, {{"model", "m"}});
+  const fs::path whole = make(folder_ / "whole.h5", 0, 5, {{"model", "m"}, {"--shard", "0/1"}});
   const std::vector<fs::path> parts{
       make(folder_ / "p.shard-1-of-2.h5", 2, 5, {{"model", "m"}, {"--shard", "1/2"}}),
       make(folder_ / "p.shard-0-of-2.h5", 0, 2, {{"model", "m"}, {"--shard", "0/2"}})};

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "runtime/requests/hdf5/columns.h"
+#include "runtime/requests/journal/durable_file.h"
 
 namespace penstock {
 namespace {
@@ -173,13 +174,16 @@ void sync(const fs::path& path) {
 
 class Hdf5Results::Impl {
  public:
-  Impl(fs::path target, const RunSettings& settings)
-      : target_(std::move(target)),
+  Impl(const fs::path& target, const RunSettings& settings)
+      : target_(behind_link(target)),
         partial_(partial_of(target_)),
         file_(create_file(partial_)),
         columns_(std::make_unique<ResultColumns>(file_)) {
     set_attribute(file_, "penstock_results", "1");
-    for (const auto& [name, value] : settings) set_attribute(file_, name, value);
+    // The order of attributes shows in the bytes, and a reader gives them by name.
+    RunSettings sorted = settings;
+    std::sort(sorted.begin(), sorted.end());
+    for (const auto& [name, value] : sorted) set_attribute(file_, name, value);
   }
   ~Impl() {
     if (!file_) return;
@@ -212,9 +216,9 @@ void Hdf5Results::Impl::finish() {
   sync(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
 }
 
-Hdf5Results::Hdf5Results(fs::path target, const RunSettings& settings) {
+Hdf5Results::Hdf5Results(const fs::path& target, const RunSettings& settings) {
   const QuietHdf5 quiet;
-  impl_ = std::make_unique<Impl>(std::move(target), settings);
+  impl_ = std::make_unique<Impl>(target, settings);
 }
 
 Hdf5Results::~Hdf5Results() {

@@ -18,7 +18,7 @@ using RunSettings = std::vector<std::pair<std::string, std::string>>;
 class Hdf5Results {
  public:
   /// Writes beside `target`. Throws Error when the file cannot be made.
-  Hdf5Results(std::filesystem::path target, const RunSettings& settings);
+  Hdf5Results(const std::filesystem::path& target, const RunSettings& settings);
   /// Without finish() what was written is removed.
   ~Hdf5Results();
   Hdf5Results(const Hdf5Results&) = delete;

@@ -66,6 +66,13 @@ void replace_file(const fs::path& path, std::string_view content) {
   sync_folder(folder_of(path));
 }
 
+fs::path behind_link(const fs::path& path) {
+  std::error_code none;
+  if (!fs::is_symlink(path, none)) return path;
+  const fs::path file = fs::canonical(path, none);
+  return none ? path : file;
+}
+
 fs::path folder_of(const fs::path& path) {
   const fs::path parent = path.parent_path();
   return parent.empty() ? fs::path(".") : parent;

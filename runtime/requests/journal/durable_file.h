@@ -31,6 +31,10 @@ void sync_folder(const std::filesystem::path& folder);
 /// Replaces `path` in one step: after a crash it holds the old content or the new one. Throws Error.
 void replace_file(const std::filesystem::path& path, std::string_view content);
 
+/// The file that `path` leads to where it is a symbolic link to one that exists; else `path`. To replace a
+/// file by renaming would put an end to the link.
+std::filesystem::path behind_link(const std::filesystem::path& path);
+
 /// The folder that holds `path`: "." for a bare name.
 std::filesystem::path folder_of(const std::filesystem::path& path);
 

@@ -3,6 +3,7 @@
 #include <google/protobuf/text_format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 
 #include "runtime/base/error.h"
@@ -25,15 +26,31 @@ fs::path manifest_of(const fs::path& folder) {
   return folder / "manifest";
 }
 
+/// The manifest's last line. Without it a manifest that lost its end would be one of a job with fewer rows.
+std::string seal_of(std::string_view text) {
+  char line[32];
+  std::snprintf(line, sizeof line, "# CRC32C %08x\n", crc32c(text));
+  return line;
+}
+
+bool parse_manifest(std::string_view text, proto::JournalManifest& manifest) {
+  const size_t seal = text.rfind('#');
+  return seal != std::string_view::npos && text.substr(seal) == seal_of(text.substr(0, seal)) &&
+         google::protobuf::TextFormat::ParseFromString(std::string(text), &manifest) &&
+         manifest.format() == kFormat;
+}
+
 /// False when there is none. Throws UsageError when there is one that cannot be read.
 bool read_manifest(const fs::path& folder, proto::JournalManifest& manifest) {
   const fs::path path = manifest_of(folder);
   if (!fs::exists(path)) return false;
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!google::protobuf::TextFormat::ParseFromString(text, &manifest) || manifest.format() != kFormat)
+  if (!parse_manifest(text, manifest))
     throw UsageError(path.string() + ": expected the manifest of a journal of format " +
-                     std::to_string(kFormat) + ", found something else; --resume=never starts over");
+                     std::to_string(kFormat) +
+                     ", found something else, or a part of one; put it back, keep the rows all the same with "
+                     "--resume=force, or start over with --resume=never");
   return true;
 }
 
@@ -75,12 +92,41 @@ std::string model_name_of(const proto::JournalManifest& manifest) {
   return setting->compare(0, any.size(), any) == 0 ? setting->substr(any.size()) : *setting;
 }
 
-/// Returns how many rows there are.
-uint64_t read_hdf5(const fs::path& output, const std::string& model,
-                   const std::function<void(std::string_view)>& visit) {
-  Hdf5ResultsReader reader(output);
-  for (ResultRow row; reader.next(row);) visit(answer_line(std::move(row), model));
-  return reader.rows();
+using LineVisitor = std::function<void(std::string_view)>;
+
+/// Of a completed job: the rows from `first` on.
+void read_output(const fs::path& output, const proto::JournalManifest& manifest, uint64_t first,
+                 const LineVisitor& visit, JournalCounts& counts) {
+  if (!fs::is_regular_file(output))
+    throw UsageError(output.string() + ": the job is completed, and its output cannot be opened");
+  counts.cut = 0;
+  uint64_t row = 0;
+  const auto give = [&](std::string_view line) {
+    if (row++ < first) return;
+    ++counts.finished;
+    visit(line);
+  };
+  counts.from_hdf5 = is_hdf5(output);
+  if (counts.from_hdf5) {
+    Hdf5ResultsReader reader(output);
+    for (ResultRow answer; reader.next(answer);)
+      give(answer_line(std::move(answer), model_name_of(manifest)));
+  } else {
+    std::ifstream file(output, std::ios::binary);
+    for (std::string line; std::getline(file, line);) give(line);
+  }
+}
+
+/// Of a job that is not completed: the finished rows; `next` becomes the row after the last one given.
+void read_index(const fs::path& folder, uint64_t& next, const LineVisitor& visit, JournalCounts& counts) {
+  JournalIndex index(folder, counts.rows);
+  counts.failed = index.failed_rows();
+  counts.cut = index.cut_rows();
+  index.for_each_finished([&](const proto::FinishedRow& row) {
+    visit(row.line());
+    ++counts.finished;
+    next = row.number() + 1;
+  });
 }
 
 }  // namespace
@@ -103,19 +149,34 @@ Journal::Journal(JournalOptions options)
     remove_segments();
     return;
   }
-  has_manifest_ = read_manifest(folder_, manifest_);
-  if (!has_manifest_ && !segments_of(folder_).empty())
-    throw UsageError(folder_.string() +
-                     ": expected a manifest beside the segments, found none; put it back, or start over with "
-                     "--resume=never");
-  index_ = JournalIndex(folder_, manifest_.rows());
+  take_manifest();
+  read_segments(manifest_.rows());
+}
+
+Journal::~Journal() = default;
+
+void Journal::take_manifest() {
+  try {
+    has_manifest_ = read_manifest(folder_, manifest_);
+    if (!has_manifest_ && !segments_of(folder_).empty())
+      throw UsageError(
+          folder_.string() +
+          ": expected a manifest beside the segments, found none; put it back, keep the rows all "
+          "the same with --resume=force, or start over with --resume=never");
+  } catch (const UsageError& trouble) {
+    if (options_.resume != Resume::force) throw;
+    log::warning(trouble.what());
+    manifest_.Clear();
+  }
+}
+
+void Journal::read_segments(uint64_t rows) {
+  index_ = JournalIndex(folder_, rows);
   for (const TornSegment& torn : index_.torn())
     log::info(torn.path.string() + ": its last " + std::to_string(torn.file_bytes - torn.whole_bytes) +
               " bytes are torn and cut off; what they held is computed again");
   cut_torn_ends(index_.torn());
 }
-
-Journal::~Journal() = default;
 
 std::string Journal::differences(const JobSettings& settings, uint64_t rows) const {
   std::string text;
@@ -164,6 +225,8 @@ void Journal::begin(const JobSettings& settings, uint64_t rows, CommitListener c
   check(settings, rows);
   const bool same = has_manifest_ && differences(settings, rows).empty();
   if (has_manifest_ && !same && options_.resume == Resume::automatic) remove_segments();
+  if (manifest_.rows() != rows)
+    read_segments(rows);  // forced: rows that this job does not have count no more
   if (!same || manifest_.has_completed()) {
     manifest_.Clear();
     manifest_.set_format(kFormat);
@@ -182,7 +245,7 @@ void Journal::begin(const JobSettings& settings, uint64_t rows, CommitListener c
 void Journal::write_manifest() {
   std::string text;
   google::protobuf::TextFormat::PrintToString(manifest_, &text);
-  replace_file(manifest_of(folder_), text);
+  replace_file(manifest_of(folder_), text + seal_of(text));
   has_manifest_ = true;
 }
 
@@ -202,32 +265,30 @@ void Journal::complete() {
   remove_segments();
 }
 
-JournalCounts read_results(const fs::path& journal, const std::function<void(std::string_view)>& visit) {
+JournalCounts read_results(const fs::path& journal, const LineVisitor& visit) {
   const bool is_folder = fs::is_directory(journal);
   const fs::path folder = is_folder ? journal : journal_of(journal);
-  proto::JournalManifest manifest;
-  if (!read_manifest(folder, manifest))
-    throw UsageError(journal.string() +
-                     ": expected the journal that a job keeps beside its output, or that output, found none");
   JournalCounts counts;
-  counts.rows = manifest.rows();
-  if (manifest.has_completed()) {
-    const fs::path output = folder.parent_path() / folder.stem();
-    std::ifstream file(output, std::ios::binary);
-    if (!file) throw UsageError(output.string() + ": the job is completed, and its output cannot be opened");
-    counts.from_hdf5 = is_hdf5(output);
-    if (counts.from_hdf5)
-      counts.finished = read_hdf5(output, model_name_of(manifest), visit);
-    else
-      for (std::string line; std::getline(file, line); ++counts.finished) visit(line);
-    return counts;
+  uint64_t next = 0;  // rows before it are given, or were not finished
+  for (;;) {
+    proto::JournalManifest manifest;
+    if (!read_manifest(folder, manifest))
+      throw UsageError(
+          journal.string() +
+          ": expected the journal that a job keeps beside its output, or that output, found none");
+    counts.rows = manifest.rows();
+    if (manifest.has_completed()) {
+      read_output(folder.parent_path() / folder.stem(), manifest, next, visit, counts);
+      return counts;
+    }
+    try {
+      read_index(folder, next, visit, counts);
+      return counts;
+    } catch (const Error&) {
+      // Where the job has completed meanwhile its rows are in the output now.
+      if (!read_manifest(folder, manifest) || !manifest.has_completed()) throw;
+    }
   }
-  JournalIndex index(folder, manifest.rows());
-  counts.finished = index.finished_rows();
-  counts.failed = index.failed_rows();
-  counts.cut = index.cut_rows();
-  index.for_each_finished([&visit](const proto::FinishedRow& row) { visit(row.line()); });
-  return counts;
 }
 
 }  // namespace penstock

@@ -65,6 +65,8 @@ class Journal {
   void complete();
 
  private:
+  void take_manifest();
+  void read_segments(uint64_t rows);
   void write_manifest();
   void remove_segments();
   bool holds_rows() const { return index_.finished_rows() + index_.cut_rows() > 0; }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/base/error.h"
+#include "runtime/base/log.h"
 
 namespace penstock {
 namespace {
@@ -80,6 +81,9 @@ void JournalLock::take(const std::string& machine) {
   // The kernel gave the lock, so a holder of this machine is dead. One of another machine may live where
   // flock does not reach it.
   if (first.machine.empty() || first.machine == machine) return;
+  const std::chrono::duration<double> watched = times_.looks * (times_.heartbeat / 4);
+  log::info(path_.string() + ": held by " + first.name + ", on another machine; watching it for up to " +
+            std::to_string(static_cast<int>(watched.count())) + " s to see whether that job still runs");
   for (int look = 0; look < times_.looks; ++look) {
     times_.wait(times_.heartbeat / 4);
     const Holder now = read_holder(path_);
