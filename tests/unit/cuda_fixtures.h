@@ -111,7 +111,7 @@ class CudaTest : public ::testing::Test {
     return ops_->take_cache_rounding();
   }
 
-  static double tolerance(DType dtype) { return dtype == DType::bf16 ? 4e-3 : 2e-6; }
+  static double tolerance(DType dtype) { return dtype == DType::bf16 ? 0x1p-7 : 2e-6; }
 
   std::unique_ptr<Device> host_ = make_cpu_device();
   std::unique_ptr<Device> gpu_;
