@@ -1,6 +1,7 @@
 #include "launch/decode_bounds.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <sstream>
 
@@ -35,6 +36,14 @@ StageCounts counts_of(const Layout& layout, const std::vector<std::string>& coun
   return sum;
 }
 
+/// Of the stage's experts, how much `rows` rows hit when each chooses as if by lot.
+double expected_share(const JobShape& shape, const StageCut& cut, int64_t rows) {
+  double share = 0;  // every layer with experts has the same gate
+  for (int64_t half = cut.first_half; half < cut.first_half + cut.halves; ++half)
+    if (half % 2 == 1) share = std::max(share, share_of_experts_hit(shape.config, half / 2, rows));
+  return share;
+}
+
 }  // namespace
 
 DrawingPtr DecodeCounter::start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
@@ -61,20 +70,25 @@ DecodeStep mean_decode_step(const JobShape& shape, const std::vector<std::string
   double all_experts = 0;
   double positions = 0;
   for (int s = 0; s < shape.layout.stages; ++s) {
-    const StageCounts of = counts_of(shape.layout, counted, s);
+    const StageCut& cut = shape.partition[static_cast<size_t>(s)];
+    StageCounts of = counts_of(shape.layout, counted, s);
     if (of.steps == 0) return {};
+    if (of.experts > 0 && of.hit == 0) {
+      of.hit = of.steps * of.experts * expected_share(shape, cut, std::llround(of.rows / of.steps));
+      step.experts_by_lot = true;
+    }
     step.rows = of.rows / of.steps;
     positions = of.positions / of.steps;
     step.expert_bytes += of.hit / of.steps;
     step.weight_bytes += of.others + of.hit / of.steps;
-    if (shape.partition[static_cast<size_t>(s)].embedding)
+    if (cut.embedding)
       step.weight_bytes -= static_cast<double>(embedding_cost(shape.config, shape.dtype).weight_bytes);
     all_experts += of.experts;
   }
   step.experts_hit = all_experts > 0 ? step.expert_bytes / all_experts : 0;
   step.flops = step.rows * head_cost(shape.config, shape.dtype).flops_per_token;
   for (int64_t l = 0; l < shape.config.layer_count(); ++l) {
-    step.kv_bytes += positions * static_cast<double>(kv_bytes_per_block(shape.config, l, shape.dtype, 1));
+    step.kv_bytes += positions * static_cast<double>(kv_bytes_per_block(shape.config, l, shape.kv_dtype, 1));
     step.flops += step.rows * layer_cost(shape.config, l, shape.dtype).flops_per_token +
                   positions * attention_flops_per_token(shape.config, l, 1);
   }
@@ -88,8 +102,8 @@ std::string floor_text(const DecodeStep& step, const MachineBounds& bounds, doub
   const double taken = seconds * computing;
   char experts[96] = "";
   if (step.expert_bytes > 0)
-    std::snprintf(experts, sizeof experts, ", experts %.2f GB: %.1f %% of them", 1e-9 * step.expert_bytes,
-                  100 * step.experts_hit);
+    std::snprintf(experts, sizeof experts, ", experts %.2f GB: %.1f %% of them%s", 1e-9 * step.expert_bytes,
+                  100 * step.experts_hit, step.experts_by_lot ? " by lot" : "");
   char text[512];
   std::snprintf(text, sizeof text,
                 "a step of %.1f rows reads %.2f GB (KV %.2f GB%s): %.1f ms; multiplies %.1f GFLOP: %.1f ms; "

@@ -48,6 +48,8 @@ struct DecodeStep {
   double weight_bytes = 0;  ///< read: without the embedding, of experts those that were hit
   double expert_bytes = 0;  ///< of weight_bytes
   double experts_hit = 0;   ///< of all experts' bytes, 0 to 1
+  /// Which were hit is not counted but expected: on a GPU the host does not see where rows are routed to.
+  bool experts_by_lot = false;
   double kv_bytes = 0;
   double flops = 0;  ///< of weights and of attention
 

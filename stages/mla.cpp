@@ -116,6 +116,7 @@ class Mla final : public Attention {
   }
 
   void allocate_cache(int64_t blocks) override {
+    cache_memory_.reset();  // for there may be no room for two
     cache_memory_ = device_.allocate(static_cast<size_t>(blocks) * kv_bytes_per_block());
     cache_.data = cache_memory_.get();
     cache_.blocks = blocks;
