@@ -50,7 +50,7 @@ void GatedProducts::run_fused(TensorView y_TF, TensorView x_TK, const DenseMatri
   if (skinny_serves(m, 2 * f, k, DType::bf16))
     skinny_gated_product(device_.stream(), y_TF.data, x_TK.data, w, m, f, k);
   else
-    gated_product(device_.stream(), y_TF.data, x_TK.data, w, m, f, k, gpu_.multiprocessors);
+    gated_product(device_.stream(), y_TF.data, x_TK.data, w, m, f, k, device_.free_multiprocessors());
 }
 
 /// Of both fused kernels. False too where the workspace is too small to tell.

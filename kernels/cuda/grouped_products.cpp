@@ -45,7 +45,7 @@ void GroupedProducts::multiply(const GroupedProblem& problem, DType weight, DTyp
       grouped_hopper_serves(problem))
     grouped_product_hopper(device_.stream(), problem,
                            maps_.of(pointers_, problem.n, problem.k, problem.gated ? 2 : 1, kHopperColumns),
-                           out, gpu_.multiprocessors);
+                           out, device_.free_multiprocessors());
   else
     grouped_product(device_.stream(), problem, weight, out);
 }

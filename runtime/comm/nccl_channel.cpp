@@ -24,6 +24,8 @@ constexpr std::chrono::microseconds kNap{20};
 // would take a block for each of up to 32 channels, a quarter of an H100; these reach some tens of GB/s, and
 // a hop has a whole forward's time.
 constexpr int kBlocks = 2;
+// Where those blocks land, a cluster of two blocks of a product may find no second place either.
+constexpr int kMultiprocessors = 2 * kBlocks;
 constexpr size_t kFirstMessage = size_t{1} << 20;
 // Either end of an edge: sender 0, receiver 1.
 constexpr int kSending = 0;
@@ -69,6 +71,7 @@ class NcclEdge {
       library_.abort(communicator_);
       throw;
     }
+    device_.set_aside(kMultiprocessors);
     watch_ = std::thread([this] { watch_for_errors(); });
   }
 
@@ -80,6 +83,7 @@ class NcclEdge {
     }
     over_changed_.notify_all();
     watch_.join();
+    device_.set_aside(-kMultiprocessors);
     library_.abort(communicator_);
   }
   NcclEdge(const NcclEdge&) = delete;

@@ -36,6 +36,11 @@ class CudaDevice final : public Device {
 
   cudaStream_t stream() const { return stream_.get(); }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  /// Those that a kernel which fills the device block by block may count on: a block that waits for a place
+  /// until others are through with all their work doubles its time.
+  int free_multiprocessors() const { return multiprocessors() - set_aside_; }
+  /// Kernels of another stream, which wait for a peer, hold so many from here on; negative: so many less.
+  void set_aside(int more) { set_aside_ += more; }
   /// "NVIDIA H100 80GB HBM3".
   std::string model() const { return properties_.name; }
   /// "sm_90": which machine code runs here.
@@ -59,6 +64,7 @@ class CudaDevice final : public Device {
   cuda::Stream stream_;
   std::array<Staging, kStagings> staging_;
   size_t next_ = 0;
+  int set_aside_ = 0;
 };
 
 /// The CUDA back end's ops work on its device only.

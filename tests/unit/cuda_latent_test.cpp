@@ -1,7 +1,7 @@
 // Latent attention of the CUDA back end: against the plain reference, and against itself for prefill at once,
 // in chunks and token by token, alone and in company.
 #include "runtime/model/kv_cache.h"
-#include "tests/unit/cuda_fixtures.h"
+#include "tests/unit/cuda_batches.h"
 
 namespace penstock::test {
 namespace {
@@ -13,62 +13,18 @@ struct Sizes {
   int64_t width() const { return latent + rope; }
 };
 
-/// A row of a micro-batch: so many new tokens behind so many that are stored.
-struct RowPart {
-  int64_t row;
-  int64_t start;
-  int64_t count;
-};
-
 std::string name_of_case(const Sizes& s, DType out, DType cache) {
   return Shape({s.heads, s.plain, s.latent, s.rope}).text() + " " + name_of(out) + ", cache " +
          name_of(cache);
 }
 
-class CudaLatent : public CudaTest {
+class CudaLatent : public CudaBatches {
  protected:
-  static constexpr int64_t kRows = 24;
   static constexpr int64_t kPositions = 1200;  // the most a row has: three extents
 
-  /// Index arrays of one micro-batch, both places. Blocks of a row lie scattered over the cache.
-  struct Batch {
-    Twin positions, row_of, starts, context, table;
-    BatchView host, gpu;
-  };
-
   Batch batch(const std::vector<RowPart>& parts, int64_t block_size) {
-    std::vector<int32_t> positions, row_of, starts{0}, context, table;
-    int64_t longest = 0;
-    for (const RowPart& part : parts) longest = std::max(longest, part.start + part.count);
-    const int64_t stride = (longest + block_size - 1) / block_size;
-    for (const RowPart& part : parts) {
-      for (int64_t i = 0; i < part.count; ++i) {
-        positions.push_back(static_cast<int32_t>(part.start + i));
-        row_of.push_back(static_cast<int32_t>(context.size()));
-      }
-      starts.push_back(static_cast<int32_t>(positions.size()));
-      context.push_back(static_cast<int32_t>(part.start + part.count));
-      for (int64_t b = 0; b < stride; ++b)
-        table.push_back(static_cast<int32_t>(blocks(block_size) - 1 - (b * kRows + part.row)));
-    }
-    Batch made{of(positions), of(row_of), of(starts), of(context), of(table), {}, {}};
-    const auto view = [&](auto side) {
-      const auto p = [&](const Twin& twin) { return (twin.*side).view.template as<const int32_t>(); };
-      return BatchView{static_cast<int64_t>(positions.size()),
-                       static_cast<int64_t>(parts.size()),
-                       p(made.positions),
-                       p(made.row_of),
-                       p(made.starts),
-                       p(made.context),
-                       p(made.table),
-                       stride,
-                       longest};
-    };
-    made.host = view(&Twin::host);
-    made.gpu = view(&Twin::gpu);
-    return made;
+    return CudaBatches::batch(parts, block_size, blocks(block_size));
   }
-
   static int64_t blocks(int64_t block_size) { return kRows * (kPositions / block_size + 1); }
 
   /// Poisoned: every scale and every element that can be one is NaN, in all formats all ones.
