@@ -116,10 +116,12 @@ class Experts(ProgramTest):
                       self.planned("deepseek-v3-shape", "--load-format", "dummy", "--pp", "4"))
 
     def test_layers_with_experts_weigh_more_in_an_automatic_cut_than_dense_ones(self):
-        parts = re.findall(r"layers? (\d+)(?:-(\d+))?", self.planned("deepseek-v3-shape", "--pp", "8",
-                                                                     "--layer-partition", "auto"))
-        counts = [int(last or first) - int(first) + 1 for first, last in parts]
-        self.assertEqual(sum(counts), 61)
+        plan = self.planned("deepseek-v3-shape", "--pp", "8", "--layer-partition", "auto")
+        counts = []  # of half layers: a cut may lie between a layer's attention and its MLP
+        for part in re.findall(r"^ +\d+  (.*?)  ", plan, re.M):
+            whole = [int(last or first) - int(first) + 1 for first, last in re.findall(r"layers? (\d+)(?:-(\d+))?", part)]
+            counts.append(2 * sum(whole) + len(re.findall(r"(?:attention|MLP) \d+", part)))
+        self.assertEqual(sum(counts), 2 * 61, plan)
         self.assertGreater(counts[0], counts[1], "the first stage has the three dense layers")
 
 
