@@ -71,7 +71,8 @@ TEST_F(Algorithms, AFileThatCannotBeMadeIsNamed) {
     AlgorithmFile(folder_ / "missing" / "algorithms", "device A");
     FAIL();
   } catch (const UsageError& e) {
-    EXPECT_NE(std::string(e.what()).find("missing/algorithms: expected a file that can be written"), std::string::npos)
+    EXPECT_NE(std::string(e.what()).find("missing/algorithms: expected a file that can be written"),
+              std::string::npos)
         << e.what();
   }
 }
