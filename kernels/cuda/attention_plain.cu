@@ -47,14 +47,8 @@ __global__ void attend_plain(Out* out_THd, const Q* q_THd, const void* cache, co
       if constexpr (Cache::kScaled) dot *= scales[key];
       if (lane == i) own = dot * scale;
     }
-    float largest = own;
-    for (int step = kWarp / 2; step > 0; step /= 2)
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-    largest = fmaxf(largest, max);
-    const float shrink = expf(max - largest);
-    const float weight = expf(own - largest);
-    max = largest;
-    sum = fmaf(sum, shrink, warp_sum(weight));
+    float shrink;
+    const float weight = weigh_keys(own, max, sum, shrink);
     for (int j = lane; j < dim; j += kWarp) acc_d[j] *= shrink;
     for (int i = 0; i < count; ++i) {
       const int64_t value = key_row(first + i) + value_rows;

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cfloat>
 #include <cstdint>
 
 #include "runtime/device/cuda_handle.h"
@@ -70,6 +71,31 @@ __device__ int running_sum(int x, int* shared) {
   for (unsigned w = 0; w < threadIdx.x / kWarp; ++w) x += shared[w];
   __syncthreads();
   return x;
+}
+
+/// The weight of the key whose score this lane has, -infinity for none, in a softmax over the keys of a warp
+/// and those before: `max` is the largest score so far, `sum` that of the weights, and what they weighted
+/// must be multiplied by `shrink` (Milakov and Gimelshein 2018).
+__device__ inline float weigh_keys(float own, float& max, float& sum, float& shrink) {
+  float largest = own;
+  for (int step = kWarp / 2; step > 0; step /= 2)
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+  largest = fmaxf(largest, max);
+  shrink = expf(max - largest);
+  const float weight = expf(own - largest);
+  max = largest;
+  sum = fmaf(sum, shrink, warp_sum(weight));
+  return weight;
+}
+
+/// One warp. The scale by which the largest magnitude of x_n becomes `largest_code`; not a number if a value
+/// is not, so that it stays visible.
+__device__ inline float scale_of_codes(const float* x_n, int n, float largest_code, int lane) {
+  uint32_t largest = 0;  // as bits, which are in the order of magnitudes, infinity and then NaN last
+  for (int i = lane; i < n; i += kWarp) largest = max(largest, __float_as_uint(x_n[i]) & 0x7FFFFFFF);
+  largest = __reduce_max_sync(kAllLanes, largest);
+  const float quotient = __uint_as_float(largest) / largest_code;
+  return quotient < FLT_MIN ? FLT_MIN : quotient;
 }
 
 /// Calls f(T()) with T the C++ type of a dtype: float or __nv_bfloat16.

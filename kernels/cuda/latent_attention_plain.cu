@@ -51,14 +51,8 @@ __global__ void attend_latents_plain(Out* out_THL, const float* q_THd, LatentCac
       dot = warp_sum(dot + key_dot);
       if (lane == i) own = dot * scale;
     }
-    float largest = own;
-    for (int step = kWarp / 2; step > 0; step /= 2)
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
-    largest = fmaxf(largest, max);
-    const float shrink = expf(max - largest);
-    const float weight = expf(own - largest);
-    max = largest;
-    sum = fmaf(sum, shrink, warp_sum(weight));
+    float shrink;
+    const float weight = weigh_keys(own, max, sum, shrink);
     for (int j = lane; j < latent; j += kWarp) acc_L[j] *= shrink;
     for (int i = 0; i < count; ++i) {
       char* at = cache.at(cache.index(batch, row, first + i));

@@ -1,5 +1,3 @@
-#include <cfloat>
-
 #include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/latent_cache.cuh"
 
@@ -30,15 +28,10 @@ __device__ void rotate(float* to_r, const float* from_r, const LatentRotation& r
   }
 }
 
-/// One warp. The largest magnitude becomes the largest code; the scale is NaN where a value is, so that it
-/// stays visible.
+/// One warp writes the codes and the scale of x_n.
 template <class Format>
 __device__ void store_codes(uint8_t* to_n, void* scale_to, const float* x_n, int n, int lane) {
-  uint32_t largest = 0;  // as bits, which are in the order of magnitudes, infinity and then NaN last
-  for (int i = lane; i < n; i += kWarp) largest = max(largest, __float_as_uint(x_n[i]) & 0x7FFFFFFF);
-  largest = __reduce_max_sync(kAllLanes, largest);
-  const float quotient = __uint_as_float(largest) / Format::kLargest;
-  const float scale = quotient < FLT_MIN ? FLT_MIN : quotient;
+  const float scale = scale_of_codes(x_n, n, Format::kLargest, lane);
   for (int i = lane; i < n; i += kWarp) to_n[i] = Format::encode(x_n[i] / scale);
   if (lane == 0) memcpy(scale_to, &scale, sizeof scale);
 }

@@ -140,8 +140,12 @@ std::vector<MatrixProducts::Algorithm> MatrixProducts::candidates(const Kind& ki
   std::vector<Algorithm> kept;
   if (!kind.bias && skinny_serves(m, kind.n, kind.k, kind.weight)) kept.push_back({true, {}});
   for (int i = 0; i < found; ++i) {
-    if (results[i].state == CUBLAS_STATUS_SUCCESS && any_order) kept.push_back({false, results[i].algo});
-    if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize != 0 || any_order) continue;
+    if (results[i].state != CUBLAS_STATUS_SUCCESS) continue;
+    if (any_order) {
+      kept.push_back({false, results[i].algo});
+      continue;
+    }
+    if (results[i].workspaceSize != 0) continue;
     int32_t split = 1;
     uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
     check(library_.algorithm_attribute(&results[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,

@@ -1,5 +1,3 @@
-#include <cfloat>
-
 #include "kernels/cuda/cache_types.cuh"
 #include "kernels/cuda/kv_layout.h"
 #include "kernels/cuda/rope.h"
@@ -17,15 +15,10 @@ struct Rotation {
   float eps;
 };
 
-/// One warp writes the codes and the scale of x_d: the scale by which the largest magnitude becomes the
-/// largest code. Not a number if a value is not: so it stays visible.
+/// One warp writes the codes and the scale of x_d.
 template <class Code>
 __device__ float store_codes(Code* to_d, float* scale_to, const float* x_d, int dim, int lane) {
-  uint32_t largest = 0;  // as bits, which are in the order of magnitudes, infinity and then NaN last
-  for (int i = lane; i < dim; i += kWarp) largest = max(largest, __float_as_uint(x_d[i]) & 0x7FFFFFFF);
-  largest = __reduce_max_sync(kAllLanes, largest);
-  const float quotient = __uint_as_float(largest) / Code::kLargest;
-  const float scale = quotient < FLT_MIN ? FLT_MIN : quotient;
+  const float scale = scale_of_codes(x_d, dim, Code::kLargest, lane);
   for (int i = lane; i < dim; i += kWarp) to_d[i].bits = Code::encode(x_d[i] / scale);
   if (lane == 0) *scale_to = scale;
   return scale;
