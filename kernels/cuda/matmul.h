@@ -4,8 +4,9 @@
 // rows, with split-K, reductions across blocks and workspaces (which stream-K needs) excluded, and whose rows
 // are seen to be the same for 1, 7 and 64 rows. For every range of M the candidates that the heuristics name
 // are then run on random input; those with the same bits may be used, and the fastest of them is. So timing
-// decides speed, never bits. For few rows the kernel of skinny.h is one more candidate. What a file of earlier
-// choices proposes is checked for its bits too. A benchmark may have all this left out (CudaProducts).
+// decides speed, never bits. For few rows the kernel of skinny.h is one more candidate. What a file of
+// earlier choices proposes is checked for its bits too. A benchmark may have all this left out
+// (CudaProducts).
 #pragma once
 
 #include <map>
