@@ -12,6 +12,8 @@ class BlockPool {
  public:
   explicit BlockPool(int64_t blocks);
   int64_t total() const { return total_; }
+  /// Blocks that are not withheld.
+  int64_t usable() const { return total_ - withheld_; }
   /// Blocks that may be handed out now.
   int64_t free() const { return std::max<int64_t>(0, static_cast<int64_t>(free_.size()) - withheld_); }
   /// From now on `count` of all blocks are not handed out; those in use stay so until they are released.

@@ -110,8 +110,10 @@ void Scheduler::plan_prefills(proto::Plan& plan, std::vector<Sequence*>& rows, i
     budget -= chunk;
     schedule_row(plan, rows, *s, chunk);
   }
-  while (budget > 0) {
-    Sequence* s = admit_next();
+  std::optional<CacheForecast> expected;
+  while (budget > 0 && !waiting_.empty()) {
+    if (!expected) expected = forecast();
+    Sequence* s = admit_next(*expected);
     if (s == nullptr) return;
     const int64_t chunk = std::min(budget, s->pending());
     budget -= chunk;
@@ -162,8 +164,24 @@ bool Scheduler::preempt_one_younger_than(const Sequence& sequence) {
   return false;
 }
 
-// A sequence is admitted with blocks for all it has to prefill.
-Scheduler::Sequence* Scheduler::admit_next() {
+CacheForecast Scheduler::forecast() const {
+  std::vector<CacheGrowth> running;
+  running.reserve(running_.size());
+  for (const SequencePtr& s : running_) running.push_back(growth_of(*s));
+  return {pool_.usable() * limits_.block_size, std::move(running)};
+}
+
+// The last block of a sequence is never quite full.
+CacheGrowth Scheduler::growth_of(const Sequence& sequence) const {
+  const auto generated = static_cast<int64_t>(sequence.generated.size());
+  const int64_t most = sequence.spec.max_tokens;
+  return {sequence.length() + limits_.block_size - 1,
+          sequence.length_is_known() ? most - generated : answer_lengths_.expected_to_come(generated, most)};
+}
+
+// A sequence is admitted with blocks for all it has to prefill. One that runs alone needs no forecast: it
+// fits.
+Scheduler::Sequence* Scheduler::admit_next(CacheForecast& forecast) {
   if (waiting_.empty() || static_cast<int64_t>(running_.size()) >= limits_.max_num_seqs) return nullptr;
   auto next = waiting_.begin();
   if (input_ended_ && (*next)->generated.empty())
@@ -174,6 +192,7 @@ Scheduler::Sequence* Scheduler::admit_next() {
   const int64_t needed = blocks_for(s.pending());
   const auto reserve = static_cast<int64_t>(kFreeForGrowth * static_cast<double>(pool_.total()));
   if (!running_.empty() && pool_.free() - needed < reserve) return nullptr;
+  if (!forecast.add(growth_of(s)) && !running_.empty()) return nullptr;
   if (!pool_.allocate(needed, s.blocks)) return nullptr;
   s.admitted = admissions_++;
   running_.push_back(std::move(*next));
@@ -258,6 +277,8 @@ std::vector<FinishedSequence> Scheduler::complete(int slot, const proto::StepRes
     const bool stopped =
         std::find(stops.begin(), stops.end(), last) != stops.end() || (s->ends && s->ends(last));
     if (!stopped && static_cast<int64_t>(s->generated.size()) < s->spec.max_tokens) continue;
+    if (!s->length_is_known())
+      answer_lengths_.ended(static_cast<int64_t>(s->generated.size()), s->spec.max_tokens);
     pool_.release(s->blocks);
     forget_rules(*s);
     finished.push_back({s->spec.id, std::move(s->generated),

@@ -1,6 +1,7 @@
 // Which sequences run in which micro-batch. Continuous batching over a paged KV cache, with a budget a
 // micro-batch: decodes spread evenly over the micro-batches in flight, prefill in chunks throttled by what
-// waits and by free KV (as gLLM's token throttling, Guo et al. 2025). Plain judgement: no device, no thread,
+// waits and by free KV (as gLLM's token throttling, Guo et al. 2025). A sequence is admitted where the cache
+// will hold it and all that run until they end, as far as can be told. Plain judgement: no device, no thread,
 // no clock; not thread-safe.
 //
 // What is planned decides speed only. A sequence's tokens never depend on it (docs/architecture.md,
@@ -17,6 +18,7 @@
 
 #include "proto/plan.pb.h"
 #include "runtime/requests/block_pool.h"
+#include "runtime/requests/cache_forecast.h"
 #include "runtime/requests/logit_rules.h"
 
 namespace penstock {
@@ -127,6 +129,8 @@ class Scheduler {
     int64_t pending() const { return length() - stored; }
     bool decoding() const { return !generated.empty() && pending() == 1; }
     int32_t token(int64_t position) const;
+    /// Whether nothing but max_tokens ends it.
+    bool length_is_known() const { return spec.stop_tokens.empty() && !ends; }
     int64_t may_reach() const { return static_cast<int64_t>(spec.prompt.size()) + spec.max_tokens; }
   };
   using SequencePtr = std::unique_ptr<Sequence>;
@@ -135,7 +139,9 @@ class Scheduler {
   void plan_prefills(proto::Plan& plan, std::vector<Sequence*>& rows, int64_t budget);
   bool grow(Sequence& sequence, int64_t tokens, bool may_preempt);
   bool preempt_one_younger_than(const Sequence& sequence);
-  Sequence* admit_next();
+  Sequence* admit_next(CacheForecast& forecast);
+  CacheForecast forecast() const;
+  CacheGrowth growth_of(const Sequence& sequence) const;
   int64_t prefill_budget(int64_t decodes) const;
   void schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens);
   void ask_for_scores(proto::PlannedRow& row, const Sequence& sequence) const;
@@ -151,6 +157,7 @@ class Scheduler {
   std::vector<SequencePtr> running_;               // in order of admission
   std::vector<std::vector<Sequence*>> in_flight_;  // by slot
   std::vector<uint64_t> forgotten_;                // whose rules the last stage may drop; for the next plan
+  AnswerLengths answer_lengths_;
   bool input_ended_ = false;
   int64_t admissions_ = 0;
   int64_t preemptions_ = 0;

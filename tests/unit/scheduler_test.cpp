@@ -133,6 +133,12 @@ std::vector<SequenceSpec> mixed(int count, unsigned seed) {
   return specs;
 }
 
+/// The same sequences, but as far as the scheduler knows a token may end them early; none does.
+std::vector<SequenceSpec> of_unknown_length(std::vector<SequenceSpec> specs) {
+  for (SequenceSpec& spec : specs) spec.stop_tokens = {-1};
+  return specs;
+}
+
 TEST(Scheduler, WhatWaitsGoesOnElsewhereWithItsTokens) {
   const auto specs = mixed(12, 8);
   const SchedulerLimits limits{64, 512, 16, 400, 1};
@@ -170,12 +176,24 @@ TEST(Scheduler, TokensDependOnNoLimit) {
 }
 
 TEST(Scheduler, PreemptedSequencesAreFilledAgainAndEndWithTheSameTokens) {
-  const auto specs = mixed(40, 6);
+  const auto specs = of_unknown_length(mixed(40, 6));
   const Outcome roomy = run({64, 512, 4, 4000, 1}, specs);
   for (int micro_batches : {1, 3, 8}) {
     const Outcome tight = run({64, 64, 4, 30, micro_batches}, specs);
     EXPECT_GT(tight.preemptions, 0);
     EXPECT_EQ(tight.tokens, roomy.tokens);
+  }
+}
+
+TEST(Scheduler, SequencesOfKnownLengthAreAdmittedWhereNoneHasToBePreempted) {
+  const auto specs = mixed(200, 6);
+  const Outcome roomy = run({64, 512, 4, 4000, 1}, specs);
+  for (int micro_batches : {1, 3, 8}) {
+    const SchedulerLimits limits{64, 64, 4, 200, micro_batches};
+    const Outcome tight = run(limits, specs);
+    EXPECT_EQ(tight.preemptions, 0);
+    EXPECT_EQ(tight.tokens, roomy.tokens);
+    EXPECT_GT(run(limits, of_unknown_length(specs)).preemptions, 0) << "so little cache is no test";
   }
 }
 
@@ -352,7 +370,7 @@ TEST(Scheduler, TheLastStageAlwaysKnowsTheTokensOfASequenceWithRules) {
   const auto rules = std::make_shared<LogitRules>(make_logit_rules(fields, {}, {}));
   Scheduler scheduler({64, 64, 4, 30, 3});
   FakeModel model(4);
-  std::vector<SequenceSpec> specs = mixed(40, 6);
+  std::vector<SequenceSpec> specs = of_unknown_length(mixed(40, 6));
   for (SequenceSpec& s : specs) {
     s.rules = rules;
     scheduler.add(s);

@@ -1,0 +1,56 @@
+#include "runtime/requests/cache_forecast.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace penstock {
+namespace {
+
+bool ends_before(const CacheGrowth& a, const CacheGrowth& b) {
+  return a.to_come < b.to_come;
+}
+
+}  // namespace
+
+void AnswerLengths::ended(int64_t generated, int64_t max_tokens) {
+  answers_ += 1;
+  shares_ += static_cast<double>(generated) / static_cast<double>(max_tokens);
+}
+
+int64_t AnswerLengths::expected_to_come(int64_t generated, int64_t max_tokens) const {
+  const int64_t left = max_tokens - generated;
+  return std::clamp<int64_t>(std::llround(shares_ / answers_ * static_cast<double>(left)), 1, left);
+}
+
+CacheForecast::CacheForecast(int64_t capacity, std::vector<CacheGrowth> running)
+    : capacity_(capacity), running_(std::move(running)) {
+  std::sort(running_.begin(), running_.end(), ends_before);
+  for (const CacheGrowth& r : running_) held_at_ends_ += r.held + r.to_come;
+}
+
+bool CacheForecast::add(const CacheGrowth& sequence) {
+  const auto place =
+      running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ends_before), sequence);
+  held_at_ends_ += sequence.held + sequence.to_come;
+  if (held_at_ends_ <= capacity_ || most_held() <= capacity_) return true;
+  held_at_ends_ -= sequence.held + sequence.to_come;
+  running_.erase(place);
+  return false;
+}
+
+// What is held grows from step to step but where sequences end: the most is held at one of the ends.
+int64_t CacheForecast::most_held() const {
+  int64_t held = 0;
+  for (const CacheGrowth& r : running_) held += r.held;
+  auto alive = static_cast<int64_t>(running_.size());
+  int64_t most = 0;
+  for (const CacheGrowth& r : running_) {
+    most = std::max(most, held + alive * r.to_come);
+    held -= r.held;
+    --alive;
+  }
+  return most;
+}
+
+}  // namespace penstock

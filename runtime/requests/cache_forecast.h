@@ -1,0 +1,49 @@
+// How much KV cache the running sequences are going to hold, so that one more is admitted only where none has
+// to be preempted for it later: a preempted sequence is filled in again, which in a long job of long answers
+// took a sixth of all prefill. Plain judgement.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace penstock {
+
+/// How long answers become that may end before max_tokens, learned from those that have ended. An answer that
+/// cannot end early needs no guess.
+class AnswerLengths {
+ public:
+  void ended(int64_t generated, int64_t max_tokens);
+  /// Of an answer that has `generated` of its `max_tokens`: at least 1, at most what is left.
+  int64_t expected_to_come(int64_t generated, int64_t max_tokens) const;
+
+ private:
+  // As if so many answers had taken so much of their max_tokens before the first one ends: low, as max_tokens
+  // is often the model's length, and a preemption costs less than an empty cache.
+  static constexpr double kPriorAnswers = 8;
+  static constexpr double kPriorShare = 0.25;
+  double answers_ = kPriorAnswers;
+  double shares_ = kPriorAnswers * kPriorShare;
+};
+
+/// A running sequence, in tokens.
+struct CacheGrowth {
+  int64_t held = 0;     ///< in the cache, or to be put there at once
+  int64_t to_come = 0;  ///< one a step, then it ends and holds nothing
+};
+
+class CacheForecast {
+ public:
+  /// `capacity` in tokens.
+  CacheForecast(int64_t capacity, std::vector<CacheGrowth> running);
+  /// Takes one more sequence in, unless all of them would then hold more than the capacity at some step.
+  bool add(const CacheGrowth& sequence);
+
+ private:
+  int64_t most_held() const;
+
+  int64_t capacity_;
+  std::vector<CacheGrowth> running_;  // those that end first in front
+  int64_t held_at_ends_ = 0;          // were none to end before another
+};
+
+}  // namespace penstock
