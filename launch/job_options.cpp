@@ -33,20 +33,19 @@ int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& confi
   return options.max_model_len > 0 ? options.max_model_len : most;
 }
 
-/// Of a job whose tokens are half prompts and half answers: only the latter read the cache. They alone want
-/// logits too, but the head is weighed as if all did: on four H200 it took what 2.2 layers of Llama 8B took.
-CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, bool on_gpu) {
+/// Of a job whose tokens are half prompts and half answers: only the latter read the cache and want logits.
+CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, int64_t max_model_len, bool on_gpu) {
   const int64_t rows = on_gpu ? kGpuRowsPerMicroBatch : kRowsPerMicroBatch;
   const double per_byte = on_gpu ? kGpuFlopsPerByte : kFlopsPerByte;
+  const int64_t context = std::min(kUsualContext, max_model_len * 3 / 4);
   CutCost cost;
   cost.embedding = embedding_cost(config, dtype).flops_per_token;
   const double logits_bytes = 2.0 * bytes_of(DType::f32) * static_cast<double>(config.vocab_size);
-  cost.head = head_cost(config, dtype).flops_per_token + per_byte * logits_bytes;
+  cost.head = 0.5 * (head_cost(config, dtype).flops_per_token + per_byte * logits_bytes);
   for (int64_t half = 0; half < 2 * config.layer_count(); ++half) {
     double work = half_work_per_token(config, half, dtype, rows, per_byte);
     if (half % 2 == 0)
-      work +=
-          0.5 * per_byte * static_cast<double>(kv_bytes_per_block(config, half / 2, kv_dtype, kUsualContext));
+      work += 0.5 * per_byte * static_cast<double>(kv_bytes_per_block(config, half / 2, kv_dtype, context));
     cost.halves.push_back(work);
   }
   return cost;
@@ -127,6 +126,14 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
          "--layer-partition", o.layer_partition,
          "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP), or "
          "auto for an even cost [embedding alone, then evenly]")
+      ->group(group);
+  app.add_option("--gpu-edges", o.gpu_edges,
+                 "How hidden states pass from GPU to GPU: copy (by their copy engines, on one host), nccl, "
+                 "or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
+      ->transform(CLI::Transformer(std::map<std::string, GpuEdges>{{"auto", GpuEdges::automatic},
+                                                                   {"copy", GpuEdges::copy},
+                                                                   {"nccl", GpuEdges::nccl}})
+                      .description("auto, copy or nccl"))
       ->group(group);
   app.add_option("--matmul-cache", o.matmul_cache,
                  "File that keeps which algorithms multiply fastest on this GPU, so that the next job need "
@@ -277,7 +284,8 @@ JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversub
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.kv_dtype = resolve_kv_dtype(options.kv_cache_dtype, shape.dtype);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
-  shape.cost = cut_cost(shape.config, shape.dtype, shape.kv_dtype, names_gpu(options.device));
+  shape.cost =
+      cut_cost(shape.config, shape.dtype, shape.kv_dtype, shape.max_model_len, names_gpu(options.device));
   shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
   shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =

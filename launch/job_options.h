@@ -20,6 +20,10 @@ class App;
 
 namespace penstock {
 
+/// How hidden states pass between GPUs of different processes: by their copy engines, over NCCL, or by
+/// either, whichever can be had.
+enum class GpuEdges { automatic, copy, nccl };
+
 struct JobOptions {
   // files
   std::filesystem::path model;
@@ -47,6 +51,7 @@ struct JobOptions {
   int pipeline_parallel = 0;  // stages; 0: the ranks divided among the replicas
   int data_parallel = 0;      // replicas; 0: the ranks divided by the stages
   std::string layer_partition;
+  GpuEdges gpu_edges = GpuEdges::automatic;
   std::string matmul_cache;       // file of algorithms chosen for products on GPUs; empty: none
   bool any_sum_order = false;     // only a benchmark's: bits then depend on the company
   double memory_utilization = 0;  // 0: 0.5 of a CPU's free memory

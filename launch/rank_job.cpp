@@ -193,8 +193,8 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
-  ready.edges =
-      make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(), opened.gpus_are_shared);
+  ready.edges = make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(),
+                           opened.gpus_are_shared, options.gpu_edges);
   const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);
   const std::vector<std::string> affordable = agree(world, [&]() -> std::string {
     return std::to_string(affordable_blocks(world, options, shape, *ready.device, *ready.stage,

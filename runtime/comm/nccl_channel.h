@@ -3,8 +3,7 @@
 // where NCCL's header was missing at build time; the library itself is opened when the first edge is asked
 // for.
 //
-// A send starts when the work that was asked of the device before it is done; so does a receive. An edge that
-// breaks ends the world in its name.
+// An edge that breaks ends the world in its name.
 #pragma once
 
 #include <memory>
