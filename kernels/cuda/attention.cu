@@ -4,8 +4,9 @@
 //   - long rows (prefill): four warps a block, 64 query rows, all extents in order;
 //   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
 //   - short rows again when there are too few of them to fill the device: one warp for each extent, then a
-//   second
-//     kernel folds the extents in order.
+//     second kernel folds the extents in order.
+// On Hopper the last three have kernels of their own (attention_hopper.cu, attention_short_hopper.cu) with
+// the same bits.
 #include <type_traits>
 
 #include "kernels/cuda/attention_problem.cuh"
@@ -17,6 +18,7 @@ namespace {
 
 constexpr int kLongWarps = 4;
 constexpr int kLongRows = kLongWarps * kWarpRows;  // query rows of a block
+constexpr int kFoldHeads = 4;                      // of a block that folds
 constexpr float kLog2E = 1.4426950408889634F;
 
 /// Where a key lies in the cache, -1 past the context: its first element, or of a cache of codes, where 32
@@ -215,27 +217,46 @@ __global__ void __launch_bounds__(kWarps* kWarp, blocks_for<Cache>(kWarps, kSpli
   }
 }
 
-/// The extents of split rows, in order: the same arithmetic as Total::add, one output element a thread.
+/// The extents of split rows, in order: the same arithmetic as Total::add. One warp a head, kHeads a block;
+/// what some extents hold is read before the first of them is folded.
 template <int kDim>
-__global__ void fold_split_rows(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kFoldHeads* kWarp) fold_split_rows(const __grid_constant__ Problem p) {
+  constexpr int kOwn = kDim < kWarp ? 1 : kDim / kWarp;  // columns of a lane
+  constexpr int kAhead = 4;
   const QueryTile queries = QueryTile::of_short_row(p, p.batch.row_of_T[blockIdx.x]);
   if (!queries.mine) return;
   const int token = static_cast<int>(blockIdx.x);
-  const int head = static_cast<int>(blockIdx.y);
-  const int keys = p.batch.positions_T[token] + 1;
-  const int i = static_cast<int>(threadIdx.x);
-  const int64_t first = (static_cast<int64_t>(token) * p.heads + head) * p.extents;
-  float base = kNothing, sum = 0, acc = 0;
-  for (int extent = 0; extent * kExtentKeys < keys; ++extent) {
-    const float2 base_sum = p.partial_base_sum[first + extent];
-    if (base_sum.x == kNothing) continue;
-    const Fold fold(base, base_sum.x, p.scale_log2);
-    base = fold.base;
-    sum = fold(sum, base_sum.y);
-    acc = fold(acc, p.partial_acc[(first + extent) * kDim + i]);
+  const int head = static_cast<int>(blockIdx.y) * kFoldHeads + static_cast<int>(threadIdx.x) / kWarp;
+  const int column = static_cast<int>(threadIdx.x) % kWarp * kOwn;
+  if (head >= p.heads || column >= kDim) return;
+  const int extents = (p.batch.positions_T[token] + kExtentKeys) / kExtentKeys;
+  const int64_t row = static_cast<int64_t>(token) * p.heads + head;
+  const float2* base_sum = p.partial_base_sum + row * p.extents;
+  const float* partial = p.partial_acc + row * p.extents * kDim + column;
+  float base = kNothing, sum = 0, acc[kOwn] = {};
+  for (int first = 0; first < extents; first += kAhead) {
+    float2 read_base_sum[kAhead];
+    float read[kAhead][kOwn];
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e) {
+      if (first + e >= extents) continue;
+      read_base_sum[e] = base_sum[first + e];
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) read[e][i] = partial[(first + e) * kDim + i];
+    }
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e) {
+      if (first + e >= extents || read_base_sum[e].x == kNothing) continue;
+      const Fold fold(base, read_base_sum[e].x, p.scale_log2);
+      base = fold.base;
+      sum = fold(sum, read_base_sum[e].y);
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) acc[i] = fold(acc[i], read[e][i]);
+    }
   }
   const float inverse = 1.0F / sum;
-  p.out_THd[(static_cast<int64_t>(token) * p.heads + head) * kDim + i] = __float2bfloat16_rn(acc * inverse);
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) p.out_THd[row * kDim + column + i] = __float2bfloat16_rn(acc[i] * inverse);
 }
 
 template <class Cache, int kDim, int kWarps, bool kSplit>
@@ -256,15 +277,28 @@ void launch_attend(cudaStream_t stream, const Problem& p) {
   check_launch("attention");
 }
 
+/// One warp a block, or where Hopper serves four.
+template <class Cache, int kDim, bool kSplit>
+void launch_short(cudaStream_t stream, const Problem& p, const KvCacheView& cache, const Gpu& gpu) {
+  if constexpr (std::is_same_v<Cache, NarrowCache>) {
+    if (gpu.is_hopper && hopper_serves_short_rows(kDim, p.block_size)) {
+      attend_short_rows_on_hopper(stream, p, kDim, cache.blocks * 2 * cache.kv_heads * cache.block_size,
+                                  kSplit);
+      return;
+    }
+  }
+  launch_attend<Cache, kDim, 1, kSplit>(stream, p);
+}
+
 template <class Cache, int kDim>
-void launch(cudaStream_t stream, Problem p, DType cache, Workspace workspace, const Gpu& gpu) {
+void launch(cudaStream_t stream, Problem p, const KvCacheView& cache, Workspace workspace, const Gpu& gpu) {
   // Rows have a token each or more: with as many rows as tokens there is no long row, unless heads are very
   // many.
   const bool some_short = p.group <= kShortItems;
   const bool some_long = p.batch.tokens > p.batch.rows || !some_short;
   if (some_long) {
     if (gpu.is_hopper && hopper_serves(kDim))
-      attend_long_rows_on_hopper(stream, p, kDim, cache);
+      attend_long_rows_on_hopper(stream, p, kDim, cache.dtype);
     else
       launch_attend<Cache, kDim, kLongWarps, false>(stream, p);
   }
@@ -275,29 +309,31 @@ void launch(cudaStream_t stream, Problem p, DType cache, Workspace workspace, co
   const bool split = p.extents > 1 && needed <= workspace.bytes &&
                      p.batch.rows * p.kv_heads < int64_t{kEnoughWarps} * gpu.multiprocessors;
   if (!split) {
-    launch_attend<Cache, kDim, 1, false>(stream, p);
+    launch_short<Cache, kDim, false>(stream, p, cache, gpu);
     return;
   }
   p.partial_base_sum = static_cast<float2*>(workspace.data);
   p.partial_acc = reinterpret_cast<float*>(p.partial_base_sum + parts);
-  launch_attend<Cache, kDim, 1, true>(stream, p);
-  fold_split_rows<kDim>
-      <<<dim3(static_cast<unsigned>(p.batch.tokens), static_cast<unsigned>(p.heads)), kDim, 0, stream>>>(p);
+  launch_short<Cache, kDim, true>(stream, p, cache, gpu);
+  const dim3 grid(static_cast<unsigned>(p.batch.tokens),
+                  static_cast<unsigned>((p.heads + kFoldHeads - 1) / kFoldHeads));
+  fold_split_rows<kDim><<<grid, kFoldHeads * kWarp, 0, stream>>>(p);
   check_launch("attention: fold");
 }
 
 template <class Cache>
-void launch(cudaStream_t stream, Problem p, const KvCacheView& cache, Workspace workspace, const Gpu& gpu) {
+void launch_for_dim(cudaStream_t stream, Problem p, const KvCacheView& cache, Workspace workspace,
+                    const Gpu& gpu) {
   if constexpr (Cache::kScaled) p.scale_log2 *= Cache::Key::kKeyUnit;  // what keys' codes are multiplied as
   switch (cache.head_dim) {
     case 16:
-      return launch<Cache, 16>(stream, p, cache.dtype, workspace, gpu);
+      return launch<Cache, 16>(stream, p, cache, workspace, gpu);
     case 32:
-      return launch<Cache, 32>(stream, p, cache.dtype, workspace, gpu);
+      return launch<Cache, 32>(stream, p, cache, workspace, gpu);
     case 64:
-      return launch<Cache, 64>(stream, p, cache.dtype, workspace, gpu);
+      return launch<Cache, 64>(stream, p, cache, workspace, gpu);
     default:
-      return launch<Cache, 128>(stream, p, cache.dtype, workspace, gpu);
+      return launch<Cache, 128>(stream, p, cache, workspace, gpu);
   }
 }
 
@@ -328,11 +364,11 @@ void attention_tensor_cores(cudaStream_t stream, TensorView out_THd, TensorView 
   p.extents = static_cast<int>((batch.max_context + kExtentKeys - 1) / kExtentKeys);
   switch (cache.dtype) {
     case DType::e4m3:
-      return launch<CodeCache<E4m3>>(stream, p, cache, workspace, gpu);
+      return launch_for_dim<CodeCache<E4m3>>(stream, p, cache, workspace, gpu);
     case DType::i8:
-      return launch<CodeCache<Int8>>(stream, p, cache, workspace, gpu);
+      return launch_for_dim<CodeCache<Int8>>(stream, p, cache, workspace, gpu);
     default:
-      return launch<NarrowCache>(stream, p, cache, workspace, gpu);
+      return launch_for_dim<NarrowCache>(stream, p, cache, workspace, gpu);
   }
 }
 

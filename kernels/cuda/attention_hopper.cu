@@ -224,29 +224,6 @@ __device__ void start_values(float (&acc)[kDim / 8][4], const uint32_t (&weights
     multiply_bf16(acc, weights[i], describe(v + i * 16 * 128, kTileKeys * 128), add || i > 0);
 }
 
-/// The extents folded so far, as Total of attention_tile.cuh, in registers.
-template <int kDim>
-struct WholeRows {
-  float base[2] = {kNothing, kNothing};
-  float sum[2] = {0, 0};
-  float acc[kDim / 8][4] = {};
-
-  __device__ void add(Softmax extent, const float (&extent_acc)[kDim / 8][4], float scale_log2) {
-    extent.close();
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (extent.base[r] == kNothing) continue;
-      const Fold fold(base[r], extent.base[r], scale_log2);
-      base[r] = fold.base;
-      sum[r] = fold(sum[r], extent.sum[r]);
-#pragma unroll
-      for (int n = 0; n < kDim / 8; ++n)
-#pragma unroll
-        for (int j = 2 * r; j < 2 * r + 2; ++j) acc[n][j] = fold(acc[n][j], extent_acc[n][j]);
-    }
-  }
-};
-
 template <class Cache, int kDim>
 __device__ void compute(const Problem& p, Stages& keys, Stages& values, unsigned char* shared_bytes,
                         const QueryTile& queries, int last_item, int kv_head, int tiles) {

@@ -133,4 +133,10 @@ __device__ void write_columns(Pair* row_d2, const At& at, const Join& join, int 
 bool hopper_serves(int dim);
 void attend_long_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim, DType cache);
 
+/// Short rows there, over a cache of two bytes a value (attention_short_hopper.cu).
+bool hopper_serves_short_rows(int dim, int block_size);
+/// `cache_rows`: vectors of the whole cache. Split, extents go to p.partial_acc and p.partial_base_sum.
+void attend_short_rows_on_hopper(cudaStream_t stream, const Problem& p, int dim, int64_t cache_rows,
+                                 bool split);
+
 }  // namespace penstock::cuda

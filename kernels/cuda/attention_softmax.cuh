@@ -166,4 +166,27 @@ struct Fold {
   __device__ float operator()(float before, float extent) const { return fmaf(extent, take, before * keep); }
 };
 
+/// The extents folded so far, of kDim columns.
+template <int kDim>
+struct WholeRows {
+  float base[2] = {kNothing, kNothing};
+  float sum[2] = {0, 0};
+  float acc[kDim / 8][4] = {};
+
+  __device__ void add(Softmax extent, const float (&extent_acc)[kDim / 8][4], float scale_log2) {
+    extent.close();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (extent.base[r] == kNothing) continue;
+      const Fold fold(base[r], extent.base[r], scale_log2);
+      base[r] = fold.base;
+      sum[r] = fold(sum[r], extent.sum[r]);
+#pragma unroll
+      for (int n = 0; n < kDim / 8; ++n)
+#pragma unroll
+        for (int j = 2 * r; j < 2 * r + 2; ++j) acc[n][j] = fold(acc[n][j], extent_acc[n][j]);
+    }
+  }
+};
+
 }  // namespace penstock::cuda

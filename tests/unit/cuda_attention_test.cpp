@@ -17,7 +17,7 @@ double attention_tolerance(const Format& format) {
 TEST_F(CudaAttention, RotatesStoresAndAttendsLikeTheReference) {
   for (const Format& format : kFormats)
     for (const Heads& heads : {Heads{4, 2, 20}, Heads{4, 4, 16}, Heads{6, 2, 32}, Heads{8, 1, 64, 5},
-                               Heads{8, 2, 128}, Heads{20, 1, 64}, Heads{2, 2, 256}})
+                               Heads{8, 2, 128}, Heads{8, 1, 128, 48}, Heads{20, 1, 64}, Heads{2, 2, 256}})
       for (const bool norms : {false, true}) {
         const DType dtype = format.dtype;
         if (norms && has_scales(format.cache)) continue;  // they come before the cache
@@ -93,18 +93,20 @@ TEST_F(CudaAttention, PrefillAtOnceInChunksAndTokenByTokenGiveTheSameBits) {
 TEST_F(CudaAttention, ManyRowsAndFewRowsGiveTheSameBits) {
   // The same decode in a batch that fills the device, where a block walks all extents, and alone, where they
   // are split.
-  const Heads heads{8, 8, 64};
-  constexpr int64_t kPositions = 700;
-  const Twin angles = random(DType::f32, {kPositions, heads.d}, 0.7F);
-  const Twin qkv = random(DType::bf16, {kRows * kPositions, (heads.h + 2 * heads.g) * heads.d});
-  std::vector<RowPart> crowd{{0, kPositions - 1, 1}};
-  for (int i = 0; i < 400; ++i) crowd.push_back({1 + i % (kRows - 1), 0, 1});
-  for (const DType dtype : {DType::bf16, DType::e4m3, DType::i8}) {
-    const Twin memory = cache(heads, dtype);
-    attend({{0, 0, kPositions - 1}}, heads, memory, qkv, kPositions, angles);
-    const auto among_many = attend(crowd, heads, memory, qkv, kPositions, angles);
-    const auto alone = attend({crowd[0]}, heads, memory, qkv, kPositions, angles);
-    EXPECT_TRUE(std::equal(alone.begin(), alone.end(), among_many.begin())) << name_of(dtype);
+  for (const Heads& heads : {Heads{8, 8, 64}, Heads{16, 8, 128}, Heads{8, 8, 32}}) {
+    constexpr int64_t kPositions = 700;
+    const Twin angles = random(DType::f32, {kPositions, heads.d}, 0.7F);
+    const Twin qkv = random(DType::bf16, {kRows * kPositions, (heads.h + 2 * heads.g) * heads.d});
+    std::vector<RowPart> crowd{{0, kPositions - 1, 1}};
+    for (int i = 0; i < 400; ++i) crowd.push_back({1 + i % (kRows - 1), 0, 1});
+    for (const DType dtype : {DType::bf16, DType::e4m3, DType::i8}) {
+      const Twin memory = cache(heads, dtype);
+      attend({{0, 0, kPositions - 1}}, heads, memory, qkv, kPositions, angles);
+      const auto among_many = attend(crowd, heads, memory, qkv, kPositions, angles);
+      const auto alone = attend({crowd[0]}, heads, memory, qkv, kPositions, angles);
+      EXPECT_TRUE(std::equal(alone.begin(), alone.end(), among_many.begin()))
+          << "heads of " << heads.d << " over " << name_of(dtype);
+    }
   }
 }
 
