@@ -196,6 +196,31 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
   }
 }
 
+/// What the stages' busy times, beside what the cut took them to cost, say of a better one.
+void print_evener_cut(const JobShape& shape, const std::vector<std::string>& reports) {
+  const std::vector<DeviceKind>& devices = shape.devices;
+  if (shape.layout.replicas > 1 || shape.layout.stages == 1 ||
+      std::adjacent_find(devices.begin(), devices.end(), std::not_equal_to<>()) != devices.end())
+    return;
+  double longest = 0;
+  std::vector<double> slowness;
+  for (size_t s = 0; s < reports.size(); ++s) {
+    proto::StageReport r;
+    ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
+    const double cost = stage_cost(shape.partition[s], shape.cost);
+    if (cost <= 0 || r.busy_seconds() <= 0) return;
+    slowness.push_back(r.busy_seconds() / cost);
+    longest = std::max(longest, r.busy_seconds());
+  }
+  const Partition better = partition_by_cost(shape.layout.stages, shape.cost, slowness);
+  double then = 0;
+  for (size_t s = 0; s < better.size(); ++s)
+    then = std::max(then, slowness[s] * stage_cost(better[s], shape.cost));
+  if (then > 0.99 * longest) return;
+  std::printf("by these times --layer-partition %s would make the busiest stage %.0f %% less busy\n",
+              flag_text(better).c_str(), 100 * (1 - then / longest));
+}
+
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
 /// ranks wait. Collective.
 MachineBounds measured_bounds(World& world, const ReadyRank& ready) {
@@ -272,6 +297,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
               rate_text(bounds.read_bytes, "B").c_str());
   print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
+  print_evener_cut(ready.shape, reports);
 }
 
 }  // namespace

@@ -49,7 +49,11 @@ double expected_share(const JobShape& shape, const StageCut& cut, int64_t rows) 
 DrawingPtr DecodeCounter::start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) {
   const uint64_t before = stage_.expert_use().hit_bytes;
   DrawingPtr drawing = stage_.start(plan, in_TD, out_TD);
-  if (!is_decode(plan)) return drawing;
+  if (!is_decode(plan)) {
+    steps_ = rows_ = positions_ = 0;
+    expert_bytes_ = 0;
+    return drawing;
+  }
   ++steps_;
   rows_ += plan.rows_size();
   for (const proto::PlannedRow& row : plan.rows()) positions_ += int64_t{row.start()} + 1;

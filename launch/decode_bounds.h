@@ -12,8 +12,8 @@
 
 namespace penstock {
 
-/// Hands everything on to `stage`, which must outlive it, and counts in decode steps: micro-batches of
-/// nothing but one new token a row.
+/// Hands everything on to `stage`, which must outlive it, and counts in decode steps, micro-batches of
+/// nothing but one new token a row, since the last one that was not: when all prompts have been filled in.
 class DecodeCounter final : public Stage {
  public:
   explicit DecodeCounter(Stage& stage) : stage_(stage) {}

@@ -72,7 +72,7 @@ Partition partition_by_halves(int64_t layers, int stages, const std::vector<int6
   return from_halves(halves);
 }
 
-Partition partition_by_cost(int stages, const CutCost& cost) {
+Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness) {
   const size_t L = cost.halves.size();
   check_stage_count(static_cast<int64_t>(L / 2), stages);
   const auto S = static_cast<size_t>(stages);
@@ -85,20 +85,29 @@ Partition partition_by_cost(int stages, const CutCost& cost) {
   };
   std::vector<std::vector<Best>> best(S + 1, std::vector<Best>(L + 1));
   best[0][0].dearest = 0;
-  for (size_t s = 1; s <= S; ++s)
+  for (size_t s = 1; s <= S; ++s) {
+    const double unit = slowness.empty() ? 1 : slowness.at(s - 1);
     for (size_t l = 0; l <= L; ++l)
       for (size_t n = 0; n <= l; ++n) {
         const StageCut cut{s == 1, static_cast<int64_t>(l - n), static_cast<int64_t>(n), s == S};
         const Best& before = best[s - 1][l - n];
-        best[s][l] = std::min(best[s][l], Best{std::max(before.dearest, stage_cost(cut, cost)),
+        best[s][l] = std::min(best[s][l], Best{std::max(before.dearest, unit * stage_cost(cut, cost)),
                                                before.cut_layers + static_cast<int>(l % 2), n});
       }
+  }
   std::vector<int64_t> halves(S);
   for (size_t s = S, l = L; s > 0; --s) {
     halves[s - 1] = static_cast<int64_t>(best[s][l].taken);
     l -= best[s][l].taken;
   }
   return from_halves(halves);
+}
+
+std::string flag_text(const Partition& partition) {
+  std::string text;
+  for (const StageCut& cut : partition)
+    text += (text.empty() ? "" : ",") + std::to_string(cut.halves / 2) + (cut.halves % 2 != 0 ? ".5" : "");
+  return text;
 }
 
 double imbalance(const Partition& partition, const CutCost& cost) {

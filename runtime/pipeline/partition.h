@@ -37,8 +37,11 @@ Partition default_partition(int64_t layers, int stages);
 /// last. Throws UsageError unless there is one count a stage and they add up to all of `layers`.
 Partition partition_by_halves(int64_t layers, int stages, const std::vector<int64_t>& halves);
 
-/// The cut whose most expensive stage is cheapest, and of those one that cuts few layers.
-Partition partition_by_cost(int stages, const CutCost& cost);
+/// The cut whose most expensive stage is cheapest, and of those one that cuts few layers. `slowness`: what a
+/// unit of cost takes on each stage; empty: the same on all.
+Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness = {});
+/// As --layer-partition takes it: "8.5,8,8.5,7".
+std::string flag_text(const Partition& partition);
 
 /// What one token costs on a stage.
 double stage_cost(const StageCut& cut, const CutCost& cost);

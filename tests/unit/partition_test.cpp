@@ -89,5 +89,14 @@ TEST(Partition, AutomaticCutLeavesLayersWholeWhereThatCostsNothing) {
   EXPECT_EQ(counts(found), (std::vector<int64_t>{6, 4}));
 }
 
+TEST(Partition, ASlowStageGetsLessByItsSlowness) {
+  const CutCost cost{0, std::vector<double>(40, 1.0), 0};
+  const Partition found = partition_by_cost(4, cost, {1, 1.5, 1, 1});
+  expect_whole(found, 20);
+  EXPECT_EQ(counts(found), (std::vector<int64_t>{11, 7, 11, 11}));
+  EXPECT_EQ(flag_text(found), "5.5,3.5,5.5,5.5");
+  EXPECT_EQ(counts(parse_partition(flag_text(found), 4, cost)), counts(found));
+}
+
 }  // namespace
 }  // namespace penstock
