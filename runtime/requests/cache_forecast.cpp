@@ -23,31 +23,36 @@ int64_t AnswerLengths::expected_to_come(int64_t generated, int64_t max_tokens) c
   return std::clamp<int64_t>(std::llround(shares_ / answers_ * static_cast<double>(left)), 1, left);
 }
 
-CacheForecast::CacheForecast(int64_t capacity, std::vector<CacheGrowth> running)
-    : capacity_(capacity), running_(std::move(running)) {
+CacheForecast::CacheForecast(int64_t blocks, int64_t block_size, std::vector<CacheGrowth> running)
+    : capacity_(blocks * block_size), block_size_(block_size), running_(std::move(running)) {
   std::sort(running_.begin(), running_.end(), ends_before);
-  for (const CacheGrowth& r : running_) held_at_ends_ += r.held + r.to_come;
+  for (const CacheGrowth& r : running_) held_at_ends_ += at_end(r);
 }
 
 bool CacheForecast::add(const CacheGrowth& sequence) {
   const auto place =
       running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ends_before), sequence);
-  held_at_ends_ += sequence.held + sequence.to_come;
+  held_at_ends_ += at_end(sequence);
   if (held_at_ends_ <= capacity_ || most_held() <= capacity_) return true;
-  held_at_ends_ -= sequence.held + sequence.to_come;
+  held_at_ends_ -= at_end(sequence);
   running_.erase(place);
   return false;
 }
 
-// What is held grows from step to step but where sequences end: the most is held at one of the ends.
+int64_t CacheForecast::at_end(const CacheGrowth& sequence) const {
+  return (sequence.held + sequence.to_come + block_size_ - 1) / block_size_ * block_size_;
+}
+
+// What is held grows from step to step but where sequences end: the most is held at one of the ends. All but
+// one token of a last block may be unused.
 int64_t CacheForecast::most_held() const {
-  int64_t held = 0;
-  for (const CacheGrowth& r : running_) held += r.held;
   auto alive = static_cast<int64_t>(running_.size());
+  int64_t held = alive * (block_size_ - 1);
+  for (const CacheGrowth& r : running_) held += r.held;
   int64_t most = 0;
   for (const CacheGrowth& r : running_) {
     most = std::max(most, held + alive * r.to_come);
-    held -= r.held;
+    held -= r.held + block_size_ - 1;
     --alive;
   }
   return most;

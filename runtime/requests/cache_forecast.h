@@ -27,23 +27,27 @@ class AnswerLengths {
 
 /// A running sequence, in tokens.
 struct CacheGrowth {
-  int64_t held = 0;     ///< in the cache, or to be put there at once
+  int64_t held = 0;     ///< in the cache
   int64_t to_come = 0;  ///< one a step, then it ends and holds nothing
 };
 
 class CacheForecast {
  public:
-  /// `capacity` in tokens.
-  CacheForecast(int64_t capacity, std::vector<CacheGrowth> running);
-  /// Takes one more sequence in, unless all of them would then hold more than the capacity at some step.
+  /// Of a cache of so many blocks of `block_size` tokens.
+  CacheForecast(int64_t blocks, int64_t block_size, std::vector<CacheGrowth> running);
+  /// Takes one more sequence in, unless all of them might then hold more than the cache has at some step.
+  /// Surely taken: what fits even if none ended before another, and what fits with every sequence's last
+  /// block new.
   bool add(const CacheGrowth& sequence);
 
  private:
+  int64_t at_end(const CacheGrowth& sequence) const;
   int64_t most_held() const;
 
   int64_t capacity_;
+  int64_t block_size_;
   std::vector<CacheGrowth> running_;  // those that end first in front
-  int64_t held_at_ends_ = 0;          // were none to end before another
+  int64_t held_at_ends_ = 0;          // in whole blocks
 };
 
 }  // namespace penstock

@@ -168,14 +168,14 @@ CacheForecast Scheduler::forecast() const {
   std::vector<CacheGrowth> running;
   running.reserve(running_.size());
   for (const SequencePtr& s : running_) running.push_back(growth_of(*s));
-  return {pool_.usable() * limits_.block_size, std::move(running)};
+  return {pool_.usable(), limits_.block_size, std::move(running)};
 }
 
-// The last block of a sequence is never quite full.
+// A sequence's last token is never put into the cache.
 CacheGrowth Scheduler::growth_of(const Sequence& sequence) const {
   const auto generated = static_cast<int64_t>(sequence.generated.size());
   const int64_t most = sequence.spec.max_tokens;
-  return {sequence.length() + limits_.block_size - 1,
+  return {sequence.length() - 1,
           sequence.length_is_known() ? most - generated : answer_lengths_.expected_to_come(generated, most)};
 }
 
