@@ -29,7 +29,13 @@ class SlowDevice final : public Device {
   std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
   std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
   std::unique_ptr<Moment> mark() override {
-    return std::make_unique<Later>(*this, ++asked_, Clock::now() + patience_);
+    ends_.push_back(Clock::now() + patience_);
+    return std::make_unique<Later>(*this, ++asked_, ends_.back());
+  }
+
+  /// Of the forward that was asked for as the index-th.
+  bool is_through_with(size_t index) const {
+    return index + 1 < ends_.size() || (index < ends_.size() && Clock::now() >= ends_[index]);
   }
 
   int most_asked_ahead() const { return most_ahead_; }
@@ -50,6 +56,7 @@ class SlowDevice final : public Device {
 
   std::unique_ptr<Device> host_ = make_cpu_device();
   std::chrono::milliseconds patience_;
+  std::vector<Clock::time_point> ends_;
   int asked_ = 0;
   int most_ahead_ = 0;
 };
@@ -66,16 +73,38 @@ class CountingStage final : public Stage {
   void allocate_cache(int64_t) override {}
   void allocate_full_precision_cache(int64_t) override {}
   CacheRounding take_cache_rounding() override { return {}; }
-  DrawingPtr start(const proto::Plan& plan, TensorView, TensorView) override {
+  DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView) override {
+    inputs_.push_back(in_TD.data);
     if (!last_) return nullptr;
     std::vector<Sampled> tokens;
     for (const auto& row : plan.rows()) tokens.push_back({static_cast<int32_t>(row.tokens(0)) + 1, 0, {}, 0});
     return std::make_unique<Drawn>(std::move(tokens));
   }
 
+  /// Where the forwards that were asked for read from.
+  const std::vector<void*>& inputs() const { return inputs_; }
+
  private:
   bool first_;
   bool last_;
+  std::vector<void*> inputs_;
+};
+
+/// Fails the test where a message may arrive in what the device still reads.
+class WatchedReceiver final : public Receiver {
+ public:
+  WatchedReceiver(std::unique_ptr<Receiver> inner, const SlowDevice& device, const CountingStage& stage)
+      : inner_(std::move(inner)), device_(device), stage_(stage) {}
+  TransferPtr receive(Bytes buffer) override {
+    for (size_t f = 0; f < stage_.inputs().size(); ++f)
+      EXPECT_TRUE(stage_.inputs()[f] != buffer.data() || device_.is_through_with(f)) << "forward " << f;
+    return inner_->receive(buffer);
+  }
+
+ private:
+  std::unique_ptr<Receiver> inner_;
+  const SlowDevice& device_;
+  const CountingStage& stage_;
 };
 
 /// One sequence a slot, each of which counts from 0 to `length`.
@@ -125,7 +154,7 @@ TEST(Runner, AsksASlowDeviceForTheNextForwardBeforeItIsThroughWithTheLast) {
   EXPECT_LT(Clock::now() - begin, std::chrono::seconds(10));
 }
 
-TEST(Runner, GivesTokensBackWhenADeviceHasNothingElseToDo) {
+TEST(Runner, GivesTokensBackWhenADeviceHasNothingElseToDoAndReceivesIntoMemoryThatNobodyReads) {
   // One micro-batch in flight: the next plan comes only after the tokens of the last one.
   for (const int in_flight : {1, 2, 3}) {
     const auto worlds = make_loopback_world(2);
@@ -135,7 +164,7 @@ TEST(Runner, GivesTokensBackWhenADeviceHasNothingElseToDo) {
     CountingStage first(true, false), last(false, true);
     Counting source(in_flight, 5);
     std::thread other([&] {
-      RunnerEdges edges{worlds[1]->receiver(0), nullptr};
+      RunnerEdges edges{std::make_unique<WatchedReceiver>(worlds[1]->receiver(0), devices[1], last), nullptr};
       Runner runner(last, devices[1], *worlds[1], std::move(edges), schedule, {1, 0, 8}, nullptr);
       EXPECT_EQ(runner.run().micro_batches(), static_cast<uint64_t>(5 * in_flight));
       worlds[1]->finish();
