@@ -25,17 +25,23 @@ int64_t AnswerLengths::expected_to_come(int64_t generated, int64_t max_tokens) c
 
 CacheForecast::CacheForecast(int64_t blocks, int64_t block_size, std::vector<CacheGrowth> running)
     : capacity_(blocks * block_size), block_size_(block_size), running_(std::move(running)) {
-  std::sort(running_.begin(), running_.end(), ends_before);
   for (const CacheGrowth& r : running_) held_at_ends_ += at_end(r);
 }
 
 bool CacheForecast::add(const CacheGrowth& sequence) {
+  held_at_ends_ += at_end(sequence);
+  if (held_at_ends_ <= capacity_) {
+    running_.push_back(sequence);
+    in_order_ = false;
+    return true;
+  }
+  if (!in_order_) std::sort(running_.begin(), running_.end(), ends_before);
+  in_order_ = true;
   const auto place =
       running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, ends_before), sequence);
-  held_at_ends_ += at_end(sequence);
-  if (held_at_ends_ <= capacity_ || most_held() <= capacity_) return true;
-  held_at_ends_ -= at_end(sequence);
+  if (most_held() <= capacity_) return true;
   running_.erase(place);
+  held_at_ends_ -= at_end(sequence);
   return false;
 }
 

@@ -46,8 +46,9 @@ class CacheForecast {
 
   int64_t capacity_;
   int64_t block_size_;
-  std::vector<CacheGrowth> running_;  // those that end first in front
-  int64_t held_at_ends_ = 0;          // in whole blocks
+  std::vector<CacheGrowth> running_;
+  bool in_order_ = false;     // those that end first in front
+  int64_t held_at_ends_ = 0;  // in whole blocks
 };
 
 }  // namespace penstock

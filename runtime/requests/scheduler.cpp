@@ -111,7 +111,7 @@ void Scheduler::plan_prefills(proto::Plan& plan, std::vector<Sequence*>& rows, i
     schedule_row(plan, rows, *s, chunk);
   }
   std::optional<CacheForecast> expected;
-  while (budget > 0 && !waiting_.empty()) {
+  while (budget > 0 && !waiting_.empty() && static_cast<int64_t>(running_.size()) < limits_.max_num_seqs) {
     if (!expected) expected = forecast();
     Sequence* s = admit_next(*expected);
     if (s == nullptr) return;
@@ -179,10 +179,9 @@ CacheGrowth Scheduler::growth_of(const Sequence& sequence) const {
           sequence.length_is_known() ? most - generated : answer_lengths_.expected_to_come(generated, most)};
 }
 
-// A sequence is admitted with blocks for all it has to prefill. One that runs alone needs no forecast: it
-// fits.
+// One waits, and there is a seat. A sequence is admitted with blocks for all it has to prefill. One that runs
+// alone needs no forecast: it fits.
 Scheduler::Sequence* Scheduler::admit_next(CacheForecast& forecast) {
-  if (waiting_.empty() || static_cast<int64_t>(running_.size()) >= limits_.max_num_seqs) return nullptr;
   auto next = waiting_.begin();
   if (input_ended_ && (*next)->generated.empty())
     next = std::max_element(waiting_.begin(), waiting_.end(), [](const SequencePtr& a, const SequencePtr& b) {
