@@ -11,7 +11,8 @@ namespace {
 // Prefill chunks are not cut smaller than this by throttling: a chunk's matrix products should be worth their
 // weight traffic.
 constexpr int64_t kSmallestChunk = 64;
-// Below this share of free blocks no new sequence is admitted while others run, so that those can grow.
+// Below this share of free blocks no new sequence is admitted while others run, so that those can grow if
+// lengths were guessed too low.
 constexpr double kFreeForGrowth = 0.01;
 
 GeneratedToken token_of(const proto::SampledToken& sampled) {
@@ -179,6 +180,11 @@ CacheGrowth Scheduler::growth_of(const Sequence& sequence) const {
           sequence.length_is_known() ? most - generated : answer_lengths_.expected_to_come(generated, most)};
 }
 
+bool Scheduler::lengths_are_known_with(const Sequence& sequence) const {
+  return sequence.length_is_known() && std::all_of(running_.begin(), running_.end(),
+                                                   [](const SequencePtr& r) { return r->length_is_known(); });
+}
+
 // One waits, and there is a seat. A sequence is admitted with blocks for all it has to prefill. One that runs
 // alone needs no forecast: it fits.
 Scheduler::Sequence* Scheduler::admit_next(CacheForecast& forecast) {
@@ -190,7 +196,7 @@ Scheduler::Sequence* Scheduler::admit_next(CacheForecast& forecast) {
   Sequence& s = **next;
   const int64_t needed = blocks_for(s.pending());
   const auto reserve = static_cast<int64_t>(kFreeForGrowth * static_cast<double>(pool_.total()));
-  if (!running_.empty() && pool_.free() - needed < reserve) return nullptr;
+  if (!running_.empty() && pool_.free() - needed < reserve && !lengths_are_known_with(s)) return nullptr;
   if (!forecast.add(growth_of(s)) && !running_.empty()) return nullptr;
   if (!pool_.allocate(needed, s.blocks)) return nullptr;
   s.admitted = admissions_++;

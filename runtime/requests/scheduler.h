@@ -142,6 +142,7 @@ class Scheduler {
   Sequence* admit_next(CacheForecast& forecast);
   CacheForecast forecast() const;
   CacheGrowth growth_of(const Sequence& sequence) const;
+  bool lengths_are_known_with(const Sequence& sequence) const;
   int64_t prefill_budget(int64_t decodes) const;
   void schedule_row(proto::Plan& plan, std::vector<Sequence*>& rows, Sequence& sequence, int64_t tokens);
   void ask_for_scores(proto::PlannedRow& row, const Sequence& sequence) const;

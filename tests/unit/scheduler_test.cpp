@@ -197,6 +197,19 @@ TEST(Scheduler, SequencesOfKnownLengthAreAdmittedWhereNoneHasToBePreempted) {
   }
 }
 
+TEST(Scheduler, ACacheMadeForAllSequencesAdmitsThemAll) {
+  // Prompts that nearly fill what each may use, so that little stays free.
+  Scheduler scheduler({256, 8192, 16, 256 * 9, 2});
+  FakeModel model(16);
+  for (uint64_t id = 1; id <= 256; ++id) scheduler.add(sequence(id, 128, 16));
+  scheduler.input_ended();
+  for (int step = 0; step < 16 && scheduler.waiting() > 0; ++step)
+    scheduler.complete(step % 2, model.run(scheduler.plan(step % 2)));
+  EXPECT_EQ(scheduler.waiting(), 0U);
+  EXPECT_EQ(scheduler.running(), 256U);
+  EXPECT_EQ(scheduler.preemptions(), 0);
+}
+
 TEST(Scheduler, LimitsMayBeLoweredWhileSequencesRun) {
   const auto specs = mixed(40, 6);
   const Outcome roomy = run({64, 512, 4, 4000, 1}, specs);
