@@ -198,10 +198,10 @@ TEST(Scheduler, SequencesOfKnownLengthAreAdmittedWhereNoneHasToBePreempted) {
 }
 
 TEST(Scheduler, ACacheMadeForAllSequencesAdmitsThemAll) {
-  // Prompts that nearly fill what each may use, so that little stays free.
-  Scheduler scheduler({256, 8192, 16, 256 * 9, 2});
+  // Prompts that take all the blocks that each will ever have, so that in the end none is free.
+  Scheduler scheduler({256, 8192, 16, 256 * 8, 2});
   FakeModel model(16);
-  for (uint64_t id = 1; id <= 256; ++id) scheduler.add(sequence(id, 128, 16));
+  for (uint64_t id = 1; id <= 256; ++id) scheduler.add(sequence(id, 113, 16));
   scheduler.input_ended();
   for (int step = 0; step < 16 && scheduler.waiting() > 0; ++step)
     scheduler.complete(step % 2, model.run(scheduler.plan(step % 2)));
