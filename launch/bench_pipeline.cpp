@@ -202,16 +202,20 @@ void print_evener_cut(const JobShape& shape, const std::vector<std::string>& rep
   if (shape.layout.replicas > 1 || shape.layout.stages == 1 ||
       std::adjacent_find(devices.begin(), devices.end(), std::not_equal_to<>()) != devices.end())
     return;
-  double longest = 0;
+  double longest = 0, busy = 0, costs = 0;
   std::vector<double> slowness;
   for (size_t s = 0; s < reports.size(); ++s) {
     proto::StageReport r;
     ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
     const double cost = stage_cost(shape.partition[s], shape.cost);
-    if (cost <= 0 || r.busy_seconds() <= 0) return;
-    slowness.push_back(r.busy_seconds() / cost);
+    slowness.push_back(cost > 0 ? r.busy_seconds() / cost : 0);
     longest = std::max(longest, r.busy_seconds());
+    busy += cost > 0 ? r.busy_seconds() : 0;
+    costs += cost;
   }
+  if (busy <= 0) return;
+  // A stage that holds the embedding alone, which costs nothing, is taken to be as fast as the others.
+  std::replace(slowness.begin(), slowness.end(), 0.0, busy / costs);
   const Partition better = partition_by_cost(shape.layout.stages, shape.cost, slowness);
   double then = 0;
   for (size_t s = 0; s < better.size(); ++s)

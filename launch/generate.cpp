@@ -85,16 +85,18 @@ std::vector<proto::StageReport> gather_reports(World& world, proto::StageReport 
   return reports;
 }
 
-/// Plays the stage's program; what breaks is told with the action during which it broke.
-proto::StageReport play(Runner& runner) {
+/// Plays the stage's program; what breaks is told with the action during which it broke, and to the world
+/// before anything is taken apart: what an edge that ends still delivers, nobody may take in.
+proto::StageReport play(World& world, Runner& runner) {
   try {
     return runner.run();
   } catch (const WorldAborted&) {
     throw;
-  } catch (const UsageError&) {
-    throw;
   } catch (const Error& e) {
-    throw Error(std::string(e.what()) + " (during " + runner.current_action() + ")", e.status(), e.where());
+    const Error told(std::string(e.what()) + " (during " + runner.current_action() + ")", e.status(),
+                     e.where());
+    world.abort(told.what(), told.status());
+    throw told;
   }
 }
 
@@ -122,7 +124,7 @@ void play_for_rank_0(World& world, ReadyRank& ready, const JobOptions& options,
                 runner_options, plans ? &*plans : nullptr);
   std::optional<StageReporter> reporter;
   reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
-  const proto::StageReport played = play(runner);
+  const proto::StageReport played = play(world, runner);
   reporter.reset();
   const proto::StageReport report = complete_report(played, ready);
   world.control().send(0, ControlKind::stage_report, report.SerializeAsString());
@@ -207,7 +209,7 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
     const Progress progress([&watch] { return watch->figures(); }, options.progress_seconds);
     const StageReporter reporter(world, runner.meter(), ready, options.watch.interval_seconds,
                                  [&watch](proto::StageReport live) { watch->hear(std::move(live)); });
-    report = play(runner);
+    report = play(world, runner);
     plans.desk().finish();
     complete = job->finish();
     stopping.detach();

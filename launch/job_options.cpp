@@ -86,7 +86,7 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
   app.add_option(
          "--expert-loading", o.lazy_experts,
          "eager reads all experts at the start; lazy reads each when a row is first routed to it [eager]")
-      ->transform(CLI::Transformer(std::map<std::string, bool>{{"eager", false}, {"lazy", true}})
+      ->transform(CLI::CheckedTransformer(std::map<std::string, bool>{{"eager", false}, {"lazy", true}})
                       .description("eager or lazy"))
       ->group(group);
   app.add_option("--max-model-len", o.max_model_len,
@@ -130,9 +130,9 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
   app.add_option("--gpu-edges", o.gpu_edges,
                  "How hidden states pass from GPU to GPU: copy (by their copy engines, on one host), nccl, "
                  "or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
-      ->transform(CLI::Transformer(std::map<std::string, GpuEdges>{{"auto", GpuEdges::automatic},
-                                                                   {"copy", GpuEdges::copy},
-                                                                   {"nccl", GpuEdges::nccl}})
+      ->transform(CLI::CheckedTransformer(std::map<std::string, GpuEdges>{{"auto", GpuEdges::automatic},
+                                                                          {"copy", GpuEdges::copy},
+                                                                          {"nccl", GpuEdges::nccl}})
                       .description("auto, copy or nccl"))
       ->group(group);
   app.add_option("--matmul-cache", o.matmul_cache,
@@ -197,9 +197,9 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
          "--resume", o.resume,
          "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
          "same job, force goes on whatever has changed, never starts over [auto]")
-      ->transform(CLI::Transformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
-                                                                 {"force", Resume::force},
-                                                                 {"never", Resume::never}})
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
+                                                                        {"force", Resume::force},
+                                                                        {"never", Resume::never}})
                       .description("auto, force or never"))
       ->group(group);
   app.add_option("--drain-seconds", o.drain_seconds,

@@ -5,8 +5,8 @@
 //   - short rows (decode, at most 16 query rows), one warp a block, all extents in order;
 //   - short rows again when there are too few of them to fill the device: one warp for each extent, then a
 //     second kernel folds the extents in order.
-// On Hopper the last three have kernels of their own (attention_hopper.cu, attention_short_hopper.cu) with
-// the same bits.
+// On Hopper long rows, and short rows over two bytes a value in blocks of a multiple of 16, have kernels of
+// their own (attention_hopper.cu, attention_short_hopper.cu) with the same bits.
 #include <type_traits>
 
 #include "kernels/cuda/attention_problem.cuh"
@@ -217,8 +217,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, blocks_for<Cache>(kWarps, kSpli
   }
 }
 
-/// The extents of split rows, in order: the same arithmetic as Total::add. One warp a head, kHeads a block;
-/// what some extents hold is read before the first of them is folded.
+/// The extents of split rows, in order: the same arithmetic as Total::add. One warp a head, kFoldHeads a
+/// block; what some extents hold is read before the first of them is folded.
 template <int kDim>
 __global__ void __launch_bounds__(kFoldHeads* kWarp) fold_split_rows(const __grid_constant__ Problem p) {
   constexpr int kOwn = kDim < kWarp ? 1 : kDim / kWarp;  // columns of a lane

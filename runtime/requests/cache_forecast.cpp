@@ -14,13 +14,14 @@ bool ends_before(const CacheGrowth& a, const CacheGrowth& b) {
 }  // namespace
 
 void AnswerLengths::ended(int64_t generated, int64_t max_tokens) {
-  answers_ += 1;
-  shares_ += static_cast<double>(generated) / static_cast<double>(max_tokens);
+  constexpr double kKeep = 1 - 1.0 / 256;
+  taken_ = kKeep * taken_ + static_cast<double>(generated);
+  allowed_ = kKeep * allowed_ + static_cast<double>(max_tokens);
 }
 
 int64_t AnswerLengths::expected_to_come(int64_t generated, int64_t max_tokens) const {
   const int64_t left = max_tokens - generated;
-  return std::clamp<int64_t>(std::llround(shares_ / answers_ * static_cast<double>(left)), 1, left);
+  return std::clamp<int64_t>(std::llround(taken_ / allowed_ * static_cast<double>(left)), 1, left);
 }
 
 CacheForecast::CacheForecast(int64_t blocks, int64_t block_size, std::vector<CacheGrowth> running)

@@ -1,6 +1,6 @@
-// How much KV cache the running sequences are going to hold, so that one more is admitted only where none has
-// to be preempted for it later: a preempted sequence is filled in again, which in a long job of long answers
-// took a sixth of all prefill. Plain judgement.
+// How much KV cache the running sequences are going to hold, so that one more is admitted only where, as far
+// as can be told, none has to be preempted for it later: a preempted sequence is filled in again, which in a
+// long job of long answers took a sixth of all prefill. Plain judgement.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +17,11 @@ class AnswerLengths {
   int64_t expected_to_come(int64_t generated, int64_t max_tokens) const;
 
  private:
-  // As if so many answers had taken so much of their max_tokens before the first one ends: low, as max_tokens
-  // is often the model's length, and a preemption costs less than an empty cache.
-  static constexpr double kPriorAnswers = 8;
-  static constexpr double kPriorShare = 0.25;
-  double answers_ = kPriorAnswers;
-  double shares_ = kPriorAnswers * kPriorShare;
+  // Tokens of answers, and of what they might have been, newer answers counting more. They begin as if some
+  // answers had taken a quarter: low, as max_tokens is often the model's length, and a preemption costs less
+  // than an empty cache. Counted in tokens, many rows of max_tokens 1 say nothing of long ones.
+  double taken_ = 2048;
+  double allowed_ = 8192;
 };
 
 /// A running sequence, in tokens.

@@ -20,7 +20,7 @@ class KvCache(ProgramTest):
         return answers
 
     def test_answers_depend_on_the_format_and_not_on_how_the_work_is_cut(self):
-        self.write("".join(row(f"r{i}", prompt=[(5 + i * j) % 90 + 2 for j in range(40 + i)], max_tokens=12, ignore_eos=True,
+        self.write("".join(row(f"r{i}", prompt=[(5 + i * j) % 90 + 2 for j in range(20 + i)], max_tokens=36, ignore_eos=True,
                                stop_token_ids=[0], logprobs=1) for i in range(9)))
         for model in (DEMO, DEEPSEEK):
             with self.subTest(model=model.name):
@@ -32,6 +32,8 @@ class KvCache(ProgramTest):
                     cut = self.bytes_of(model, 3, *flags, "--max-num-batched-tokens", "9", "--max-model-len", "64",
                                         "--kv-cache-memory-bytes", "400000")
                     self.assertEqual(at_once, cut, kv)
+                    if model == DEMO:
+                        self.assertRegex(self.run_.stderr, r"\b[1-9]\d* preemptions", f"{kv}: so little cache is no test")
                     seen.add(at_once)
                 self.assertEqual(len(seen), 3, "a format changed nothing")
 

@@ -23,6 +23,7 @@ constexpr int kSenderRank = 0;
 constexpr int kReceiverRank = 1;
 constexpr size_t kMiB = size_t{1} << 20;
 constexpr std::chrono::seconds kDeadline{60};
+constexpr std::chrono::milliseconds kLongEnough{200};  // for any transfer that can end
 
 void require(bool holds, const std::string& what) {
   if (!holds) throw Error(what);
@@ -113,7 +114,8 @@ class CopyChannel : public ::testing::Test {
     }
     int status = 0;
     ASSERT_EQ(waitpid(pid, &status, 0), pid);
-    if (status != 0) GTEST_SKIP() << "no GPU here";
+    ASSERT_TRUE(WIFEXITED(status)) << "status " << status;
+    if (WEXITSTATUS(status) != 0) GTEST_SKIP() << "no GPU here";
   }
 };
 
@@ -163,6 +165,7 @@ TEST_F(CopyChannel, ManyTransfersUnderWayKeepTheirOrder) {
           side.device->upload(at, message(kBytes, i).data(), kBytes);
           under_way.push_back(sender->send({at, kBytes}));
         }
+        std::this_thread::sleep_for(kLongEnough);
         require(!under_way.back()->done(), "200 MB were taken by a ring of 64");
         side.tell("r");  // only now does the other end begin to receive
         for (const TransferPtr& transfer : under_way) transfer->wait();
@@ -189,6 +192,7 @@ TEST_F(CopyChannel, AReceiveThatNobodyAnswersEndsWithItsEdge) {
               auto receiver = side.receiver();
               const Tensor to = side.device->tensor(DType::i8, {4096});
               TransferPtr waiting = receiver->receive({to.view.as<std::byte>(), 4096});
+              std::this_thread::sleep_for(kLongEnough);
               require(!waiting->done(), "a message that nobody sent");
               waiting.reset();
               receiver.reset();
@@ -202,6 +206,7 @@ TEST_F(CopyChannel, ASendThatNobodyTakesEndsWithItsEdge) {
         auto sender = side.sender();
         const Tensor from = side.device->tensor(DType::i8, {static_cast<int64_t>(100 * kMiB)});
         TransferPtr waiting = sender->send({from.view.as<const std::byte>(), 100 * kMiB});
+        std::this_thread::sleep_for(kLongEnough);
         require(!waiting->done(), "100 MB were taken by a ring of 64");
         waiting.reset();
         sender.reset();
