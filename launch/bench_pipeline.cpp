@@ -179,8 +179,10 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
 void print_stages(const ReadyRank& ready, const std::vector<std::string>& reports,
                   const std::vector<double>& rates) {
   const bool replicas = ready.shape.layout.replicas > 1;
-  std::printf("%s  part                    busy   input    plan    send   edge into it\n",
-              replicas ? " rank" : "stage");
+  int width = 20;
+  for (const StageFacts& facts : ready.facts) width = std::max(width, static_cast<int>(facts.part.size()));
+  std::printf("%s  %-*s    busy   input    plan    send   edge into it\n", replicas ? " rank" : "stage",
+              width, "part");
   for (size_t s = 0; s < reports.size(); ++s) {
     proto::StageReport r;
     ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
@@ -189,7 +191,7 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
         std::max({1e-9, r.span_seconds(),
                   r.busy_seconds() + r.wait_input_seconds() + r.wait_plan_seconds() + r.send_seconds()});
     std::printf(
-        "%5zu  %-20s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, ready.facts[s].part.c_str(),
+        "%5zu  %-*s %5.1f %%  %4.1f %%  %4.1f %%  %4.1f %%   %s\n", s, width, ready.facts[s].part.c_str(),
         100 * r.busy_seconds() / span, 100 * r.wait_input_seconds() / span,
         100 * r.wait_plan_seconds() / span, 100 * r.send_seconds() / span,
         ready.shape.layout.stage_of(static_cast<int>(s)) == 0 ? "" : rate_text(rates[s], "B").c_str());
@@ -221,8 +223,10 @@ void print_evener_cut(const JobShape& shape, const std::vector<std::string>& rep
   for (size_t s = 0; s < better.size(); ++s)
     then = std::max(then, slowness[s] * stage_cost(better[s], shape.cost));
   if (then > 0.99 * longest) return;
-  std::printf("by these times --layer-partition %s would make the busiest stage %.0f %% less busy\n",
-              flag_text(better).c_str(), 100 * (1 - then / longest));
+  std::printf(
+      "by these times --layer-partition %s would make the busiest stage %.0f %% less busy, where every stage "
+      "has processors of its own\n",
+      flag_text(better).c_str(), 100 * (1 - then / longest));
 }
 
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
@@ -312,16 +316,16 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
   auto flags = std::make_shared<BenchFlags>();
   flags->job.load_format = "dummy";
   sub->add_option("--num-prompts", flags->prompts, "Requests")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->capture_default_str();
   sub->add_option("--input-len", flags->input_len, "Tokens a prompt")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->capture_default_str();
   sub->add_option("--output-len", flags->output_len, "New tokens a request; 1 measures prefill")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->capture_default_str();
   sub->add_option("--num-warmups", flags->warm_ups, "Runs of the whole job before the measured one")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(int64_t{0}, kMostOfAnything))
       ->capture_default_str();
   sub->add_flag("--split-k", flags->job.any_sum_order,
                 "On a GPU, products may add up in any order: what the same bits in any company cost");

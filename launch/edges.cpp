@@ -87,9 +87,15 @@ CopyEnds open_copy_ends(World& world, Device& device, std::vector<EdgeKind>& edg
   return ends;
 }
 
-/// `--gpu-edges copy` takes nothing else.
-void require_copies(const World& world, const std::vector<EdgeKind>& edges) {
-  for (size_t from = 0; from < edges.size(); ++from)
+/// `--gpu-edges copy` takes nothing else between GPUs.
+void require_copies(const World& world, const std::vector<DeviceKind>& kinds,
+                    const std::vector<EdgeKind>& edges) {
+  for (size_t from = 0; from < edges.size(); ++from) {
+    if (edges[from] == EdgeKind::staged && kinds[from] == kinds[from + 1])
+      throw UsageError(
+          "--gpu-edges copy: expected GPUs of different processes, found stages that are threads of one, "
+          "which pass hidden "
+          "states through host memory; start a rank for each GPU with mpirun or srun");
     if (edges[from] == EdgeKind::nccl)
       throw UsageError(
           "--gpu-edges copy: expected GPUs of one host that reach each other's memory, found that those of "
@@ -97,14 +103,16 @@ void require_copies(const World& world, const std::vector<EdgeKind>& edges) {
           std::to_string(from) + " (" + world.info(static_cast<int>(from)).host + ") and rank " +
           std::to_string(from + 1) + " (" + world.info(static_cast<int>(from) + 1).host +
           ") do not; --gpu-edges auto takes NCCL there");
+  }
 }
 
 void say_what_edges_are(const World& world, const std::vector<EdgeKind>& edges) {
   const auto copied = std::count(edges.begin(), edges.end(), EdgeKind::copy);
   const auto nccl = std::count(edges.begin(), edges.end(), EdgeKind::nccl);
-  if (world.rank() == 0 && copied + nccl > 0)
-    log::info("edges between GPUs: " + std::to_string(copied) + " by the GPUs' copy engines, " +
-              std::to_string(nccl) + " over NCCL");
+  const auto staged = std::count(edges.begin(), edges.end(), EdgeKind::staged);
+  if (world.rank() == 0 && copied + nccl + staged > 0)
+    log::info("edges of GPUs: " + std::to_string(copied) + " by their copy engines, " + std::to_string(nccl) +
+              " over NCCL, " + std::to_string(staged) + " through host memory");
 }
 
 /// NCCL reads these once. What the user has set stays.
@@ -127,7 +135,7 @@ RunnerEdges make_edges(World& world, Device& device, const Layout& layout,
   std::vector<EdgeKind> kinds_of_edge = kinds_of_edges(world, layout, kinds, wanted);
   const CopyEnds copies = open_copy_ends(world, device, kinds_of_edge, layout);
   const std::vector<std::string> ids = agree(world, [&]() -> std::string {  // each made by the sending end
-    if (wanted == GpuEdges::copy) require_copies(world, kinds_of_edge);
+    if (wanted == GpuEdges::copy) require_copies(world, kinds, kinds_of_edge);
     if (last || kinds_of_edge[static_cast<size_t>(rank)] != EdgeKind::nccl) return {};
     if (gpus_are_shared) let_nccl_share_gpus(world);
     return make_nccl_id();

@@ -91,7 +91,7 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
   app.add_option("--max-model-len", o.max_model_len,
                  "Longest prompt and answer together, in tokens [the model's]")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->group(group);
   app.add_option("--seed", o.seed, "Of rows that give none, and of dummy weights")
       ->group(group)
@@ -146,11 +146,13 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
       ->check(CLI::Range(0.01, 1.0))
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", o.kv_cache_bytes, "The KV cache of each rank, instead of a share")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->group(group);
-  app.add_option("--max-num-seqs", o.max_num_seqs,
-                 "Sequences running at once, over all micro-batches [64 a micro-batch; 1024 on a GPU]")
-      ->check(CLI::PositiveNumber)
+  app.add_option(
+         "--max-num-seqs", o.max_num_seqs,
+         "Sequences running at once, over all micro-batches [64 a micro-batch, 128 with one stage; 1024 a "
+         "micro-batch on GPUs]")
+      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
       ->group(group);
   app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens,
                  "Tokens a micro-batch [512; 8192 on a GPU]")
@@ -286,7 +288,9 @@ JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversub
   shape.max_model_len = chosen_max_model_len(options, shape.config);
   shape.cost =
       cut_cost(shape.config, shape.dtype, shape.kv_dtype, shape.max_model_len, names_gpu(options.device));
-  shape.partition = parse_partition(options.layer_partition, stages, shape.cost);
+  std::vector<double> slowness = slowness_of_devices(options.device);
+  if (slowness.size() != static_cast<size_t>(stages)) slowness.clear();  // parse_devices says so
+  shape.partition = parse_partition(options.layer_partition, stages, shape.cost, slowness);
   shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);

@@ -1,5 +1,7 @@
 #include "launch/placement.h"
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <utility>
@@ -41,6 +43,15 @@ std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& 
     kinds.push_back(gpu ? DeviceKind::cuda : DeviceKind::cpu);
   }
   return kinds;
+}
+
+std::vector<double> slowness_of_devices(const std::string& flag) {
+  constexpr double kCpuOverGpu = 300;  // roughly, in bfloat16: a CPU beside GPUs gets the embedding alone
+  const std::vector<std::string> parts = parts_of(flag);
+  std::vector<double> slowness;
+  for (const std::string& part : parts) slowness.push_back(part == "cpu" ? kCpuOverGpu : 1);
+  const bool mixed = std::adjacent_find(parts.begin(), parts.end(), std::not_equal_to<>()) != parts.end();
+  return mixed ? slowness : std::vector<double>{};
 }
 
 bool names_gpu(const std::string& flag) {

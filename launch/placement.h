@@ -13,6 +13,9 @@ namespace penstock {
 /// Reads --device, by stage: "cpu"; "cuda", which leaves a stage that holds the embedding alone to its host;
 /// or one of the two for each stage, as in "cpu,cuda,cuda,cuda". Throws UsageError when it is none of these.
 std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& partition);
+/// How slow each stage's device is, the fastest kind being 1; empty where --device names one kind. For
+/// --layer-partition auto.
+std::vector<double> slowness_of_devices(const std::string& flag);
 /// Whether --device asks for a GPU anywhere.
 bool names_gpu(const std::string& flag);
 

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <numeric>
 
 #include "launch/commands.h"
@@ -21,6 +22,32 @@ std::vector<double> stage_costs(const Partition& partition, const CutCost& cost)
   return costs;
 }
 
+/// As many as the flags say, by count or by naming something for each; else four.
+int stages_by_flags(const JobOptions& options) {
+  const auto listed = [](const std::string& flag) {
+    return 1 + static_cast<int>(std::count(flag.begin(), flag.end(), ','));
+  };
+  if (options.pipeline_parallel > 0) return options.pipeline_parallel;
+  if (const int devices = listed(options.device); devices > 1) return devices;
+  if (const int counts = listed(options.layer_partition); counts > 1) return counts;
+  return 4;
+}
+
+/// What another cut would bring. Not where devices differ: their speeds are not known here.
+void print_advice(const JobShape& shape) {
+  const std::vector<DeviceKind>& devices = shape.devices;
+  if (std::adjacent_find(devices.begin(), devices.end(), std::not_equal_to<>()) != devices.end()) return;
+  const double here = imbalance(shape.partition, shape.cost);
+  const double best = imbalance(partition_by_cost(shape.layout.stages, shape.cost), shape.cost);
+  const double gain = here / best - 1;
+  if (gain < 0.01) return;
+  std::printf(
+      "--layer-partition auto: %.0f %% more throughput where every stage has processors of its own (the "
+      "dearest stage "
+      "would be %.2f times the mean)\n",
+      100 * gain, best);
+}
+
 void print_plan(const JobOptions& options, const Layout& layout, bool oversubscribed) {
   const JobShape shape = shape_job(options, layout, oversubscribed);
   const int stages = layout.stages;
@@ -38,13 +65,15 @@ void print_plan(const JobOptions& options, const Layout& layout, bool oversubscr
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
   int64_t kv_per_token = 0;
   int64_t experts = 0;
-  std::printf("rank  part                       weights MiB   KV MiB / 1000 tokens   share of the work\n");
+  int width = 24;
+  for (const StageCut& cut : shape.partition) width = std::max(width, static_cast<int>(cut.text().size()));
+  std::printf("rank  %-*s   weights MiB   KV MiB / 1000 tokens   share of the work\n", width, "part");
   for (size_t s = 0; s < shape.partition.size(); ++s) {
     const StageCut& cut = shape.partition[s];
     const int64_t kv = kv_bytes_per_block(shape, cut, options.block_size) / options.block_size;
     kv_per_token += kv;
     experts += expert_bytes(shape, cut);
-    std::printf("%4zu  %-24s  %12.1f  %20.2f  %20.1f %%\n", s, cut.text().c_str(),
+    std::printf("%4zu  %-*s  %12.1f  %20.2f  %20.1f %%\n", s, width, cut.text().c_str(),
                 mib(weight_bytes(shape, cut)), mib(1000 * kv), all > 0 ? 100 * costs[s] / all : 0);
   }
   const char* together = layout.replicas > 1 ? "the ranks of a replica" : "all ranks";
@@ -61,12 +90,7 @@ void print_plan(const JobOptions& options, const Layout& layout, bool oversubscr
       "5 %% of a mean forward)\n",
       shape.schedule.micro_batches, static_cast<long long>(shape.max_num_batched_tokens),
       100 * predicted_bubble(shape.schedule, timing));
-  const double here = imbalance(shape.partition, shape.cost);
-  const double best = imbalance(partition_by_cost(stages, shape.cost), shape.cost);
-  std::printf(
-      "--layer-partition auto would make the dearest stage %.2f times the mean instead of %.2f: %.0f %% more "
-      "throughput where every stage has processors of its own\n",
-      best, here, 100 * (here / best - 1));
+  print_advice(shape);
   std::printf("\nforwards, one column a unit of time, the digit is the micro-batch:\n%s",
               grid(shape.schedule, 48).c_str());
 }
@@ -82,8 +106,7 @@ void add_plan(CLI::App& app, Command& chosen) {
   sub->add_flag("--oversubscribed", *shared_cores, "Plan for ranks that share cores")->group("Machine");
   sub->callback([options, shared_cores, &chosen] {
     chosen = [options, shared_cores] {
-      const int stages = options->pipeline_parallel > 0 ? options->pipeline_parallel : 4;
-      print_plan(*options, {std::max(1, options->data_parallel), stages}, *shared_cores);
+      print_plan(*options, {std::max(1, options->data_parallel), stages_by_flags(*options)}, *shared_cores);
       return 0;
     };
   });

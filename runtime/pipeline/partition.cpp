@@ -120,10 +120,11 @@ double imbalance(const Partition& partition, const CutCost& cost) {
   return sum > 0 ? dearest * static_cast<double>(partition.size()) / sum : 1;
 }
 
-Partition parse_partition(const std::string& flag, int stages, const CutCost& cost) {
+Partition parse_partition(const std::string& flag, int stages, const CutCost& cost,
+                          const std::vector<double>& slowness) {
   const auto layers = static_cast<int64_t>(cost.halves.size() / 2);
   if (flag.empty()) return default_partition(layers, stages);
-  if (flag == "auto") return partition_by_cost(stages, cost);
+  if (flag == "auto") return partition_by_cost(stages, cost, slowness);
   std::vector<int64_t> halves;
   const char* at = flag.data();
   const char* const end = at + flag.size();
@@ -132,7 +133,7 @@ Partition parse_partition(const std::string& flag, int stages, const CutCost& co
     auto [stopped, error] = std::from_chars(at, end, value);
     const bool and_a_half = error == std::errc{} && std::string_view(stopped, end).starts_with(".5");
     if (and_a_half) stopped += 2;
-    if (error != std::errc{} || (stopped != end && *stopped != ',') || value > layers)
+    if (error != std::errc{} || (stopped != end && *stopped != ',') || value < 0 || value > layers)
       throw UsageError(
           "--layer-partition: expected 'auto' or counts such as 0,6,6,6 or 6.5,6,5.5 of at most " +
           std::to_string(layers) + " each, found '" + flag + "'");

@@ -50,7 +50,8 @@ double stage_cost(const StageCut& cut, const CutCost& cost);
 double imbalance(const Partition& partition, const CutCost& cost);
 
 /// Reads --layer-partition: "" (the default cut), "auto", or counts of layers such as "0,6,6,6" or
-/// "6.5,6,5.5". Two of `cost.halves` for each layer.
-Partition parse_partition(const std::string& flag, int stages, const CutCost& cost);
+/// "6.5,6,5.5". Two of `cost.halves` for each layer; `slowness` is for "auto".
+Partition parse_partition(const std::string& flag, int stages, const CutCost& cost,
+                          const std::vector<double>& slowness = {});
 
 }  // namespace penstock

@@ -20,6 +20,16 @@ TEST(Placement, ADeviceListThatFitsNoStagesIsRefused) {
     EXPECT_THROW(parse_devices(flag, kFourStages), UsageError) << flag;
 }
 
+TEST(Placement, BesideGpusACpuIsSlow) {
+  EXPECT_TRUE(slowness_of_devices("cpu").empty());
+  EXPECT_TRUE(slowness_of_devices("cuda,cuda").empty());
+  const std::vector<double> mixed = slowness_of_devices("cpu,cuda,cuda");
+  ASSERT_EQ(mixed.size(), 3U);
+  EXPECT_EQ(mixed[1], 1);
+  const CutCost cost{0, std::vector<double>(64, 1.0), 2};
+  EXPECT_EQ(flag_text(parse_partition("auto", 3, cost, mixed)), "0,16.5,15.5");
+}
+
 TEST(Placement, RanksOfAHostTakeDifferentGpusWhileThereAreEnough) {
   const std::vector<std::string> two{"A", "B"};
   const std::vector<VisibleGpus> visible{{"n1", {}}, {"n1", two}, {"n1", two}, {"n2", two}, {"n1", two}};
