@@ -14,6 +14,7 @@
 #include "launch/bench.h"
 #include "launch/bench_edges.h"
 #include "launch/decode_bounds.h"
+#include "launch/flag_checks.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
@@ -315,17 +316,15 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
       bench.add_subcommand("pipeline", "A generation job on made-up prompts, alone or under mpirun");
   auto flags = std::make_shared<BenchFlags>();
   flags->job.load_format = "dummy";
-  sub->add_option("--num-prompts", flags->prompts, "Requests")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
-      ->capture_default_str();
+  sub->add_option("--num-prompts", flags->prompts, "Requests")->check(at_least(1))->capture_default_str();
   sub->add_option("--input-len", flags->input_len, "Tokens a prompt")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
+      ->check(at_least(1))
       ->capture_default_str();
   sub->add_option("--output-len", flags->output_len, "New tokens a request; 1 measures prefill")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
+      ->check(at_least(1))
       ->capture_default_str();
   sub->add_option("--num-warmups", flags->warm_ups, "Runs of the whole job before the measured one")
-      ->check(CLI::Range(int64_t{0}, kMostOfAnything))
+      ->check(at_least(0))
       ->capture_default_str();
   sub->add_flag("--split-k", flags->job.any_sum_order,
                 "On a GPU, products may add up in any order: what the same bits in any company cost");

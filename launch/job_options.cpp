@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "launch/flag_checks.h"
 #include "launch/placement.h"
 #include "runtime/model/model_cost.h"
 
@@ -83,15 +84,12 @@ void add_model_flags(CLI::App& app, JobOptions& o) {
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option(
-         "--expert-loading", o.lazy_experts,
-         "eager reads all experts at the start; lazy reads each when a row is first routed to it [eager]")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, bool>{{"eager", false}, {"lazy", true}})
-                      .description("eager or lazy"))
+  add_choice(app, "--expert-loading", o.lazy_experts, {{"eager", false}, {"lazy", true}},
+             "eager reads all experts at the start; lazy reads each when a row is first routed to it [eager]")
       ->group(group);
   app.add_option("--max-model-len", o.max_model_len,
                  "Longest prompt and answer together, in tokens [the model's]")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
+      ->check(at_least(1))
       ->group(group);
   app.add_option("--seed", o.seed, "Of rows that give none, and of dummy weights")
       ->group(group)
@@ -127,13 +125,11 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
          "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP), or "
          "auto for an even cost [embedding alone, then evenly]")
       ->group(group);
-  app.add_option("--gpu-edges", o.gpu_edges,
-                 "How hidden states pass from GPU to GPU: copy (by their copy engines, on one host), nccl, "
-                 "or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, GpuEdges>{{"auto", GpuEdges::automatic},
-                                                                          {"copy", GpuEdges::copy},
-                                                                          {"nccl", GpuEdges::nccl}})
-                      .description("auto, copy or nccl"))
+  add_choice(app, "--gpu-edges", o.gpu_edges,
+             {{"auto", GpuEdges::automatic}, {"copy", GpuEdges::copy}, {"nccl", GpuEdges::nccl}},
+             "How hidden states pass between GPUs of different processes: copy (by their copy engines, on "
+             "one host), nccl, "
+             "or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
       ->group(group);
   app.add_option("--matmul-cache", o.matmul_cache,
                  "File that keeps which algorithms multiply fastest on this GPU, so that the next job need "
@@ -146,13 +142,13 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
       ->check(CLI::Range(0.01, 1.0))
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", o.kv_cache_bytes, "The KV cache of each rank, instead of a share")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
+      ->check(at_least(1))
       ->group(group);
   app.add_option(
          "--max-num-seqs", o.max_num_seqs,
          "Sequences running at once, over all micro-batches [64 a micro-batch, 128 with one stage; 1024 a "
          "micro-batch on GPUs]")
-      ->check(CLI::Range(int64_t{1}, kMostOfAnything))
+      ->check(at_least(1))
       ->group(group);
   app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens,
                  "Tokens a micro-batch [512; 8192 on a GPU]")
@@ -195,14 +191,10 @@ void add_batch_flags(CLI::App& app, JobOptions& o) {
   app.add_flag("--preflight", o.preflight,
                "Check hosts, network, shared folders, space and clocks, print a table, and run nothing")
       ->group(group);
-  app.add_option(
-         "--resume", o.resume,
-         "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
-         "same job, force goes on whatever has changed, never starts over [auto]")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Resume>{{"auto", Resume::automatic},
-                                                                        {"force", Resume::force},
-                                                                        {"never", Resume::never}})
-                      .description("auto, force or never"))
+  add_choice(app, "--resume", o.resume,
+             {{"auto", Resume::automatic}, {"force", Resume::force}, {"never", Resume::never}},
+             "When an earlier job left rows in the journal beside the output: auto goes on where it was the "
+             "same job, force goes on whatever has changed, never starts over [auto]")
       ->group(group);
   app.add_option("--drain-seconds", o.drain_seconds,
                  "After SIGTERM, SIGINT or SIGUSR1: for how long the job may take to save what it has")

@@ -20,9 +20,6 @@ class App;
 
 namespace penstock {
 
-/// Of a flag that counts something and has no limit of its own: so that a message can tell the range.
-constexpr int64_t kMostOfAnything = int64_t{1} << 50;
-
 /// How hidden states pass between GPUs of different processes: by their copy engines, over NCCL, or by
 /// either, whichever can be had.
 enum class GpuEdges { automatic, copy, nccl };
