@@ -44,14 +44,11 @@ struct ShortRows {
 template <int kDim>
 class Copies {
  public:
-  Barrier* full_keys;
-  Barrier* full_values;
-
   __device__ Copies(const ShortRows& rows, Barrier* keys, Barrier* values, unsigned shared, int sequence,
                     int kv_head, int first_tile, int end_tile, int context)
-      : full_keys(keys),
-        full_values(values),
-        rows_(rows),
+      : rows_(rows),
+        full_keys_(keys),
+        full_values_(values),
         shared_(shared),
         sequence_(sequence),
         kv_head_(kv_head),
@@ -61,16 +58,17 @@ class Copies {
         chunk_(first_tile * kTileChunks + static_cast<int>(threadIdx.x)) {
     find();
   }
-  __device__ void start_keys(int tile) { start(tile, full_keys, 0, 0); }
+  __device__ void start_keys(int tile) { start(tile, full_keys_, 0, 0); }
   /// After the tile's keys.
   __device__ void start_values(int tile) {
-    start(tile, full_values, Layout<kDim>::kValues, rows_.p.kv_heads * rows_.p.block_size);
+    start(tile, full_values_, Layout<kDim>::kValues, rows_.p.kv_heads * rows_.p.block_size);
     if (chunk_ / kTileChunks != tile) return;
     chunk_ += kCopiers;
     find();
   }
 
  private:
+  /// Where this lane's next chunk begins, of K; of all tiles' four chunks each lane copies every kCopiers-th.
   __device__ void find() {
     const Problem& p = rows_.p;
     const int position = chunk_ * kChunkKeys;
@@ -94,6 +92,8 @@ class Copies {
   }
 
   const ShortRows& rows_;
+  Barrier* full_keys_;
+  Barrier* full_values_;
   unsigned shared_;
   int sequence_, kv_head_, first_tile_, end_tile_, context_;
   int chunk_;  // this lane's next one
@@ -101,8 +101,7 @@ class Copies {
   bool there_ = false;
 };
 
-/// Scores of 16 keys; where the lane's row of the matrices that it loads lies in a chunk is row_at, and
-/// chunks of 16 bytes in it begin at columns of 8.
+/// s = q k^T of the 16 keys of a chunk.
 template <int kDim>
 __device__ void score_chunk(float (&s)[2][4], const uint32_t (&q)[kDim / 16][4], unsigned chunk, int lane) {
   const int row = lane / 16 * 8 + lane % 8;
