@@ -4,6 +4,7 @@
 #include <set>
 
 #include "runtime/base/error.h"
+#include "runtime/base/log.h"
 #include "runtime/base/rng.h"
 #include "runtime/requests/answer_text.h"
 #include "runtime/requests/text/tokenizer.h"
@@ -351,6 +352,7 @@ void BatchJob::write_behind() {
     record.set_line(format(*row));
     record.set_failed(failed);
     if (options_.metrics != nullptr) show(*row);
+    if (failed && counters_.rows_failed == static_cast<int64_t>(sink_->failed_rows())) tell_of(*row);
     if (!failed) record.set_numerics(std::get<Answer>(row->what).system_fingerprint);
     counters_.rows_renewed += record.numerics().empty() ? 0 : 1;
     if (options_.keep_numbers && !failed)
@@ -368,6 +370,14 @@ void BatchJob::write_behind() {
     counters_.rows_failed += failed ? 1 : 0;
     ++counters_.rows_done;
   }
+}
+
+// Only of the first one: so a job whose every row has the same error says why.
+void BatchJob::tell_of(const DoneRow& row) {
+  const RowError& error = std::get<RowError>(row.what);
+  log::warning("row " + std::to_string(row.number + 1) +
+               (error.custom_id.empty() ? "" : " (custom_id " + error.custom_id + ")") + " has an error: " +
+               error.message + " (the output has it too; of other rows only the output tells)");
 }
 
 void BatchJob::show(const DoneRow& row) const {

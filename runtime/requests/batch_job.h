@@ -154,6 +154,7 @@ class BatchJob {
   void write_behind();
   void save_cut_rows();
   std::string format(DoneRow& row) const;
+  static void tell_of(const DoneRow& row);
   void show(const DoneRow& row) const;
   void run_guarded(void (BatchJob::*body)());
   void rethrow_failure();

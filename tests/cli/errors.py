@@ -113,6 +113,8 @@ class Errors(ProgramTest):
         self.assertIsNone(errors[6])
         self.assertIn("UTF-8", errors[7])
         self.assertIn("6 with errors", run.stderr)
+        self.assertEqual(run.stderr.count("has an error: "), 1, run.stderr)
+        self.assertRegex(run.stderr, r"row 2 has an error: .*not valid JSON")
 
 
 if __name__ == "__main__":
