@@ -1,10 +1,14 @@
 // The tokenizer against Hugging Face's tokenizers: tests/data/tokenizers holds small tokenizer.json files,
-// and what version 0.23.3 of that library answered; ../shared/tokenizers real ones.
+// and what version 0.23.3 of that library answered, of those with a tokenizer_config.json what transformers
+// 5.24 did; ../shared/tokenizers real ones.
 #include "runtime/requests/text/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "runtime/base/error.h"
@@ -67,6 +71,25 @@ TEST(Tokenizer, GivesTheIdsAndTheTextOfTheSharedCases) {
       EXPECT_EQ(tokenizer->decode(ids, true), c["decoded_skip_special"].get<std::string>());
     }
   }
+}
+
+TEST(Tokenizer, AConfigThatDoesNotFitIsNamed) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("penstock-tokenizer-" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  std::filesystem::copy(data_folder() / "tokenizers" / "gpt2" / "tokenizer.json", folder);
+  for (const char* config :
+       {R"({"added_tokens_decoder": {"x": {"content": "a"}}})", R"({"added_tokens_decoder": {"5": {}}})",
+        R"({"extra_special_tokens": 7})", R"({"pad_token": {"content": 3}})", "[]"}) {
+    std::ofstream(folder / "tokenizer_config.json") << config;
+    try {
+      Tokenizer::load(folder);
+      ADD_FAILURE() << config << " was taken";
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find("tokenizer_config.json"), std::string::npos) << error.what();
+    }
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Tokenizer, BringsBackAnyTextThroughABytelevelModel) {

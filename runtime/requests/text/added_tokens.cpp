@@ -8,11 +8,10 @@
 #include "runtime/requests/text/utf8.h"
 
 namespace penstock {
-namespace {
 
 using nlohmann::json;
 
-AddedToken read_token(const json& object) {
+AddedToken read_added_token(const json& object) {
   AddedToken token;
   token.content = json_fields::required_text(object, "content");
   token.single_word = json_fields::boolean(object, "single_word", false);
@@ -23,23 +22,37 @@ AddedToken read_token(const json& object) {
   return token;
 }
 
-}  // namespace
-
-AddedTokens AddedTokens::parse(const json& array, const Vocabulary& model, const Normalizer& normalizer) {
+AddedTokens AddedTokens::parse(const json& array, const std::vector<AddedToken>& later,
+                               const Vocabulary& model, const Normalizer& normalizer) {
   AddedTokens made;
   made.spaces_ = code_points_named("Space");
   made.word_characters_ = rust_word_code_points();
-  if (array.is_null()) return made;
-  if (!array.is_array()) throw UsageError("tokenizer.json: 'added_tokens' must be an array.");
-  for (const json& object : array) {
-    AddedToken token = read_token(object);
-    if (token.content.empty() || made.names_.id_of(token.content)) continue;
+  if (!array.is_null() && !array.is_array())
+    throw UsageError("tokenizer.json: 'added_tokens' must be an array.");
+  const auto add = [&](AddedToken token) {
     const size_t next_free = std::max(model.size(), made.names_.id_bound());
     token.id = model.id_of(token.content).value_or(static_cast<uint32_t>(next_free));
     if (token.id > Vocabulary::kMaxId) throw UsageError("tokenizer.json: too many added tokens.");
     made.names_.add(token.content, token.id);
     if (token.special) made.special_.insert(token.content);
     made.tokens_.push_back(std::move(token));
+  };
+  for (const json& object : array) {
+    AddedToken token = read_added_token(object);
+    if (!token.content.empty() && !made.names_.id_of(token.content)) add(std::move(token));
+  }
+  for (const AddedToken& token : later) {
+    const auto before = std::find_if(made.tokens_.begin(), made.tokens_.end(),
+                                     [&](const AddedToken& t) { return t.content == token.content; });
+    if (token.content.empty()) continue;
+    if (before == made.tokens_.end()) {
+      add(token);
+      continue;
+    }
+    const uint32_t id = before->id;
+    *before = token;
+    before->id = id;
+    if (token.special) made.special_.insert(token.content);
   }
   // Where two tokens normalize to the same text the special one is found, then the earlier one.
   for (const bool special : {true, false}) {

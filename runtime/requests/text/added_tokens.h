@@ -28,13 +28,16 @@ struct AddedToken {
   bool special = false;      // left out by skip_special_tokens, unless normalizing gave it another spelling
 };
 
+/// {"content": ..., "lstrip": ..., ...}; the id is not read. Throws UsageError naming what does not fit.
+AddedToken read_added_token(const nlohmann::json& object);
+
 class AddedTokens {
  public:
-  /// `array` is tokenizer.json's added_tokens or null. A token that the model knows keeps the model's id;
-  /// another gets the next free one, as in Hugging Face's own loading. Throws UsageError naming an entry that
-  /// does not fit.
-  static AddedTokens parse(const nlohmann::json& array, const Vocabulary& model,
-                           const Normalizer& normalizer);
+  /// `array` is tokenizer.json's added_tokens or null, `later` what is added over them. A token that the
+  /// model knows keeps the model's id; another gets the next free one, as in Hugging Face's own loading.
+  /// Throws UsageError naming an entry that does not fit.
+  static AddedTokens parse(const nlohmann::json& array, const std::vector<AddedToken>& later,
+                           const Vocabulary& model, const Normalizer& normalizer);
 
   /// Nothing when the token is not an added one.
   std::optional<uint32_t> id_of(std::string_view content) const { return names_.id_of(content); }

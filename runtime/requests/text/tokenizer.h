@@ -54,7 +54,7 @@ class Tokenizer {
   struct Parts;
   explicit Tokenizer(std::unique_ptr<Parts> parts);
   static std::shared_ptr<const Tokenizer> assemble(const std::string& json, const std::string& name,
-                                                   SpecialTokens special_tokens);
+                                                   const std::optional<std::filesystem::path>& folder);
   std::unique_ptr<Parts> parts_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/json_file.h"
+#include "runtime/requests/text/config_tokens.h"
 #include "runtime/requests/text/json_depth.h"
 #include "runtime/requests/text/special_tokens.h"
 #include "runtime/requests/text/tokenizer.h"
@@ -51,15 +52,15 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const fs::path& path) {
     throw UsageError(file.string() +
                      " does not exist; a tokenizer is a folder with a tokenizer.json, or such a file.");
   }
-  return assemble(read_text_file(file), file.string(), read_special_tokens(file.parent_path()));
+  return assemble(read_text_file(file), file.string(), file.parent_path());
 }
 
 std::shared_ptr<const Tokenizer> Tokenizer::parse(const std::string& text, const std::string& name) {
-  return assemble(text, name, {});
+  return assemble(text, name, std::nullopt);
 }
 
 std::shared_ptr<const Tokenizer> Tokenizer::assemble(const std::string& text, const std::string& name,
-                                                     SpecialTokens special_tokens) {
+                                                     const std::optional<fs::path>& folder) {
   const json root = parse_json(text, name);
   if (!root.is_object() || nests_deeper(root, kMaxJsonDepth)) {
     throw UsageError(name + " must hold a JSON object that nests at most " + std::to_string(kMaxJsonDepth) +
@@ -69,12 +70,19 @@ std::shared_ptr<const Tokenizer> Tokenizer::assemble(const std::string& text, co
   const auto part = [&](const char* field) -> const json& {
     return root.contains(field) ? root[field] : absent;
   };
+  SpecialTokens special_tokens;
+  std::vector<AddedToken> later;
+  if (folder) {
+    special_tokens = read_special_tokens(*folder);
+    later = read_config_tokens(*folder, part("added_tokens"));
+  }
   try {
     auto parts = std::make_unique<Parts>();
     parts->normalizer = Normalizer::parse(part("normalizer"));
     parts->pre_tokenizer = PreTokenizer::parse(part("pre_tokenizer"));
     parts->model = Bpe::parse(part("model"), parts->pre_tokenizer.ends_in_bytes());
-    parts->added = AddedTokens::parse(part("added_tokens"), parts->model.vocabulary(), parts->normalizer);
+    parts->added =
+        AddedTokens::parse(part("added_tokens"), later, parts->model.vocabulary(), parts->normalizer);
     parts->post_processor = PostProcessor::parse(
         part("post_processor"), std::max(parts->model.vocabulary().id_bound(), parts->added.id_bound()));
     parts->decoder = Decoder::parse(part("decoder"));
