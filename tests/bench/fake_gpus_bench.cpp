@@ -15,14 +15,15 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/device/device.h"
 #include "runtime/pipeline/runner.h"
+#include "tests/unit/pretended_gpu.h"
 
 namespace penstock {
 namespace {
 
 constexpr uint32_t kRounds = 100;
 constexpr std::chrono::microseconds kNap{20};
+constexpr double kCopy = 1e-4;    // of a message that is there, into its buffer
 constexpr double kLaunch = 5e-6;  // from asking for a forward of an idle device to its beginning
 
 double now() {
@@ -33,18 +34,9 @@ void sleep_until(double time) {
   while (now() < time) std::this_thread::sleep_for(kNap);
 }
 
-class FakeGpu final : public Device {
+class FakeGpu final : public test::HostBackedDevice {
  public:
   explicit FakeGpu(double forward_seconds) : forward_(forward_seconds) {}
-  DeviceKind kind() const override { return host_->kind(); }
-  std::string name() const override { return "fake"; }
-  MemoryInfo memory() const override { return host_->memory(); }
-  DeviceMemory allocate(size_t bytes) override { return host_->allocate(bytes); }
-  void upload(void* to, const void* from, size_t bytes) override { host_->upload(to, from, bytes); }
-  void download(void* to, const void* from, size_t bytes) override { host_->download(to, from, bytes); }
-  void synchronize() override {}
-  std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
-  std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
   /// The runner asks for it once a forward.
   std::unique_ptr<Moment> mark() override {
     busy_until_ = std::max(now() + kLaunch, busy_until_) + forward_;
@@ -63,30 +55,20 @@ class FakeGpu final : public Device {
     double end_;
   };
 
-  std::unique_ptr<Device> host_ = make_cpu_device();
   double forward_;
   double busy_until_ = 0;
 };
 
-class FakeStage final : public Stage {
+class FakeStage final : public test::EmptyStage {
  public:
   FakeStage(bool first, bool last, double prepare_seconds)
-      : first_(first), last_(last), prepare_(prepare_seconds) {}
-  int64_t hidden_size() const override { return sizeof(double) / sizeof(float); }
-  bool is_first() const override { return first_; }
-  bool is_last() const override { return last_; }
-  size_t weight_bytes() const override { return 0; }
-  size_t kv_bytes_per_block() const override { return 0; }
-  void allocate_cache(int64_t) override {}
-  void allocate_full_precision_cache(int64_t) override {}
-  CacheRounding take_cache_rounding() override { return {}; }
+      : EmptyStage(first, last, sizeof(double) / sizeof(float)), prepare_(prepare_seconds) {}
   DrawingPtr start(const proto::Plan&, TensorView, TensorView) override {
     sleep_until(now() + prepare_);
-    return last_ ? std::make_unique<Drawn>(std::vector<Sampled>(1)) : nullptr;
+    return is_last() ? std::make_unique<Drawn>(std::vector<Sampled>(1)) : nullptr;
   }
 
  private:
-  bool first_, last_;
   double prepare_;
 };
 
@@ -107,22 +89,25 @@ class FakeSender final : public Sender {
   double hop_;
 };
 
+/// A receive starts behind what the device was asked for before it was posted, as runtime/comm/cuda_edge.h
+/// has it.
 class FakeReceiver final : public Receiver {
  public:
-  explicit FakeReceiver(std::unique_ptr<Receiver> inner) : inner_(std::move(inner)) {}
+  FakeReceiver(std::unique_ptr<Receiver> inner, const FakeGpu& gpu) : inner_(std::move(inner)), gpu_(gpu) {}
   TransferPtr receive(Bytes buffer) override {
-    return std::make_unique<Arrival>(inner_->receive(buffer), buffer);
+    return std::make_unique<Arrival>(inner_->receive(buffer), buffer, gpu_.busy_until());
   }
 
  private:
   class Arrival final : public Transfer {
    public:
-    Arrival(TransferPtr inner, Bytes buffer) : inner_(std::move(inner)), buffer_(buffer) {}
+    Arrival(TransferPtr inner, Bytes buffer, double start)
+        : inner_(std::move(inner)), buffer_(buffer), start_(start) {}
     bool done() const override {
       if (!inner_->done()) return false;
       double arrival = 0;
       std::memcpy(&arrival, buffer_.data(), sizeof arrival);
-      return now() >= arrival;
+      return now() >= std::max(arrival, start_ + kCopy);
     }
     void wait() override {
       inner_->wait();
@@ -132,9 +117,11 @@ class FakeReceiver final : public Receiver {
    private:
     TransferPtr inner_;
     Bytes buffer_;
+    double start_;
   };
 
   std::unique_ptr<Receiver> inner_;
+  const FakeGpu& gpu_;
 };
 
 /// A row for each slot, kRounds times.
@@ -170,7 +157,7 @@ void run(int micro_batches, double prepare, double hop, const std::vector<double
       FakeGpu gpu(forwards[static_cast<size_t>(s)]);
       FakeStage stage(s == 0, s + 1 == stages, prepare);
       RunnerEdges edges;
-      if (s > 0) edges.in = std::make_unique<FakeReceiver>(world.receiver(s - 1));
+      if (s > 0) edges.in = std::make_unique<FakeReceiver>(world.receiver(s - 1), gpu);
       if (s + 1 < stages) edges.out = std::make_unique<FakeSender>(world.sender(s + 1), gpu, hop);
       Runner runner(stage, gpu, world, std::move(edges), schedule, {s, 0, 1}, s == 0 ? &source : nullptr);
       runner.run();

@@ -7,7 +7,7 @@
 #include <chrono>
 #include <thread>
 
-#include "runtime/device/device.h"
+#include "tests/unit/pretended_gpu.h"
 
 namespace penstock {
 namespace {
@@ -16,18 +16,9 @@ using Clock = std::chrono::steady_clock;
 
 /// A device on which a forward ends when the next one has been asked for, or after a patience that is long
 /// for a runner that asks ahead.
-class SlowDevice final : public Device {
+class SlowDevice final : public test::HostBackedDevice {
  public:
   explicit SlowDevice(std::chrono::milliseconds patience) : patience_(patience) {}
-  DeviceKind kind() const override { return host_->kind(); }
-  std::string name() const override { return "slow"; }
-  MemoryInfo memory() const override { return host_->memory(); }
-  DeviceMemory allocate(size_t bytes) override { return host_->allocate(bytes); }
-  void upload(void* to, const void* from, size_t bytes) override { host_->upload(to, from, bytes); }
-  void download(void* to, const void* from, size_t bytes) override { host_->download(to, from, bytes); }
-  void synchronize() override {}
-  std::unique_ptr<Recording> record(const std::function<void()>&) override { return nullptr; }
-  std::optional<MemoryUse> memory_use() const override { return std::nullopt; }
   std::unique_ptr<Moment> mark() override {
     ends_.push_back(Clock::now() + patience_);
     return std::make_unique<Later>(*this, ++asked_, ends_.back());
@@ -54,7 +45,6 @@ class SlowDevice final : public Device {
     Clock::time_point end_;
   };
 
-  std::unique_ptr<Device> host_ = make_cpu_device();
   std::chrono::milliseconds patience_;
   std::vector<Clock::time_point> ends_;
   int asked_ = 0;
@@ -62,20 +52,12 @@ class SlowDevice final : public Device {
 };
 
 /// Draws, for each row, the token after the one it was given.
-class CountingStage final : public Stage {
+class CountingStage final : public test::EmptyStage {
  public:
-  CountingStage(bool first, bool last) : first_(first), last_(last) {}
-  int64_t hidden_size() const override { return 4; }
-  bool is_first() const override { return first_; }
-  bool is_last() const override { return last_; }
-  size_t weight_bytes() const override { return 0; }
-  size_t kv_bytes_per_block() const override { return 0; }
-  void allocate_cache(int64_t) override {}
-  void allocate_full_precision_cache(int64_t) override {}
-  CacheRounding take_cache_rounding() override { return {}; }
+  CountingStage(bool first, bool last) : EmptyStage(first, last, 4) {}
   DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView) override {
     inputs_.push_back(in_TD.data);
-    if (!last_) return nullptr;
+    if (!is_last()) return nullptr;
     std::vector<Sampled> tokens;
     for (const auto& row : plan.rows()) tokens.push_back({static_cast<int32_t>(row.tokens(0)) + 1, 0, {}, 0});
     return std::make_unique<Drawn>(std::move(tokens));
@@ -85,8 +67,6 @@ class CountingStage final : public Stage {
   const std::vector<void*>& inputs() const { return inputs_; }
 
  private:
-  bool first_;
-  bool last_;
   std::vector<void*> inputs_;
 };
 
