@@ -15,6 +15,7 @@
 #include "launch/bench_edges.h"
 #include "launch/decode_bounds.h"
 #include "launch/flag_checks.h"
+#include "launch/placement.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
@@ -201,10 +202,7 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
 
 /// What the stages' busy times, beside what the cut took them to cost, say of a better one.
 void print_evener_cut(const JobShape& shape, const std::vector<std::string>& reports) {
-  const std::vector<DeviceKind>& devices = shape.devices;
-  if (shape.layout.replicas > 1 || shape.layout.stages == 1 ||
-      std::adjacent_find(devices.begin(), devices.end(), std::not_equal_to<>()) != devices.end())
-    return;
+  if (shape.layout.replicas > 1 || shape.layout.stages == 1 || !devices_are_alike(shape.devices)) return;
   double longest = 0, busy = 0, costs = 0;
   std::vector<double> slowness;
   for (size_t s = 0; s < reports.size(); ++s) {

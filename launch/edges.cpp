@@ -94,8 +94,7 @@ void require_copies(const World& world, const std::vector<DeviceKind>& kinds,
     if (edges[from] == EdgeKind::staged && kinds[from] == kinds[from + 1])
       throw UsageError(
           "--gpu-edges copy: expected GPUs of different processes, found stages that are threads of one, "
-          "which pass hidden "
-          "states through host memory; start a rank for each GPU with mpirun or srun");
+          "which pass hidden states through host memory; start a rank for each GPU with mpirun or srun");
     if (edges[from] == EdgeKind::nccl)
       throw UsageError(
           "--gpu-edges copy: expected GPUs of one host that reach each other's memory, found that those of "

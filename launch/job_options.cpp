@@ -128,8 +128,7 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
   add_choice(app, "--gpu-edges", o.gpu_edges,
              {{"auto", GpuEdges::automatic}, {"copy", GpuEdges::copy}, {"nccl", GpuEdges::nccl}},
              "How hidden states pass between GPUs of different processes: copy (by their copy engines, on "
-             "one host), nccl, "
-             "or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
+             "one host), nccl, or auto (copy where the GPUs reach each other's memory, else nccl) [auto]")
       ->group(group);
   app.add_option("--matmul-cache", o.matmul_cache,
                  "File that keeps which algorithms multiply fastest on this GPU, so that the next job need "

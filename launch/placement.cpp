@@ -45,6 +45,10 @@ std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& 
   return kinds;
 }
 
+bool devices_are_alike(const std::vector<DeviceKind>& kinds) {
+  return std::adjacent_find(kinds.begin(), kinds.end(), std::not_equal_to<>()) == kinds.end();
+}
+
 std::vector<double> slowness_of_devices(const std::string& flag) {
   constexpr double kCpuOverGpu = 300;  // roughly, in bfloat16: a CPU beside GPUs gets the embedding alone
   const std::vector<std::string> parts = parts_of(flag);

@@ -2,11 +2,11 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <functional>
 #include <numeric>
 
 #include "launch/commands.h"
 #include "launch/job_options.h"
+#include "launch/placement.h"
 #include "runtime/model/kv_cache.h"
 
 namespace penstock {
@@ -35,16 +35,14 @@ int stages_by_flags(const JobOptions& options) {
 
 /// What another cut would bring. Not where devices differ: their speeds are not known here.
 void print_advice(const JobShape& shape) {
-  const std::vector<DeviceKind>& devices = shape.devices;
-  if (std::adjacent_find(devices.begin(), devices.end(), std::not_equal_to<>()) != devices.end()) return;
+  if (!devices_are_alike(shape.devices)) return;
   const double here = imbalance(shape.partition, shape.cost);
   const double best = imbalance(partition_by_cost(shape.layout.stages, shape.cost), shape.cost);
   const double gain = here / best - 1;
   if (gain < 0.01) return;
   std::printf(
       "--layer-partition auto: %.0f %% more throughput where every stage has processors of its own (the "
-      "dearest stage "
-      "would be %.2f times the mean)\n",
+      "dearest stage would be %.2f times the mean)\n",
       100 * gain, best);
 }
 
