@@ -142,6 +142,8 @@ RunnerEdges make_edges(World& world, Device& device, const Layout& layout,
   say_what_edges_are(world, kinds_of_edge);
   RunnerEdges edges;
   agree(world, [&]() -> std::string {
+    // First, as it waits for nobody: so no rank's trouble keeps others waiting along the chain.
+    if (copies.out) edges.out = copies.out->connect_sender();
     if (!first) {
       switch (kinds_of_edge[static_cast<size_t>(rank) - 1]) {
         case EdgeKind::copy:
@@ -162,7 +164,6 @@ RunnerEdges make_edges(World& world, Device& device, const Layout& layout,
     if (last) return {};
     switch (kinds_of_edge[static_cast<size_t>(rank)]) {
       case EdgeKind::copy:
-        edges.out = copies.out->connect_sender();
         break;
       case EdgeKind::nccl:
         edges.out = make_nccl_sender(world, device, ids[static_cast<size_t>(rank)], rank + 1);

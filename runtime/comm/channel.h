@@ -35,7 +35,8 @@ class Receiver {
  public:
   virtual ~Receiver() = default;
   /// Posts a receive for the next message, which must have exactly buffer.size() bytes: another size is an
-  /// Error from wait() that names both. May be posted before or after the message arrives.
+  /// Error from wait() that names both. May be posted before or after the message arrives. A device is
+  /// through with all work that uses the buffer: the message may be there at once.
   virtual TransferPtr receive(Bytes buffer) = 0;
 };
 

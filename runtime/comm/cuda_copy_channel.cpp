@@ -76,8 +76,10 @@ class CopyEdge final : public GpuEdge, public CopyEnd, public std::enable_shared
     check(cudaMalloc(&memory, ring + kPage), "allocate an edge's memory");
     mine_ = DeviceBytes(memory);
     my_counter_ = static_cast<std::byte*>(memory) + ring;
-    check(cudaMemset(my_counter_, 0, kPage), "clear an edge's counter");
-    check(cudaDeviceSynchronize(), "clear an edge's counter");
+    // Here, where another kind of edge can still be taken, it shows whether the device has such operations.
+    words_.write(stream(), my_counter_, 0);
+    words_.wait_until(stream(), my_counter_, 0);
+    check(cudaStreamSynchronize(stream()), "clear an edge's counter");
     check(cudaIpcGetMemHandle(&handle_, memory), "share an edge's memory");
   }
 

@@ -16,8 +16,8 @@ constexpr size_t kFirstMessage = size_t{1} << 20;
 class GpuTransfer final : public Transfer {
  public:
   GpuTransfer(std::shared_ptr<GpuEdge> edge, void* data, size_t bytes)
-      : edge_(std::move(edge)), begin_(cuda::make_event()), end_(cuda::make_event()) {
-    edge_->start(data, bytes, begin_.get(), end_.get());
+      : edge_(std::move(edge)), end_(cuda::make_event()) {
+    edge_->start(data, bytes, end_.get());
   }
   bool done() const override { return edge_->reached(end_.get()); }
   void wait() override {
@@ -27,7 +27,6 @@ class GpuTransfer final : public Transfer {
 
  private:
   std::shared_ptr<GpuEdge> edge_;
-  cuda::Event begin_;
   cuda::Event end_;
 };
 
@@ -57,11 +56,17 @@ class GpuReceiver final : public Receiver {
 }  // namespace
 
 GpuEdge::GpuEdge(Device& device, std::string name, EdgeEnd end)
-    : device_(as_cuda(device)), name_(std::move(name)), end_(end), stream_(cuda::make_urgent_stream()) {}
+    : device_(as_cuda(device)),
+      name_(std::move(name)),
+      end_(end),
+      stream_(cuda::make_urgent_stream()),
+      device_so_far_(cuda::make_event()) {}
 
-void GpuEdge::start(void* data, size_t bytes, cudaEvent_t begin, cudaEvent_t end) {
-  check(cudaEventRecord(begin, device_.stream()), "order a transfer");
-  check(cudaStreamWaitEvent(stream(), begin, 0), "order a transfer");
+void GpuEdge::start(void* data, size_t bytes, cudaEvent_t end) {
+  if (end_ == EdgeEnd::sending) {
+    check(cudaEventRecord(device_so_far_.get(), device_.stream()), "order a transfer");
+    check(cudaStreamWaitEvent(stream(), device_so_far_.get(), 0), "order a transfer");
+  }
   pass(data, bytes);
   check(cudaEventRecord(end, stream()), "mark the end of a transfer");
 }
@@ -82,9 +87,9 @@ void GpuEdge::try_out(const char* remedy) {
   for (size_t i = 0; i < expected.size(); ++i) expected[i] = static_cast<int32_t>(i * 2654435761U);
   std::vector<int32_t> found(end_ == EdgeEnd::sending ? expected : std::vector<int32_t>(expected.size(), -1));
   device_.upload(tensor.view.data, found.data(), kFirstMessage);
-  const cuda::Event begin = cuda::make_event();
+  device_.synchronize();
   const cuda::Event end = cuda::make_event();
-  start(tensor.view.data, kFirstMessage, begin.get(), end.get());
+  start(tensor.view.data, kFirstMessage, end.get());
   while (!reached(end.get())) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   if (end_ == EdgeEnd::sending) return;
   device_.download(found.data(), tensor.view.data, kFirstMessage);

@@ -2,7 +2,8 @@
 // run beside the forward, and an end of each transfer that the host can ask for. How a message passes is the
 // derived class's (cuda_copy_channel.cpp, nccl_channel.cpp).
 //
-// A send starts when the work that was asked of the device before it is done; so does a receive.
+// A send starts when the work that was asked of the device before it is done. A receive starts at once:
+// behind forwards that were asked for ahead it would end when there is none left to hide it.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,8 @@ class GpuEdge {
   GpuEdge(const GpuEdge&) = delete;
   GpuEdge& operator=(const GpuEdge&) = delete;
 
-  /// Starts the transfer behind the device's work so far, and marks its end.
-  void start(void* data, size_t bytes, cudaEvent_t begin, cudaEvent_t end);
+  /// Starts the next transfer, and marks its end.
+  void start(void* data, size_t bytes, cudaEvent_t end);
   bool reached(cudaEvent_t end) const;
   /// Later work of the device comes behind what was marked.
   void order_behind(cudaEvent_t end);
@@ -48,6 +49,7 @@ class GpuEdge {
   std::string name_;
   EdgeEnd end_;
   cuda::Stream stream_;
+  cuda::Event device_so_far_;
 };
 
 /// "the NCCL edge from rank 0 (a) to rank 1 (b)".

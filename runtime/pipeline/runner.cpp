@@ -80,6 +80,7 @@ Runner::Runner(Stage& stage, Device& device, World& world, RunnerEdges edges, co
     if (!stage.is_first()) slot.in_TD = device.tensor(DType::f32, shape);
     if (!stage.is_last()) slot.out_TD = device.tensor(DType::f32, shape);
   }
+  device.synchronize();  // earlier work may use what this memory was before, and messages arrive at once
 }
 
 size_t Runner::buffer_bytes(const Stage& stage, const Schedule& schedule, const RunnerOptions& options) {

@@ -3,7 +3,7 @@
 // states arrive at the next stage a hop after its end.
 //
 //   build/tests/fake_gpus_bench MICRO_BATCHES PREPARE_MS HOP_MS FORWARD_MS...     one FORWARD_MS for each
-//   stage build/tests/fake_gpus_bench 5 0.5 0.2 8.7 8.7 8.7 8.7                          about four H200 on
+//   stage build/tests/fake_gpus_bench 5 0.5 0.2 8.7 8.7 8.7 8.7                         about four H200 on
 //   Llama 8B
 //
 // Prints the time of a micro-batch beside that of the slowest stage. Wants cores that are not busy otherwise.
@@ -89,25 +89,24 @@ class FakeSender final : public Sender {
   double hop_;
 };
 
-/// A receive starts behind what the device was asked for before it was posted, as runtime/comm/cuda_edge.h
-/// has it.
+/// A message arrives when it says, however late the receive was posted, as runtime/comm/cuda_edge.h has it.
 class FakeReceiver final : public Receiver {
  public:
-  FakeReceiver(std::unique_ptr<Receiver> inner, const FakeGpu& gpu) : inner_(std::move(inner)), gpu_(gpu) {}
+  explicit FakeReceiver(std::unique_ptr<Receiver> inner) : inner_(std::move(inner)) {}
   TransferPtr receive(Bytes buffer) override {
-    return std::make_unique<Arrival>(inner_->receive(buffer), buffer, gpu_.busy_until());
+    return std::make_unique<Arrival>(inner_->receive(buffer), buffer, now() + kCopy);
   }
 
  private:
   class Arrival final : public Transfer {
    public:
-    Arrival(TransferPtr inner, Bytes buffer, double start)
-        : inner_(std::move(inner)), buffer_(buffer), start_(start) {}
+    Arrival(TransferPtr inner, Bytes buffer, double soonest)
+        : inner_(std::move(inner)), buffer_(buffer), soonest_(soonest) {}
     bool done() const override {
       if (!inner_->done()) return false;
       double arrival = 0;
       std::memcpy(&arrival, buffer_.data(), sizeof arrival);
-      return now() >= std::max(arrival, start_ + kCopy);
+      return now() >= std::max(arrival, soonest_);
     }
     void wait() override {
       inner_->wait();
@@ -117,11 +116,10 @@ class FakeReceiver final : public Receiver {
    private:
     TransferPtr inner_;
     Bytes buffer_;
-    double start_;
+    double soonest_;
   };
 
   std::unique_ptr<Receiver> inner_;
-  const FakeGpu& gpu_;
 };
 
 /// A row for each slot, kRounds times.
@@ -157,7 +155,7 @@ void run(int micro_batches, double prepare, double hop, const std::vector<double
       FakeGpu gpu(forwards[static_cast<size_t>(s)]);
       FakeStage stage(s == 0, s + 1 == stages, prepare);
       RunnerEdges edges;
-      if (s > 0) edges.in = std::make_unique<FakeReceiver>(world.receiver(s - 1), gpu);
+      if (s > 0) edges.in = std::make_unique<FakeReceiver>(world.receiver(s - 1));
       if (s + 1 < stages) edges.out = std::make_unique<FakeSender>(world.sender(s + 1), gpu, hop);
       Runner runner(stage, gpu, world, std::move(edges), schedule, {s, 0, 1}, s == 0 ? &source : nullptr);
       runner.run();

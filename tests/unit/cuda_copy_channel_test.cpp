@@ -144,6 +144,7 @@ TEST_F(CopyChannel, MessagesOfAnySizeArriveWholeAndInOrder) {
           std::vector<std::byte> found(kSizes[i], std::byte{0xA5});
           const Tensor to = side.device->tensor(DType::i8, {static_cast<int64_t>(kSizes[i])});
           side.device->upload(to.view.data, found.data(), kSizes[i]);
+          side.device->synchronize();  // a receive does not wait for the device
           receiver->receive({to.view.as<std::byte>(), kSizes[i]})->wait();
           side.device->download(found.data(), to.view.data, kSizes[i]);
           require(found == message(kSizes[i], i), "message " + std::to_string(i) + " arrived changed");
