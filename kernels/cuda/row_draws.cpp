@@ -48,8 +48,9 @@ PinnedPool::Piece PinnedPool::take(size_t bytes) {
   if (free_.empty()) free_.emplace_back();
   Piece piece = std::move(free_.back());
   free_.pop_back();
-  if (piece.bytes < bytes) piece = {make_pinned(2 * bytes), 2 * bytes};
-  return piece;
+  if (piece.bytes >= bytes) return piece;
+  most_bytes_ = std::max(most_bytes_, 2 * bytes);
+  return {make_pinned(most_bytes_), most_bytes_};
 }
 
 DrawingPtr RowDraws::start(TensorView logits_RV, std::span<const SampleParams> params_R) {

@@ -12,7 +12,8 @@
 
 namespace penstock::cuda {
 
-/// Pinned memory for what is on its way back, used again and again.
+/// Pinned memory for what is on its way back, used again and again. Each piece is made as large as any before
+/// it: a piece that must grow lets go of its memory, for which the driver waits until the device is idle.
 class PinnedPool {
  public:
   struct Piece {
@@ -24,6 +25,7 @@ class PinnedPool {
 
  private:
   std::vector<Piece> free_;
+  size_t most_bytes_ = 0;
 };
 
 /// One thread, that of the Ops.
