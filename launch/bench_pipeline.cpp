@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 #include <optional>
 #include <sstream>
 
@@ -15,10 +16,12 @@
 #include "launch/bench_edges.h"
 #include "launch/decode_bounds.h"
 #include "launch/flag_checks.h"
+#include "launch/job_description.h"
 #include "launch/placement.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "runtime/base/rng.h"
+#include "runtime/metrics/trace.h"
 #include "runtime/model/model_cost.h"
 #include "runtime/pipeline/plan_desk.h"
 #include "runtime/pipeline/runner.h"
@@ -35,6 +38,7 @@ struct BenchFlags {
   int64_t input_len = 184;
   int64_t output_len = 64;
   int64_t warm_ups = 1;
+  std::filesystem::path trace;  // empty: none
 };
 
 /// Plans `prompts` sequences of random tokens, evenly over the replicas, and measures when their prefill ends
@@ -178,7 +182,7 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
 }
 
 /// What each stage did with the time from its first forward to its last, and how fast the edge into it is.
-void print_stages(const ReadyRank& ready, const std::vector<std::string>& reports,
+void print_stages(const ReadyRank& ready, const std::vector<proto::StageReport>& reports,
                   const std::vector<double>& rates) {
   const bool replicas = ready.shape.layout.replicas > 1;
   int width = 20;
@@ -186,8 +190,7 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
   std::printf("%s  %-*s    busy   input    plan    send   edge into it\n", replicas ? " rank" : "stage",
               width, "part");
   for (size_t s = 0; s < reports.size(); ++s) {
-    proto::StageReport r;
-    ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
+    const proto::StageReport& r = reports[s];
     // A replica that has nothing left waits on after its last forward.
     const double span =
         std::max({1e-9, r.span_seconds(),
@@ -201,13 +204,12 @@ void print_stages(const ReadyRank& ready, const std::vector<std::string>& report
 }
 
 /// What the stages' busy times, beside what the cut took them to cost, say of a better one.
-void print_evener_cut(const JobShape& shape, const std::vector<std::string>& reports) {
+void print_evener_cut(const JobShape& shape, const std::vector<proto::StageReport>& reports) {
   if (shape.layout.replicas > 1 || shape.layout.stages == 1 || !devices_are_alike(shape.devices)) return;
   double longest = 0, busy = 0, costs = 0;
   std::vector<double> slowness;
   for (size_t s = 0; s < reports.size(); ++s) {
-    proto::StageReport r;
-    ensure(r.ParseFromString(reports[s]), "a stage's report can be read");
+    const proto::StageReport& r = reports[s];
     const double cost = stage_cost(shape.partition[s], shape.cost);
     slowness.push_back(cost > 0 ? r.busy_seconds() / cost : 0);
     longest = std::max(longest, r.busy_seconds());
@@ -226,6 +228,23 @@ void print_evener_cut(const JobShape& shape, const std::vector<std::string>& rep
       "by these times --layer-partition %s would make the busiest stage %.0f %% less busy, where every stage "
       "has processors of its own\n",
       flag_text(better).c_str(), 100 * (1 - then / longest));
+}
+
+std::vector<proto::StageReport> reports_of_all(World& world, const proto::StageReport& mine) {
+  std::vector<proto::StageReport> reports;
+  for (const std::string& text : agree(world, [&mine] { return mine.SerializeAsString(); }))
+    ensure(reports.emplace_back().ParseFromString(text), "a stage's report can be read");
+  return reports;
+}
+
+void write_trace(const BenchFlags& flags, const ReadyRank& ready, Clock::time_point begin,
+                 const std::vector<proto::StageReport>& reports) {
+  const auto nanoseconds = [](Clock::time_point when) {
+    return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
+  };
+  TraceWriter trace(flags.trace, describe(flags.job, ready), nanoseconds(begin));
+  for (const proto::StageReport& report : reports) trace.add(report, nanoseconds(Clock::now()));
+  trace.finish();
 }
 
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
@@ -282,13 +301,14 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
     source = &remote.emplace(world);
   }
   DecodeCounter stage(*ready.stage);
-  Runner runner(
-      stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-      {stage_number, layout.first_rank(layout.replica_of(world.rank())), ready.shape.max_num_batched_tokens},
-      source);
-  const std::string mine = runner.run().SerializeAsString();
+  Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
+                {stage_number, layout.first_rank(layout.replica_of(world.rank())),
+                 ready.shape.max_num_batched_tokens, !flags.trace.empty()},
+                source);
+  const Clock::time_point begin = Clock::now();
+  const proto::StageReport report = runner.run();
   if (desk) desk->finish();
-  const std::vector<std::string> reports = agree(world, [&mine] { return mine; });
+  const std::vector<proto::StageReport> reports = reports_of_all(world, report);
   const std::vector<std::string> counted = agree(world, [&stage] { return stage.text(); });
   bounds = higher(bounds, measured_bounds(world, ready));
   if (world.rank() > 0) return;
@@ -305,6 +325,7 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
   print_evener_cut(ready.shape, reports);
+  if (!flags.trace.empty()) write_trace(flags, ready, begin, reports);
 }
 
 }  // namespace
@@ -326,6 +347,10 @@ void add_bench_pipeline(CLI::App& bench, Command& chosen) {
       ->capture_default_str();
   sub->add_flag("--split-k", flags->job.any_sum_order,
                 "On a GPU, products may add up in any order: what the same bits in any company cost");
+  sub->add_option(
+      "--trace", flags->trace,
+      "Write what each stage does, micro-batch by micro-batch, for Perfetto and `penstock trace`; "
+      "of the measured run and those before it");
   add_model_flags(*sub, flags->job);
   add_machine_flags(*sub, flags->job);
   sub->callback([flags, &chosen] {
