@@ -20,6 +20,7 @@
 #include "launch/placement.h"
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
+#include "launch/stage_speed.h"
 #include "runtime/base/rng.h"
 #include "runtime/metrics/trace.h"
 #include "runtime/model/model_cost.h"
@@ -206,28 +207,25 @@ void print_stages(const ReadyRank& ready, const std::vector<proto::StageReport>&
 /// What the stages' busy times, beside what the cut took them to cost, say of a better one.
 void print_evener_cut(const JobShape& shape, const std::vector<proto::StageReport>& reports) {
   if (shape.layout.replicas > 1 || shape.layout.stages == 1 || !devices_are_alike(shape.devices)) return;
-  double longest = 0, busy = 0, costs = 0;
-  std::vector<double> slowness;
+  const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
+  double busy = 0, all = 0;
   for (size_t s = 0; s < reports.size(); ++s) {
-    const proto::StageReport& r = reports[s];
-    const double cost = stage_cost(shape.partition[s], shape.cost);
-    slowness.push_back(cost > 0 ? r.busy_seconds() / cost : 0);
-    longest = std::max(longest, r.busy_seconds());
-    busy += cost > 0 ? r.busy_seconds() : 0;
-    costs += cost;
+    busy += costs[s] > 0 ? reports[s].busy_seconds() : 0;
+    all += costs[s];
   }
   if (busy <= 0) return;
   // A stage that holds the embedding alone, which costs nothing, is taken to be as fast as the others.
-  std::replace(slowness.begin(), slowness.end(), 0.0, busy / costs);
+  std::vector<double> slowness;
+  for (size_t s = 0; s < reports.size(); ++s)
+    slowness.push_back(costs[s] > 0 ? reports[s].busy_seconds() / costs[s] : busy / all);
   const Partition better = partition_by_cost(shape.layout.stages, shape.cost, slowness);
-  double then = 0;
-  for (size_t s = 0; s < better.size(); ++s)
-    then = std::max(then, slowness[s] * stage_cost(better[s], shape.cost));
-  if (then > 0.99 * longest) return;
+  const double gain =
+      1 - job_cost(better, shape.cost, slowness) / job_cost(shape.partition, shape.cost, slowness);
+  if (gain < 0.01) return;
   std::printf(
       "by these times --layer-partition %s would make the busiest stage %.0f %% less busy, where every stage "
       "has processors of its own\n",
-      flag_text(better).c_str(), 100 * (1 - then / longest));
+      flag_text(better).c_str(), 100 * gain);
 }
 
 std::vector<proto::StageReport> reports_of_all(World& world, const proto::StageReport& mine) {
@@ -300,6 +298,8 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   } else if (stage_number == 0) {
     source = &remote.emplace(world);
   }
+  const std::unique_ptr<TurnTaker> turns = take_turns(source, ready, world.rank());
+  if (turns) source = turns.get();
   DecodeCounter stage(*ready.stage);
   Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {stage_number, layout.first_rank(layout.replica_of(world.rank())),

@@ -87,6 +87,9 @@ DecodeStep mean_decode_step(const JobShape& shape, const std::vector<std::string
     step.weight_bytes += of.others + of.hit / of.steps;
     if (cut.embedding)
       step.weight_bytes -= static_cast<double>(embedding_cost(shape.config, shape.dtype).weight_bytes);
+    if (cut.first_in_turns)  // the stage before has it too, and one of them reads it
+      step.weight_bytes -=
+          static_cast<double>(half_cost(shape.config, cut.first_half, shape.dtype).weight_bytes);
     all_experts += of.experts;
   }
   step.experts_hit = all_experts > 0 ? step.expert_bytes / all_experts : 0;

@@ -11,6 +11,7 @@
 #include "launch/rank_job.h"
 #include "launch/run_ranks.h"
 #include "launch/stage_reporter.h"
+#include "launch/stage_speed.h"
 #include "launch/watch.h"
 #include "runtime/base/log.h"
 #include "runtime/model/config.h"
@@ -100,8 +101,11 @@ void play_for_rank_0(World& world, ReadyRank& ready, const JobOptions& options,
                      const RunnerOptions& runner_options) {
   std::optional<RemotePlans> plans;
   if (runner_options.stage == 0) plans.emplace(world);
+  PlanSource* source = plans ? &*plans : nullptr;
+  const std::unique_ptr<TurnTaker> turns = take_turns(source, ready, world.rank());
+  if (turns) source = turns.get();
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                runner_options, plans ? &*plans : nullptr);
+                runner_options, source);
   std::optional<StageReporter> reporter;
   reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
   const proto::StageReport played = play(world, runner);
@@ -177,8 +181,10 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
   tell_ready(ready, options);
   JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get(),
                  world, layout);
+  const std::unique_ptr<TurnTaker> turns = take_turns(&plans.desk(), ready, world.rank());
+  PlanSource* const source = turns ? static_cast<PlanSource*>(turns.get()) : &plans.desk();
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                runner_options, &plans.desk());
+                runner_options, source);
   proto::StageReport report;
   bool complete = false;
   if (const JobProgress start = job->progress(); start.rows_resumed > 0)

@@ -22,7 +22,7 @@ constexpr int64_t kMostTokensPerMicroBatch = 65536;
 // H100. Decides only how --layer-partition auto weighs what is read, and what is multiplied.
 constexpr double kFlopsPerByte = 12;
 constexpr double kGpuFlopsPerByte = 250;
-constexpr int64_t kUsualContext = 512;
+constexpr double kUsualContext = 2048;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
   const int64_t most = default_max_model_len(config);
@@ -38,17 +38,20 @@ int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& confi
 CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, int64_t max_model_len, bool on_gpu) {
   const int64_t rows = on_gpu ? kGpuRowsPerMicroBatch : kRowsPerMicroBatch;
   const double per_byte = on_gpu ? kGpuFlopsPerByte : kFlopsPerByte;
-  const int64_t context = std::min(kUsualContext, max_model_len * 3 / 4);
+  const double context = std::min(kUsualContext, static_cast<double>(max_model_len) * 3 / 4);
   CutCost cost;
   cost.embedding = embedding_cost(config, dtype).flops_per_token;
   const double logits_bytes = 2.0 * bytes_of(DType::f32) * static_cast<double>(config.vocab_size);
-  cost.head = 0.5 * (head_cost(config, dtype).flops_per_token + per_byte * logits_bytes);
+  cost.head = head_cost(config, dtype).flops_per_token + per_byte * logits_bytes;
   for (int64_t half = 0; half < 2 * config.layer_count(); ++half) {
-    double work = half_work_per_token(config, half, dtype, rows, per_byte);
-    if (half % 2 == 0)
-      work += 0.5 * per_byte * static_cast<double>(kv_bytes_per_block(config, half / 2, kv_dtype, context));
-    cost.halves.push_back(work);
+    const bool attention = half % 2 == 0;
+    cost.halves.push_back(half_work_per_token(config, half, dtype, rows, per_byte));
+    cost.cache.push_back(
+        attention ? per_byte * static_cast<double>(kv_bytes_per_block(config, half / 2, kv_dtype, 1)) : 0);
+    // Experts are most of a model: they are not held twice.
+    cost.may_be_shared.push_back(!attention && half_cost(config, half, dtype).expert_bytes == 0);
   }
+  cost.phases = {{1, 0, 0}, {1, 1, context}};
   return cost;
 }
 
@@ -122,8 +125,10 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
   app.add_option(
          "--layer-partition", o.layer_partition,
-         "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP), or "
-         "auto for an even cost [embedding alone, then evenly]")
+         "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP) or "
+         "8.7,7.3 "
+         "(both stages hold that MLP and run it in turns, the first in .2 of .5), or auto for an even cost "
+         "[embedding alone, then evenly]")
       ->group(group);
   add_choice(app, "--gpu-edges", o.gpu_edges,
              {{"auto", GpuEdges::automatic}, {"copy", GpuEdges::copy}, {"nccl", GpuEdges::nccl}},

@@ -9,6 +9,7 @@
 #include "launch/watch_options.h"
 #include "runtime/device/device.h"
 #include "runtime/model/config.h"
+#include "runtime/pipeline/cut_cost.h"
 #include "runtime/pipeline/layout.h"
 #include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/schedule.h"

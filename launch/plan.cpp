@@ -16,12 +16,6 @@ double mib(int64_t bytes) {
   return static_cast<double>(bytes) / (1 << 20);
 }
 
-std::vector<double> stage_costs(const Partition& partition, const CutCost& cost) {
-  std::vector<double> costs;
-  for (const StageCut& cut : partition) costs.push_back(stage_cost(cut, cost));
-  return costs;
-}
-
 /// As many as the flags say, by count or by naming something for each; else four.
 int stages_by_flags(const JobOptions& options) {
   const auto listed = [](const std::string& flag) {

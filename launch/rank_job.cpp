@@ -13,6 +13,7 @@
 #include "launch/memory_plan.h"
 #include "launch/placement.h"
 #include "launch/rank_device.h"
+#include "launch/stage_speed.h"
 #include "launch/warm_up.h"
 #include "runtime/base/log.h"
 #include "runtime/model/weight_source.h"
@@ -159,21 +160,23 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
   const StageCut& cut = shape.cut_of(world.rank());
 
   // Ranks on other hosts may see other files or other flags: the schedule must be one.
-  check_same(world, "the job",
-             shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
-                 std::to_string(shape.config.layer_count()) + " vocab " +
-                 std::to_string(shape.config.vocab_size) + " in " + layout_text(shape.layout) + " " +
-                 name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
-                 std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
-                 " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) +
-                 " micro-batches " + std::to_string(shape.schedule.micro_batches) + " block-size " +
-                 std::to_string(options.block_size));
+  check_same(
+      world, "the job",
+      shape.config.architecture + " hidden " + std::to_string(shape.config.hidden_size) + " layers " +
+          std::to_string(shape.config.layer_count()) + " vocab " + std::to_string(shape.config.vocab_size) +
+          " in " + layout_text(shape.layout) + " cut " + flag_text(shape.partition) + " " +
+          name_of(shape.dtype) + " KV " + name_of(shape.kv_dtype) + " max-model-len " +
+          std::to_string(shape.max_model_len) + " max-num-seqs " + std::to_string(shape.max_num_seqs) +
+          " max-num-batched-tokens " + std::to_string(shape.max_num_batched_tokens) + " micro-batches " +
+          std::to_string(shape.schedule.micro_batches) + " block-size " + std::to_string(options.block_size));
 
-  const StageSpec spec{cut.first_half,     cut.halves,
-                       cut.embedding,      cut.head,
-                       shape.dtype,        shape.max_model_len,
-                       options.block_size, shape.max_num_batched_tokens,
-                       shape.max_rows,     options.lazy_experts ? ExpertLoading::lazy : ExpertLoading::eager,
+  const StageSpec spec{cut,
+                       shape.dtype,
+                       shape.max_model_len,
+                       options.block_size,
+                       shape.max_num_batched_tokens,
+                       shape.max_rows,
+                       options.lazy_experts ? ExpertLoading::lazy : ExpertLoading::eager,
                        shape.kv_dtype};
   RankDevice opened = open_device(world, shape.devices_by_rank());
   ready.device = std::move(opened.device);
@@ -193,6 +196,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     warm_up(*ready.stage, *ready.device, spec);
     return {};
   });
+  ready.slowness = agree_on_slowness(world, shape, *ready.stage, *ready.device, spec);
   ready.edges = make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(),
                            opened.gpus_are_shared, options.gpu_edges);
   const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);

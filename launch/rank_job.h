@@ -12,6 +12,7 @@
 #include "runtime/comm/world.h"
 #include "runtime/model/weight_source.h"
 #include "runtime/pipeline/stage.h"
+#include "runtime/pipeline/turn_taker.h"
 
 namespace penstock {
 
@@ -35,8 +36,9 @@ struct ReadyRank {
   RunnerEdges edges;  ///< for the runner
   int64_t blocks = 0;
   std::string numerics;
-  std::string full_numerics;      ///< with a KV cache of the dtype that is computed in
-  std::vector<StageFacts> facts;  ///< by rank
+  std::string full_numerics;       ///< with a KV cache of the dtype that is computed in
+  std::vector<StageFacts> facts;   ///< by rank
+  std::vector<Slowness> slowness;  ///< by rank
   int processors =
       0;  ///< stages of a replica that can compute at once where they share cores; 0: all of them
 };

@@ -46,8 +46,8 @@ class Scorer {
     kv_dtype_ = resolve_kv_dtype(kv_dtype, dtype_);
     const auto weights = open_checkpoint(model);
     stage_ = build_stage(config_, *weights,
-                         {0, config_.layer_count(), true, true, dtype_, context, options.block_size,
-                          kTokensAtOnce, kTokensAtOnce, ExpertLoading::eager, kv_dtype_},
+                         {default_partition(config_.layer_count(), 1).front(), dtype_, context,
+                          options.block_size, kTokensAtOnce, kTokensAtOnce, ExpertLoading::eager, kv_dtype_},
                          *device_, *ops_);
     blocks_ = (context + options.block_size - 1) / options.block_size;
     stage_->allocate_cache(blocks_);

@@ -12,11 +12,7 @@ proto::Plan made_up_plan(const StageSpec& spec, int64_t tokens) {
   const int64_t rows = std::min(tokens, spec.max_rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t count = std::min((r + 1) * tokens / rows - r * tokens / rows, spec.max_model_len);
-    proto::PlannedRow& row = *plan.add_rows();
-    row.set_sequence(static_cast<uint64_t>(r));
-    for (int64_t i = 0; i < count; ++i) row.add_tokens(0);
-    for (int64_t b = 0; b * spec.block_size < count; ++b) row.add_blocks(static_cast<uint32_t>(b));
-    row.mutable_sampling()->set_logprobs(-1);
+    add_made_up_row(plan, spec, 0, count);
   }
   return plan;
 }
@@ -39,6 +35,16 @@ std::vector<int64_t> sizes_up_to(int64_t largest) {
 }
 
 }  // namespace
+
+void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, int64_t tokens) {
+  const auto sequence = static_cast<uint64_t>(plan.rows_size());
+  proto::PlannedRow& row = *plan.add_rows();
+  row.set_sequence(sequence);
+  row.set_start(static_cast<uint32_t>(start));
+  for (int64_t i = 0; i < tokens; ++i) row.add_tokens(0);
+  for (int64_t b = 0; b * spec.block_size < start + tokens; ++b) row.add_blocks(static_cast<uint32_t>(b));
+  row.mutable_sampling()->set_logprobs(-1);
+}
 
 int64_t warm_up_blocks(const StageSpec& spec) {
   const int64_t longest = std::min(spec.max_tokens, spec.max_model_len);

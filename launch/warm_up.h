@@ -10,6 +10,10 @@ namespace penstock {
 /// How many KV blocks warm_up uses.
 int64_t warm_up_blocks(const StageSpec& spec);
 
+/// A row of `tokens` tokens behind `start` others, of a sequence of its own, but in the same first blocks as
+/// all such rows; its next token is drawn.
+void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, int64_t tokens);
+
 /// Runs the stage on made-up micro-batches of every size class up to the largest, so that a GPU's kernels are
 /// loaded and chosen, and its memory is taken, before the job's clock runs. The stage has at least
 /// warm_up_blocks of cache; what this leaves there is written over before it is read.

@@ -9,6 +9,7 @@
 #include "kernels/ops.h"
 #include "runtime/model/config.h"
 #include "runtime/model/weight_source.h"
+#include "runtime/pipeline/partition.h"
 #include "runtime/pipeline/stage.h"
 
 namespace penstock {
@@ -17,11 +18,7 @@ namespace penstock {
 enum class ExpertLoading { eager, lazy };
 
 struct StageSpec {
-  int64_t first_half =
-      0;  // as StageCut (runtime/pipeline/partition.h): half 2 l is the attention of layer l,
-  int64_t half_count = 0;  // half 2 l + 1 its MLP
-  bool embedding = false;
-  bool head = false;
+  StageCut cut;
   DType dtype = DType::f32;  // of weights and matrix product inputs: f32 or bf16
   int64_t max_model_len = 0;
   int64_t block_size = 16;

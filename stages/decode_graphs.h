@@ -15,10 +15,12 @@
 
 namespace penstock {
 
-/// What a step is filled up to.
+/// What a step is filled up to, and the stage's half layers that it goes through.
 struct StepSize {
   int64_t rows = 0;
   int64_t table_stride = 0;  ///< KV blocks a row
+  size_t halves_begin = 0;   ///< the latter two are for the stage to set
+  size_t halves_end = 0;
   auto operator<=>(const StepSize&) const = default;
 };
 

@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <span>
 
 #include "runtime/model/kv_cache.h"
 #include "stages/decode_graphs.h"
@@ -14,8 +15,8 @@ namespace penstock {
 namespace {
 
 void check_spec(const ModelConfig& config, const StageSpec& spec) {
-  ensure(spec.first_half >= 0 && spec.half_count >= 0 &&
-             spec.first_half + spec.half_count <= 2 * config.layer_count(),
+  ensure(spec.cut.first_half >= 0 && spec.cut.halves >= 0 &&
+             spec.cut.first_half + spec.cut.halves <= 2 * config.layer_count(),
          "a stage's half layers lie within the model");
   ensure(spec.dtype == DType::f32 || spec.dtype == DType::bf16, "a stage computes in float32 or bfloat16");
   ensure(is_kv_dtype(spec.kv()), "a KV cache is kept in float32, bfloat16, FP8 or int8");
@@ -56,22 +57,23 @@ class DecoderStage final : public Stage {
   explicit DecoderStage(const BuildContext& context)
       : ops_(context.ops),
         hidden_size_(context.config.hidden_size),
+        cut_(context.spec.cut),
         batch_(context.device, context.spec, context.config.vocab_size),
         graphs_(context.device, context.spec),
         rules_(context.config.vocab_size) {
     const StageSpec& spec = context.spec;
-    if (spec.embedding) embedding_.emplace(context);
-    if (!spec.embedding || graphs_.enabled()) identity_T_ = identity_rows(context.device, spec.max_tokens);
-    if (spec.half_count > 0) {
+    if (cut_.embedding) embedding_.emplace(context);
+    if (!cut_.embedding || graphs_.enabled()) identity_T_ = identity_rows(context.device, spec.max_tokens);
+    if (cut_.halves > 0) {
       const Tensor cos_sin_P2r = rope_tensor(context);
-      halves_.reserve(static_cast<size_t>(spec.half_count));
-      for (int64_t i = 0; i < spec.half_count; ++i)
-        halves_.emplace_back(context, spec.first_half + i, cos_sin_P2r);
+      halves_.reserve(static_cast<size_t>(cut_.halves));
+      for (int64_t i = 0; i < cut_.halves; ++i)
+        halves_.emplace_back(context, cut_.first_half + i, cos_sin_P2r);
     }
-    if (spec.head) head_.emplace(context);
-    if (spec.head || graphs_.enabled())
+    if (cut_.head) head_.emplace(context);
+    if (cut_.head || graphs_.enabled())
       residual_TD_ = context.device.tensor(DType::f32,
-                                           {spec.head ? spec.max_tokens : graphs_.most_rows(), hidden_size_});
+                                           {cut_.head ? spec.max_tokens : graphs_.most_rows(), hidden_size_});
     size_t scratch = 0;
     for (const HalfLayer& half : halves_) scratch = std::max(scratch, half.scratch_bytes(spec.max_tokens));
     scratch_.emplace(context.device, scratch);
@@ -117,7 +119,12 @@ class DecoderStage final : public Stage {
 
   DrawingPtr start(const proto::Plan& plan, TensorView in_TD, TensorView out_TD) override {
     if (plan.rows().empty()) return nullptr;
-    const std::optional<StepSize> size = graphs_.size_for(plan);
+    const std::span<HalfLayer> halves = halves_in(plan);
+    std::optional<StepSize> size = graphs_.size_for(plan);
+    if (size) {
+      size->halves_begin = static_cast<size_t>(halves.data() - halves_.data());
+      size->halves_end = size->halves_begin + halves.size();
+    }
     const Padding padding = size ? Padding{size->rows, size->table_stride, blocks_} : Padding{};
     batch_.prepare(plan, halves_.empty() ? std::numeric_limits<int64_t>::max() : blocks_, padding);
     const BatchView& batch = batch_.view();
@@ -135,7 +142,7 @@ class DecoderStage final : public Stage {
            "out_TD is float32 [tokens, hidden_size]");
     if (!embedding_) copy(x_TD.first(tokens), in_TD);
     const int64_t sampled = size ? batch.rows : static_cast<int64_t>(params_R.size());
-    const auto ask = [&] { ask_for_everything(x_TD, batch, sampled); };
+    const auto ask = [&] { ask_for_everything(x_TD, halves, batch, sampled); };
     if (size)
       graphs_.run(*size, ask);
     else
@@ -159,19 +166,33 @@ class DecoderStage final : public Stage {
       if (half.attention() != nullptr) each(*half.attention());
   }
 
+  /// Those that are this stage's in this micro-batch: all but an MLP in which it is a neighbour's turn.
+  std::span<HalfLayer> halves_in(const proto::Plan& plan) {
+    const auto run_by_earlier = [&plan](int64_t half) {
+      return std::count(plan.run_by_earlier().begin(), plan.run_by_earlier().end(), half) > 0;
+    };
+    std::span<HalfLayer> halves = halves_;
+    if (cut_.first_in_turns && run_by_earlier(cut_.first_half)) halves = halves.subspan(1);
+    if (cut_.last_in_turns && !run_by_earlier(cut_.first_half + cut_.halves - 1))
+      halves = halves.first(halves.size() - 1);
+    return halves;
+  }
+
   void copy(TensorView to_TD, TensorView from_TD) {
     ops_.gather_rows(to_TD, from_TD, identity_T_.view.as<const int32_t>());
   }
 
   /// From token ids, or what is in x_TD, to what the next stage gets in x_TD, or to logits.
-  void ask_for_everything(TensorView x_TD, const BatchView& batch, int64_t sampled) {
+  void ask_for_everything(TensorView x_TD, std::span<HalfLayer> halves, const BatchView& batch,
+                          int64_t sampled) {
     if (embedding_) embedding_->forward(x_TD, batch_.ids_T());
-    for (HalfLayer& half : halves_) half.forward(x_TD, batch, *scratch_);
+    for (HalfLayer& half : halves) half.forward(x_TD, batch, *scratch_);
     if (head_) head_->compute_logits(x_TD, batch_.sampled_rows_R(), sampled);
   }
 
   Ops& ops_;
   int64_t hidden_size_;
+  StageCut cut_;
   int64_t blocks_ = 0;
   PlannedBatch batch_;
   DecodeGraphs graphs_;

@@ -55,7 +55,7 @@ std::unique_ptr<Mlp> make_moe(const BuildContext& context, const MoeConfig& conf
 /// Half a decoder layer: x += attention(norm(x)), or x += mlp(norm(x)).
 class HalfLayer {
  public:
-  /// `half` counts from the model's first, as in StageSpec.
+  /// `half` counts from the model's first, as in StageCut.
   HalfLayer(const BuildContext& context, int64_t half, const Tensor& cos_sin_P2r);
   size_t weight_bytes() const;
   ExpertUse expert_use() const { return mlp_ ? mlp_->expert_use() : ExpertUse{}; }

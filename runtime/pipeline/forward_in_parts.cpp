@@ -19,6 +19,8 @@ std::pair<proto::Plan, proto::Plan> cut(const proto::Plan& plan, int64_t tokens)
   std::pair<proto::Plan, proto::Plan> parts;
   parts.first.set_step(plan.step());
   parts.second.set_step(plan.step());
+  *parts.first.mutable_run_by_earlier() = plan.run_by_earlier();
+  *parts.second.mutable_run_by_earlier() = plan.run_by_earlier();
   *parts.first.mutable_forgotten() = plan.forgotten();
   for (const auto& row : plan.rows()) {
     const int64_t here = std::min<int64_t>(tokens, row.tokens_size());

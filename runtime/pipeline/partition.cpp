@@ -2,24 +2,93 @@
 
 #include <algorithm>
 #include <charconv>
-#include <compare>
-#include <limits>
 #include <numeric>
 #include <string_view>
+#include <utility>
 
 #include "runtime/base/error.h"
+#include "runtime/pipeline/cut_cost.h"
 
 namespace penstock {
 namespace {
 
-Partition from_halves(const std::vector<int64_t>& halves) {
-  Partition partition;
-  int64_t first = 0;
-  for (size_t s = 0; s < halves.size(); ++s) {
-    partition.push_back({s == 0, first, halves[s], s + 1 == halves.size()});
-    first += halves[s];
+bool lies_within_half(Share place) {
+  return place % kHalf != 0;
+}
+
+/// 33 -> "8.25"
+std::string in_layers(Share share) {
+  constexpr const char* kQuarters[] = {"", ".25", ".5", ".75"};
+  return std::to_string(share / 4) + kQuarters[share % 4];
+}
+
+/// "8.25" -> 33, and where it ends; below 0 where there is no such number.
+std::pair<Share, const char*> read_share(const char* at, const char* end) {
+  constexpr int64_t kMost = 1'000'000;
+  int64_t whole = 0;
+  const auto [stopped, error] = std::from_chars(at, end, whole);
+  if (error != std::errc{} || whole < 0 || whole > kMost) return {-1, stopped};
+  for (const auto& [text, quarters] :
+       {std::pair{std::string_view(".25"), 1}, {std::string_view(".75"), 3}, {std::string_view(".5"), 2}})
+    if (std::string_view(stopped, end).starts_with(text))
+      return {4 * whole + quarters, stopped + text.size()};
+  return {4 * whole, stopped};
+}
+
+/// Throws UsageError where a cut lies within what only one stage can hold.
+void check_cuts(const CutCost& cost, const std::vector<Share>& shares) {
+  const std::vector<Share> cuts = cuts_of(shares);
+  for (size_t s = 0; s < cuts.size(); ++s) {
+    if (!lies_within_half(cuts[s])) continue;
+    const auto half = static_cast<size_t>(cuts[s] / kHalf);
+    const std::string where = "--layer-partition: the cut behind stage " + std::to_string(s) + ", after " +
+                              in_layers(cuts[s]) + " layers, lies within the ";
+    const std::string layer = std::to_string(half / 2);
+    if (half % 2 == 0)
+      throw UsageError(where + "attention of layer " + layer +
+                       ", whose cache only one stage can hold: expected it at a whole number, .5 (behind the "
+                       "attention) or .75 (within the MLP, which two stages then run in turns)");
+    if (half >= cost.may_be_shared.size() || !cost.may_be_shared[half])
+      throw UsageError(
+          where + "MLP of layer " + layer +
+          ", which has experts: expected it at a whole number or .5, as they are not held twice");
+    if (s > 0 && cuts[s - 1] == cuts[s])
+      throw UsageError(where + "MLP of layer " + layer +
+                       ", as the cut before it does: expected at most two stages to share it");
   }
-  return partition;
+}
+
+Partition partition_by_flag(const std::vector<Share>& shares, int stages, const CutCost& cost) {
+  const auto layers = static_cast<int64_t>(cost.halves.size() / 2);
+  check_stage_count(layers, stages);
+  const Share sum = std::accumulate(shares.begin(), shares.end(), Share{0});
+  if (shares.size() != static_cast<size_t>(stages) || sum != 2 * kHalf * layers)
+    throw UsageError("--layer-partition: expected " + std::to_string(stages) + " counts that add up to " +
+                     std::to_string(layers) + " layers, found " + std::to_string(shares.size()) +
+                     " that add up to " + in_layers(sum));
+  check_cuts(cost, shares);
+  return partition_by_shares(shares);
+}
+
+}  // namespace
+
+std::string StageCut::text() const {
+  std::string s = embedding ? "embedding" : "";
+  auto join = [&s](const std::string& part) { s += (s.empty() ? "" : " + ") + part; };
+  const auto mlp = [](int64_t half, bool in_turns) {
+    return "MLP " + std::to_string(half / 2) + (in_turns ? " in turns" : "");
+  };
+  const int64_t end = first_half + halves - (last_in_turns ? 1 : 0);
+  int64_t begin = first_half;
+  if (begin < end && begin % 2 == 1) join(mlp(begin++, first_in_turns));
+  const int64_t first = (begin + 1) / 2;
+  const int64_t last = end / 2 - 1;
+  if (first == last) join("layer " + std::to_string(first));
+  if (first < last) join("layers " + std::to_string(first) + "-" + std::to_string(last));
+  if (end > begin && end % 2 == 1) join("attention " + std::to_string(end / 2));
+  if (last_in_turns) join(mlp(end, true));
+  if (head) join("head");
+  return s.empty() ? "nothing" : s;
 }
 
 void check_stage_count(int64_t layers, int stages) {
@@ -29,95 +98,47 @@ void check_stage_count(int64_t layers, int stages) {
                      " (one stage for the embedding, one a layer, one for the head); start fewer ranks");
 }
 
-}  // namespace
-
-double stage_cost(const StageCut& cut, const CutCost& cost) {
-  const auto first = cost.halves.begin() + static_cast<std::ptrdiff_t>(cut.first_half);
-  return (cut.embedding ? cost.embedding : 0) + (cut.head ? cost.head : 0) +
-         std::accumulate(first, first + static_cast<std::ptrdiff_t>(cut.halves), 0.0);
-}
-
-std::string StageCut::text() const {
-  std::string s = embedding ? "embedding" : "";
-  auto join = [&s](const std::string& part) { s += (s.empty() ? "" : " + ") + part; };
-  const int64_t end = first_half + halves;
-  if (halves > 0 && first_half % 2 == 1) join("MLP " + std::to_string(first_half / 2));
-  const int64_t first = (first_half + 1) / 2;
-  const int64_t last = end / 2 - 1;
-  if (first == last) join("layer " + std::to_string(first));
-  if (first < last) join("layers " + std::to_string(first) + "-" + std::to_string(last));
-  if (halves > 0 && end % 2 == 1) join("attention " + std::to_string(end / 2));
-  if (head) join("head");
-  return s.empty() ? "nothing" : s;
-}
-
 Partition default_partition(int64_t layers, int stages) {
   check_stage_count(layers, stages);
-  std::vector<int64_t> counts(static_cast<size_t>(stages), 0);
+  std::vector<Share> shares(static_cast<size_t>(stages), 0);
   const size_t first = stages >= 3 ? 1 : 0;
-  const auto holders = static_cast<int64_t>(counts.size() - first);
-  for (size_t s = first; s < counts.size(); ++s)
-    counts[s] = 2 * (layers / holders + (static_cast<int64_t>(s - first) < layers % holders ? 1 : 0));
-  return from_halves(counts);
+  const auto holders = static_cast<int64_t>(shares.size() - first);
+  for (size_t s = first; s < shares.size(); ++s)
+    shares[s] = 2 * kHalf * (layers / holders + (static_cast<int64_t>(s - first) < layers % holders ? 1 : 0));
+  return partition_by_shares(shares);
 }
 
-Partition partition_by_halves(int64_t layers, int stages, const std::vector<int64_t>& halves) {
-  check_stage_count(layers, stages);
-  const int64_t sum = std::accumulate(halves.begin(), halves.end(), int64_t{0});
-  const bool negative = std::any_of(halves.begin(), halves.end(), [](int64_t c) { return c < 0; });
-  if (halves.size() != static_cast<size_t>(stages) || sum != 2 * layers || negative)
-    throw UsageError("--layer-partition: expected " + std::to_string(stages) + " counts that add up to " +
-                     std::to_string(layers) + " layers, found " + std::to_string(halves.size()) +
-                     " that add up to " + std::to_string(sum / 2) + (sum % 2 != 0 ? ".5" : ""));
-  return from_halves(halves);
+Partition partition_by_shares(const std::vector<Share>& shares) {
+  Partition partition;
+  Share begin = 0;
+  for (size_t s = 0; s < shares.size(); ++s) {
+    const Share end = begin + shares[s];
+    const int64_t first_half = begin / kHalf;
+    partition.push_back({s == 0, first_half, (end + kHalf - 1) / kHalf - first_half, s + 1 == shares.size(),
+                         lies_within_half(begin), lies_within_half(end)});
+    begin = end;
+  }
+  return partition;
 }
 
-Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness) {
-  const size_t L = cost.halves.size();
-  check_stage_count(static_cast<int64_t>(L / 2), stages);
-  const auto S = static_cast<size_t>(stages);
-  // The first s stages hold the first l halves: the least possible dearest stage, then the fewest layers cut.
-  struct Best {
-    double dearest = std::numeric_limits<double>::infinity();
-    int cut_layers = 0;
-    size_t taken = 0;  // by stage s - 1
-    auto operator<=>(const Best&) const = default;
-  };
-  std::vector<std::vector<Best>> best(S + 1, std::vector<Best>(L + 1));
-  best[0][0].dearest = 0;
-  for (size_t s = 1; s <= S; ++s) {
-    const double unit = slowness.empty() ? 1 : slowness.at(s - 1);
-    for (size_t l = 0; l <= L; ++l)
-      for (size_t n = 0; n <= l; ++n) {
-        const StageCut cut{s == 1, static_cast<int64_t>(l - n), static_cast<int64_t>(n), s == S};
-        const Best& before = best[s - 1][l - n];
-        best[s][l] = std::min(best[s][l], Best{std::max(before.dearest, unit * stage_cost(cut, cost)),
-                                               before.cut_layers + static_cast<int>(l % 2), n});
-      }
-  }
-  std::vector<int64_t> halves(S);
-  for (size_t s = S, l = L; s > 0; --s) {
-    halves[s - 1] = static_cast<int64_t>(best[s][l].taken);
-    l -= best[s][l].taken;
-  }
-  return from_halves(halves);
+std::vector<Share> shares_of(const Partition& partition) {
+  std::vector<Share> shares;
+  for (const StageCut& cut : partition)
+    shares.push_back(kHalf * cut.halves - (cut.first_in_turns ? 1 : 0) - (cut.last_in_turns ? 1 : 0));
+  return shares;
+}
+
+std::vector<Share> cuts_of(const std::vector<Share>& shares) {
+  std::vector<Share> cuts(shares.size());
+  std::partial_sum(shares.begin(), shares.end(), cuts.begin());
+  cuts.pop_back();
+  return cuts;
 }
 
 std::string flag_text(const Partition& partition) {
   std::string text;
-  for (const StageCut& cut : partition)
-    text += (text.empty() ? "" : ",") + std::to_string(cut.halves / 2) + (cut.halves % 2 != 0 ? ".5" : "");
+  for (const Share share : shares_of(partition)) text += (text.empty() ? "" : ",") + in_layers(share);
   return text;
-}
-
-double imbalance(const Partition& partition, const CutCost& cost) {
-  double dearest = 0;
-  double sum = 0;
-  for (const StageCut& cut : partition) {
-    dearest = std::max(dearest, stage_cost(cut, cost));
-    sum += stage_cost(cut, cost);
-  }
-  return sum > 0 ? dearest * static_cast<double>(partition.size()) / sum : 1;
 }
 
 Partition parse_partition(const std::string& flag, int stages, const CutCost& cost,
@@ -125,23 +146,20 @@ Partition parse_partition(const std::string& flag, int stages, const CutCost& co
   const auto layers = static_cast<int64_t>(cost.halves.size() / 2);
   if (flag.empty()) return default_partition(layers, stages);
   if (flag == "auto") return partition_by_cost(stages, cost, slowness);
-  std::vector<int64_t> halves;
+  std::vector<Share> shares;
   const char* at = flag.data();
   const char* const end = at + flag.size();
   while (true) {
-    int64_t value = 0;
-    auto [stopped, error] = std::from_chars(at, end, value);
-    const bool and_a_half = error == std::errc{} && std::string_view(stopped, end).starts_with(".5");
-    if (and_a_half) stopped += 2;
-    if (error != std::errc{} || (stopped != end && *stopped != ',') || value < 0 || value > layers)
+    const auto [share, stopped] = read_share(at, end);
+    if (share < 0 || (stopped != end && *stopped != ',') || share > 2 * kHalf * layers)
       throw UsageError(
-          "--layer-partition: expected 'auto' or counts such as 0,6,6,6 or 6.5,6,5.5 of at most " +
+          "--layer-partition: expected 'auto' or counts such as 0,6,6,6 or 6.5,5.25,6.25 of at most " +
           std::to_string(layers) + " each, found '" + flag + "'");
-    halves.push_back(2 * value + (and_a_half ? 1 : 0));
+    shares.push_back(share);
     if (stopped == end) break;
     at = stopped + 1;
   }
-  return partition_by_halves(layers, stages, halves);
+  return partition_by_flag(shares, stages, cost);
 }
 
 }  // namespace penstock

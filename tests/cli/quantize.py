@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A copy in FP8 runs, and `validate` says what it changed."""
 import json
+import math
 import re
 import subprocess
 import unittest
@@ -21,9 +22,11 @@ class Quantize(ProgramTest):
         self.assertEqual(run.returncode, 0, run.stderr)
         return output
 
+    SEQUENCES = ([5, 6, 7, 8, 9, 10, 11, 12], [i % 100 + 2 for i in range(150)])
+
     def validate(self, *arguments):
         tokens = self.folder / "ids.txt"
-        tokens.write_text("5 6 7 8 9 10 11 12\n" + " ".join(str(i % 100 + 2) for i in range(150)) + "\n")
+        tokens.write_text("".join(" ".join(map(str, sequence)) + "\n" for sequence in self.SEQUENCES))
         run = self.run_program("validate", "--tokens", tokens, *arguments)
         self.assertEqual(run.returncode, 0, run.stderr)
         figures = dict(re.findall(r"^(.*?)  +([0-9.]+)(?: %)?$", run.stdout, re.M))
@@ -35,6 +38,18 @@ class Quantize(ProgramTest):
         self.assertEqual(figures["log-probability difference, largest"], 0)
         self.assertEqual(figures["same most likely token"], 100)
         self.assertEqual(figures["perplexity of the model"], figures["perplexity of the reference"])
+
+    def test_the_perplexity_is_that_of_the_log_probabilities_of_a_job(self):
+        self.write("".join(row(f"r{i}", prompt=sequence, max_tokens=1, prompt_logprobs=0)
+                           for i, sequence in enumerate(self.SEQUENCES)))
+        run = self.generate(0, "--skip-tokenizer-init", "--dtype", "float32", model=EXPERTS)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        found = []
+        for answer, sequence in zip(self.answers(), self.SEQUENCES):
+            scores = answer["response"]["body"]["choices"][0]["prompt_logprobs"]
+            found += [scores[i][str(sequence[i])]["logprob"] for i in range(1, len(sequence))]
+        figures = self.validate("--model", EXPERTS, "--dtype", "float32")
+        self.assertAlmostEqual(figures["perplexity of the model"] / math.exp(-sum(found) / len(found)), 1, delta=1e-5)
 
     def test_an_fp8_copy_answers_and_its_difference_is_measured(self):
         model = self.quantized(EXPERTS)

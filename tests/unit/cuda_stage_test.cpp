@@ -22,8 +22,8 @@ class CudaStage : public CudaTest {
     const GateConfig gate{GateConfig::Score::sigmoid, 16, 4, 4, 2, true, true, true, 2.5F};
     for (size_t l = 1; l < config_.layers.size(); ++l) config_.layers[l].mlp = MoeConfig{gate, 24, 48, false};
   }
-  Chain chain(const Cuts& cuts, const Limits& limits) {
-    return {config_, *weights_, cuts, limits, *gpu_, *ops_};
+  Chain chain(const Partition& partition, const Limits& limits) {
+    return {config_, *weights_, partition, limits, *gpu_, *ops_};
   }
 
   void expect_recorded_steps_give_the_same();
@@ -53,7 +53,7 @@ void expect_same(const std::vector<std::vector<Sampled>>& a, const std::vector<s
 }
 
 void CudaStage::expect_recorded_steps_give_the_same() {
-  const Cuts whole{{config_.layer_count(), true, true}};
+  const Partition whole = uncut(config_);
   struct Format {
     DType dtype;
     std::optional<DType> kv;
@@ -71,9 +71,8 @@ void CudaStage::expect_recorded_steps_give_the_same() {
       alone.push_back(generate(one, {prompt}, 80, 1).front());
     }
     expect_same(answers, alone);
-    Chain cut =
-        chain({{0, true, false}, {1, false, false, 1}, {config_.layer_count() - 1, false, true, -1}}, limits);
-    expect_same(answers, generate(cut, asked, 80, 512));
+    Chain in_three = chain(cut_in_three(config_), limits);
+    expect_same(answers, generate(in_three, asked, 80, 512));
   }
 }
 
@@ -88,7 +87,7 @@ TEST_F(CudaStage, SoTheyDoWhereTokensTakeExperts) {
 
 TEST_F(CudaStage, ExpertsGiveWhatTheyGiveOnACpu) {
   mix_experts();
-  const Cuts whole{{config_.layer_count(), true, true}};
+  const Partition whole = uncut(config_);
   const Limits limits{DType::f32, 512, 16, 512, 16};
   std::vector<std::vector<int32_t>> asked(9);
   for (size_t r = 0; r < asked.size(); ++r)
@@ -107,7 +106,7 @@ TEST_F(CudaStage, ExpertsGiveWhatTheyGiveOnACpu) {
 }
 
 TEST_F(CudaStage, AStepToFullPrecisionGivesTheBitsOfACacheThatAlwaysHadIt) {
-  const Cuts whole{{config_.layer_count(), true, true}};
+  const Partition whole = uncut(config_);
   const auto asked = prompts(5);
   Limits limits{DType::bf16, 512, 16, 512, 16};
   Chain full = chain(whole, limits);
@@ -124,7 +123,7 @@ TEST_F(CudaStage, AStepToFullPrecisionGivesTheBitsOfACacheThatAlwaysHadIt) {
 }
 
 TEST_F(CudaStage, TenThousandStepsLeaveDeviceMemoryFlat) {
-  Chain chain_ = chain({{config_.layer_count(), true, true}}, {DType::bf16, 1024, 16, 512, 64});
+  Chain chain_ = chain(uncut(config_), {DType::bf16, 1024, 16, 512, 64});
   const auto step = [&](int i) {  // every size class comes in the first thousand
     proto::Plan plan;
     const int rows = 1 + i % 64;

@@ -35,7 +35,7 @@ class Model {
   Model(ModelConfig config, const std::filesystem::path& dir, ExpertLoading experts)
       : source(open_checkpoint(dir)), ops(make_cpu_ops(device, 2)) {
     const test::Limits limits{.experts = experts};
-    chain.emplace(config, *source, test::Cuts{{config.layer_count(), true, true}}, limits, device, *ops);
+    chain.emplace(config, *source, test::uncut(config), limits, device, *ops);
   }
 
   std::vector<std::vector<Sampled>> answers(const std::vector<std::vector<int32_t>>& prompts, size_t steps) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/base/error.h"
+#include "runtime/pipeline/cut_cost.h"
 
 namespace penstock {
 namespace {
@@ -22,6 +23,21 @@ void expect_whole(const Partition& p, int64_t layers) {
     EXPECT_EQ(p[s].head, s + 1 == p.size());
   }
   EXPECT_EQ(next, 2 * layers);
+}
+
+CutCost even_cost(int64_t layers, bool shared = false) {
+  CutCost cost{0, std::vector<double>(static_cast<size_t>(2 * layers), 1.0), 0};
+  for (int64_t half = 0; half < 2 * layers; ++half) cost.may_be_shared.push_back(shared && half % 2 == 1);
+  return cost;
+}
+
+std::string refusal(const std::string& flag, int stages, const CutCost& cost) {
+  try {
+    parse_partition(flag, stages, cost);
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  return "taken";
 }
 
 TEST(Partition, FourStagesHoldTheEmbeddingAndAThirdOfTheLayersEach) {
@@ -53,15 +69,16 @@ TEST(Partition, MoreStagesThanLayersAndTwoAreRefusedWithTheNumbers) {
 }
 
 TEST(Partition, CutByHandMustAddUp) {
-  const CutCost even{0, std::vector<double>(36, 1.0), 0};
+  const CutCost even = even_cost(18);
   EXPECT_EQ(counts(parse_partition("0,6,6,6", 4, even)), (std::vector<int64_t>{0, 12, 12, 12}));
-  for (const char* wrong : {"6,6,6", "0,6,6,7", "a,b", "1,", "-1,7,6,6", "99999999999999999999,0,0,0", ",",
-                            "6,,6,6", "0.5,6,6,6", "0.25,6,6,5.75", "6.50,6,5.5,0", ".5,6,6,5.5"})
+  for (const char* wrong :
+       {"6,6,6", "0,6,6,7", "a,b", "1,", "-1,7,6,6", "99999999999999999999,0,0,0", ",", "6,,6,6", "0.5,6,6,6",
+        "0.25,6,6,5.75", "6.500,6,5.5,0", ".5,6,6,5.5", "6.,6,6,0"})
     EXPECT_THROW(parse_partition(wrong, 4, even), UsageError) << wrong;
 }
 
 TEST(Partition, ACutMayLieWithinALayer) {
-  const CutCost even{0, std::vector<double>(36, 1.0), 0};
+  const CutCost even = even_cost(18);
   const Partition p = parse_partition("0.5,5.5,6.5,5.5", 4, even);
   expect_whole(p, 18);
   EXPECT_EQ(p[0].text(), "embedding + attention 0");
@@ -71,31 +88,23 @@ TEST(Partition, ACutMayLieWithinALayer) {
   EXPECT_EQ(parse_partition("0.5,0.5,17,0", 4, even)[1].text(), "MLP 0");
 }
 
-TEST(Partition, AutomaticCutIsNoDearerThanAnyOther) {
-  // Every cut of a small model, tried one by one.
-  const CutCost cost{0.4, {1, 3, 1, 1, 2, 5, 1, 1}, 2.5};
-  double best = 1e9;
-  for (int64_t a = 0; a <= 8; ++a)
-    for (int64_t b = 0; a + b <= 8; ++b)
-      best = std::min(best, imbalance(partition_by_halves(4, 3, {a, b, 8 - a - b}), cost));
-  const Partition found = partition_by_cost(3, cost);
-  expect_whole(found, 4);
-  EXPECT_DOUBLE_EQ(imbalance(found, cost), best);
+TEST(Partition, TwoStagesMayShareAnMlp) {
+  const CutCost cost = even_cost(18, true);
+  const Partition p = parse_partition("0,6.75,5.25,6", 4, cost);
+  EXPECT_EQ(p[1].text(), "layers 0-5 + attention 6 + MLP 6 in turns");
+  EXPECT_EQ(p[2].text(), "MLP 6 in turns + layers 7-11");
+  EXPECT_EQ(p[2].first_half, 13);
+  EXPECT_EQ(p[1].first_half + p[1].halves, 14) << "both hold it";
+  EXPECT_EQ(flag_text(p), "0,6.75,5.25,6");
+  EXPECT_EQ(parse_partition("5.5,0.25,12.25,0", 4, cost)[1].text(), "MLP 5 in turns");
 }
 
-TEST(Partition, AutomaticCutLeavesLayersWholeWhereThatCostsNothing) {
-  // 6 and 4 + 1 are no dearer than 5 and 5 + 1.
-  const Partition found = partition_by_cost(2, {0, std::vector<double>(10, 1.0), 1});
-  EXPECT_EQ(counts(found), (std::vector<int64_t>{6, 4}));
-}
-
-TEST(Partition, ASlowStageGetsLessByItsSlowness) {
-  const CutCost cost{0, std::vector<double>(40, 1.0), 0};
-  const Partition found = partition_by_cost(4, cost, {1, 1.5, 1, 1});
-  expect_whole(found, 20);
-  EXPECT_EQ(counts(found), (std::vector<int64_t>{11, 7, 11, 11}));
-  EXPECT_EQ(flag_text(found), "5.5,3.5,5.5,5.5");
-  EXPECT_EQ(counts(parse_partition(flag_text(found), 4, cost)), counts(found));
+TEST(Partition, WhatOnlyOneStageCanHoldIsNamed) {
+  EXPECT_NE(refusal("0,6.25,5.75,6", 4, even_cost(18, true)).find("the attention of layer 6"),
+            std::string::npos);
+  EXPECT_NE(refusal("0,6.75,5.25,6", 4, even_cost(18, false)).find("the MLP of layer 6, which has experts"),
+            std::string::npos);
+  EXPECT_NE(refusal("0,6.75,0,11.25", 4, even_cost(18, true)).find("at most two stages"), std::string::npos);
 }
 
 }  // namespace

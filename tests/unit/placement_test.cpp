@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/pipeline/cut_cost.h"
+
 namespace penstock {
 namespace {
 

@@ -7,19 +7,29 @@
 #include <optional>
 #include <span>
 
+#include "runtime/pipeline/cut_cost.h"
 #include "stages/build_stage.h"
 #include "tests/unit/model_fixtures.h"
 
 namespace penstock::test {
 
-/// One stage of a cut.
-struct Cut {
-  int64_t layers = 0;
-  bool embedding = false;
-  bool head = false;
-  int64_t more_halves = 0;  // an attention of the next layer, or less one MLP
-};
-using Cuts = std::vector<Cut>;
+/// As --layer-partition has it, but any MLP may be shared.
+inline Partition cut(const ModelConfig& config, const std::string& layers_by_stage) {
+  const auto halves = static_cast<size_t>(2 * config.layer_count());
+  CutCost cost{0, std::vector<double>(halves, 1.0), 0};
+  for (size_t half = 0; half < halves; ++half) cost.may_be_shared.push_back(half % 2 == 1);
+  const auto commas = std::count(layers_by_stage.begin(), layers_by_stage.end(), ',');
+  return parse_partition(layers_by_stage, static_cast<int>(commas) + 1, cost);
+}
+inline Partition uncut(const ModelConfig& config) {
+  return default_partition(config.layer_count(), 1);
+}
+constexpr uint32_t kSharedByThree = 3;  // the MLP of layer 1
+/// The embedding and an attention; an MLP, an attention and in turns with the last stage the MLP behind it;
+/// the rest.
+inline Partition cut_in_three(const ModelConfig& config) {
+  return cut(config, "0.5,1.25," + std::to_string(config.layer_count() - 2) + ".25");
+}
 
 struct Limits {
   DType dtype = DType::f32;
@@ -34,20 +44,14 @@ struct Limits {
 /// The stages of one model, chained by hand.
 class Chain {
  public:
-  Chain(const ModelConfig& config, WeightSource& source, const Cuts& cuts, const Limits& limits,
+  Chain(const ModelConfig& config, WeightSource& source, const Partition& partition, const Limits& limits,
         Device& device, Ops& ops)
       : device_(device), limits_(limits) {
-    int64_t half = 0;
-    for (const Cut& cut : cuts) {
-      const int64_t halves = 2 * cut.layers + cut.more_halves;
-      stages_.push_back(
-          build_stage(config, source,
-                      {half, halves, cut.embedding, cut.head, limits.dtype, limits.max_model_len,
-                       limits.block_size, limits.max_tokens, limits.max_rows, limits.experts, limits.kv},
-                      device, ops));
-      half += halves;
-    }
-    EXPECT_EQ(half, 2 * config.layer_count());
+    for (const StageCut& cut : partition)
+      stages_.push_back(build_stage(config, source,
+                                    {cut, limits.dtype, limits.max_model_len, limits.block_size,
+                                     limits.max_tokens, limits.max_rows, limits.experts, limits.kv},
+                                    device, ops));
     for (const auto& stage : stages_) stage->allocate_cache(blocks());
   }
 
@@ -109,8 +113,11 @@ inline std::vector<std::vector<Sampled>> generate(Chain& chain,
   std::vector<size_t> done(prompts.size());
   std::vector<std::vector<Sampled>> answers(prompts.size());
   proto::Plan plan;
+  uint64_t step = 0;
   do {
     plan.Clear();
+    plan.set_step(step++);
+    if (step % 3 != 0) plan.add_run_by_earlier(kSharedByThree);
     std::vector<size_t> sampled_rows;
     for (size_t r = 0; r < prompts.size(); ++r) {
       if (answers[r].size() == steps) continue;

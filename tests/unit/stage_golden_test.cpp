@@ -10,7 +10,6 @@ namespace {
 
 using test::add_row;
 using test::Chain;
-using test::Cuts;
 using test::GoldenCase;
 using test::want_logits;
 
@@ -22,10 +21,9 @@ struct Model {
         device(make_cpu_device()),
         ops(make_cpu_ops(*device, 2)) {}
 
-  Chain chain(const Cuts& cuts, const test::Limits& limits = {}) {
-    return {config, *source, cuts, limits, *device, *ops};
+  Chain chain(const Partition& partition, const test::Limits& limits = {}) {
+    return {config, *source, partition, limits, *device, *ops};
   }
-  Cuts whole() const { return {{config.layer_count(), true, true}}; }
 
   ModelConfig config;
   std::unique_ptr<WeightSource> source;
@@ -77,12 +75,11 @@ TEST_P(OwnGolden, IsReachedByEveryCutWithTheSameBits) {
   const auto cases = test::read_golden(test::own_models() / GetParam());
   const auto prompts = prompts_of(cases);
 
-  Chain whole = model.chain(model.whole());
+  Chain whole = model.chain(test::uncut(model.config));
   const auto answers = generate(whole, prompts, cases[0].steps.size(), 512);
   expect_golden(cases, answers);
 
-  Chain cut = model.chain(
-      {{0, true, false, 1}, {1, false, false, -1}, {model.config.layer_count() - 1, false, true}});
+  Chain cut = model.chain(test::cut_in_three(model.config));
   expect_same_bits(generate(cut, prompts, cases[0].steps.size(), 7), answers);
 }
 
@@ -101,13 +98,11 @@ TEST_P(SharedGolden, IsReachedByEveryCutWithTheSameBits) {
   cases.resize(2);
   const auto prompts = prompts_of(cases);
 
-  Chain whole = model.chain(model.whole());
+  Chain whole = model.chain(test::uncut(model.config));
   const auto answers = generate(whole, prompts, 6, 512);
   expect_golden(cases, answers);
 
-  const int64_t layers = model.config.layer_count();
-  Chain cut =
-      model.chain({{0, true, false}, {layers / 3, false, false, 1}, {layers - layers / 3, false, true, -1}});
+  Chain cut = model.chain(test::cut_in_three(model.config));
   expect_same_bits(generate(cut, prompts, 6, 16), answers);
 }
 
@@ -118,7 +113,7 @@ TEST_P(SharedGolden, LogitsOfEveryPromptTokenAreThoseOfTheReference) {
   const auto cases = test::read_golden(dir);
   const SafetensorsFile golden(dir.string() + ".golden.logits.safetensors");
   const auto vocabulary = static_cast<size_t>(model.config.vocab_size);
-  Chain chain = model.chain(model.whole());
+  Chain chain = model.chain(test::uncut(model.config));
 
   // The shortest of the first cases, fed token by token, every alternative asked for.
   const size_t c = cases[1].prompt.size() < cases[0].prompt.size() || cases[0].prompt.size() == 1 ? 1 : 0;
@@ -151,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(Stage, SharedGolden,
 TEST(Stage, Bfloat16StaysNearTheFloat32Reference) {
   Model model(test::own_models() / "tiny-qwen3");
   auto cases = test::read_golden(test::own_models() / "tiny-qwen3");
-  Chain chain = model.chain(model.whole(), {.dtype = DType::bf16});
+  Chain chain = model.chain(test::uncut(model.config), {.dtype = DType::bf16});
   const auto answers = generate(chain, prompts_of(cases), 1, 512);
   ASSERT_GE(cases.size(), 4U);
   for (size_t c = 0; c < cases.size(); ++c) {

@@ -21,7 +21,7 @@ ModelConfig small_config(const GqaConfig& attention, bool mlp_bias) {
 
 class SmallStage : public testing::Test {
  protected:
-  SmallStage() : chain_(config_, *source_, {{2, true, false}, {2, false, true}}, kLimits, *device_, *ops_) {}
+  SmallStage() : chain_(config_, *source_, test::cut(config_, "2,2"), kLimits, *device_, *ops_) {}
 
   /// What forward says of the plan, on the first stage.
   std::string refusal(const proto::Plan& plan) {
@@ -119,7 +119,7 @@ TEST_F(SmallStage, AWeightOfAnotherShapeIsNamed) {
            {"model.layers.0.self_attn.k_proj.weight", "F32", {6, 24}, test::raw(std::vector<float>(144))}}));
   const auto source = open_checkpoint(dir.path());
   const std::string message = test::usage_error([&] {
-    build_stage(config_, *source, {0, 1, false, false, DType::f32, 64, 8, 20, 3}, *device_, *ops_);
+    build_stage(config_, *source, {{false, 0, 1, false}, DType::f32, 64, 8, 20, 3}, *device_, *ops_);
   });
   EXPECT_CONTAINS(message, "model.layers.0.self_attn.k_proj.weight: expected [12, 24], found [6, 24]");
 }
@@ -132,7 +132,8 @@ TEST(ModelCost, IsWhatAStageHolds) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       const ModelConfig config = small_config({4, 2, 6, bias, bias, bias}, bias);
       const auto built = [&](int64_t halves, bool embedding, bool head) {
-        return build_stage(config, *source, {0, halves, embedding, head, dtype, 64, 8, 20, 3}, *device, *ops);
+        return build_stage(config, *source, {{embedding, 0, halves, head}, dtype, 64, 8, 20, 3}, *device,
+                           *ops);
       };
       const auto weighs = [&](int64_t halves, bool embedding, bool head) {
         return static_cast<int64_t>(built(halves, embedding, head)->weight_bytes());
@@ -144,7 +145,7 @@ TEST(ModelCost, IsWhatAStageHolds) {
       for (const DType kv : {dtype, DType::e4m3, DType::i8})
         EXPECT_EQ(static_cast<int64_t>(
                       build_stage(config, *source,
-                                  {0, 5, false, false, dtype, 64, 8, 20, 3, ExpertLoading::eager, kv},
+                                  {{false, 0, 5, false}, dtype, 64, 8, 20, 3, ExpertLoading::eager, kv},
                                   *device, *ops)
                           ->kv_bytes_per_block()),
                   3 * kv_bytes_per_block(config, 0, kv, 8));

@@ -1,0 +1,98 @@
+#include "launch/stage_speed.h"
+
+#include <algorithm>
+#include <chrono>
+#include <sstream>
+
+#include "launch/agree.h"
+#include "launch/warm_up.h"
+
+namespace penstock {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kRuns = 3;
+constexpr int64_t kPrompt = 512;
+constexpr int64_t kContext = 256;
+
+bool shares(const Partition& partition) {
+  return std::any_of(partition.begin(), partition.end(), [](const StageCut& c) { return c.last_in_turns; });
+}
+
+/// Rows of `tokens` tokens behind `start` others, which all use the same blocks; each runs every MLP that
+/// `cut` shares.
+proto::Plan plan_of(const StageSpec& spec, int64_t rows, int64_t start, int64_t tokens) {
+  proto::Plan plan;
+  if (spec.cut.last_in_turns)
+    plan.add_run_by_earlier(static_cast<uint32_t>(spec.cut.first_half + spec.cut.halves - 1));
+  for (int64_t r = 0; r < rows; ++r) add_made_up_row(plan, spec, start, tokens);
+  return plan;
+}
+
+double seconds_of(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
+                  TensorView out_TD) {
+  double best = 0;
+  for (int run = 0; run <= kRuns; ++run) {
+    const Clock::time_point begin = Clock::now();
+    stage.forward(plan, in_TD, out_TD);
+    device.synchronize();
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    if (run > 0) best = run == 1 ? seconds : std::min(best, seconds);
+  }
+  return best;
+}
+
+}  // namespace
+
+Slowness measure_slowness(Stage& stage, Device& device, const StageSpec& spec, const JobShape& shape,
+                          int rank) {
+  const auto s = static_cast<size_t>(shape.layout.stage_of(rank));
+  const auto unit = [&](int64_t rows, int64_t start, int64_t tokens) {
+    const int64_t all = rows * tokens;
+    const double answers = tokens == 1 ? static_cast<double>(rows) : 0;
+    const StageWork work = work_by_stage(
+        shape.partition, shape.cost,
+        {static_cast<double>(all), static_cast<double>(rows), answers * static_cast<double>(start + 1)})[s];
+    const double cost = work.own + work.first_in_turns + work.last_in_turns;
+    if (cost <= 0) return 0.0;  // times nothing
+    Tensor in, out;
+    if (!stage.is_first()) in = device.tensor(DType::f32, {all, stage.hidden_size()});
+    if (!stage.is_last()) out = device.tensor(DType::f32, {all, stage.hidden_size()});
+    return seconds_of(stage, device, plan_of(spec, rows, start, tokens), in, out) / cost;
+  };
+  const int64_t prompt = std::min({kPrompt, spec.max_model_len, spec.max_tokens});
+  const int64_t context = std::min(kContext, warm_up_blocks(spec) * spec.block_size);
+  const int64_t answers = std::max<int64_t>(
+      1, std::min({shape.max_num_seqs / shape.schedule.micro_batches, spec.max_rows, spec.max_tokens}));
+  const int64_t prompts = std::max<int64_t>(1, std::min(spec.max_tokens / prompt, spec.max_rows));
+  return {unit(prompts, 0, prompt), unit(answers, context - 1, 1)};
+}
+
+std::vector<Slowness> agree_on_slowness(World& world, const JobShape& shape, Stage& stage, Device& device,
+                                        const StageSpec& spec) {
+  const std::vector<DeviceKind> devices = shape.devices_by_rank();
+  const bool gpus = std::find(devices.begin(), devices.end(), DeviceKind::cuda) != devices.end();
+  if (!gpus || !shares(shape.partition)) return std::vector<Slowness>(devices.size());
+  std::vector<Slowness> all;
+  for (const std::string& text : agree(world, [&]() -> std::string {
+         const Slowness mine = measure_slowness(stage, device, spec, shape, world.rank());
+         std::ostringstream out;
+         out << mine.prompts << " " << mine.answers;
+         return out.str();
+       })) {
+    std::istringstream in(text);
+    in >> all.emplace_back().prompts >> all.back().answers;
+  }
+  return all;
+}
+
+std::unique_ptr<TurnTaker> take_turns(PlanSource* source, const ReadyRank& ready, int rank) {
+  const JobShape& shape = ready.shape;
+  if (source == nullptr || !shares(shape.partition)) return nullptr;
+  const auto first = ready.slowness.begin() + shape.layout.first_rank(shape.layout.replica_of(rank));
+  return std::make_unique<TurnTaker>(*source, shape.partition, shape.cost,
+                                     std::vector<Slowness>(first, first + shape.layout.stages));
+}
+
+}  // namespace penstock

@@ -1,0 +1,161 @@
+// partition_by_cost (cut_cost.h).
+#include <algorithm>
+#include <cmath>
+#include <compare>
+#include <limits>
+#include <numeric>
+
+#include "runtime/pipeline/cut_cost.h"
+
+namespace penstock {
+namespace {
+
+/// Of the cuts between halves, the one whose dearest stage over all phases is cheapest, and of those one that
+/// cuts few layers.
+std::vector<Share> cheapest_unshared(size_t stages, const CutCost& cost,
+                                     const std::vector<double>& slowness) {
+  const size_t L = cost.halves.size();
+  Load all{0, 0, 0};
+  for (const Load& phase : cost.phases) {
+    all.tokens += phase.tokens;
+    all.rows += phase.rows;
+    all.positions += phase.positions;
+  }
+  std::vector<double> before(L + 1, 0);  // the halves before one
+  for (size_t h = 0; h < L; ++h)
+    before[h + 1] =
+        before[h] + cost.halves[h] * all.tokens + (cost.cache.empty() ? 0 : cost.cache[h] * all.positions);
+  // The first s stages hold the first l halves.
+  struct Best {
+    double dearest = std::numeric_limits<double>::infinity();
+    int cut_layers = 0;
+    size_t taken = 0;  // by stage s - 1
+    auto operator<=>(const Best&) const = default;
+  };
+  std::vector<std::vector<Best>> best(stages + 1, std::vector<Best>(L + 1));
+  best[0][0].dearest = 0;
+  for (size_t s = 1; s <= stages; ++s) {
+    const double unit = slowness.empty() ? 1 : slowness.at(s - 1);
+    const double ends = (s == 1 ? cost.embedding * all.tokens : 0) + (s == stages ? cost.head * all.rows : 0);
+    for (size_t l = 0; l <= L; ++l)
+      for (size_t n = 0; n <= l; ++n) {
+        const Best& earlier = best[s - 1][l - n];
+        const double stage = unit * (ends + before[l] - before[l - n]);
+        best[s][l] = std::min(best[s][l], Best{std::max(earlier.dearest, stage),
+                                               earlier.cut_layers + static_cast<int>(l % 2), n});
+      }
+  }
+  std::vector<Share> shares(stages);
+  for (size_t s = stages, l = L; s > 0; --s) {
+    shares[s - 1] = kHalf * static_cast<Share>(best[s][l].taken);
+    l -= best[s][l].taken;
+  }
+  return shares;
+}
+
+/// Looks for a cheaper cut around one.
+class Search {
+ public:
+  Search(const CutCost& cost, const std::vector<double>& slowness, const std::vector<Share>& start)
+      : cost_(cost),
+        slowness_(slowness),
+        end_(std::accumulate(start.begin(), start.end(), Share{0})),
+        cuts_(cuts_of(start)),
+        worth_(worth_of(cuts_)) {}
+
+  std::vector<Share> run() {
+    const size_t together = cuts_.size() <= kFew ? 3 : 2;  // neighbouring cuts
+    for (bool better = true; better;) {
+      better = false;
+      for (size_t first = 0; first < cuts_.size(); ++first)
+        better = try_around(first, std::min(together, cuts_.size() - first), cuts_) || better;
+    }
+    return shares(cuts_);
+  }
+
+ private:
+  static constexpr size_t kFew = 8;
+  static constexpr Share kFar = 4;
+
+  struct Worth {
+    double cost = 0;
+    double unevenness = 0;  // so that stages other than the dearest are made even, and give it room
+    bool operator<(const Worth& other) const {
+      constexpr double kSame = 1e-9;
+      if (std::abs(cost - other.cost) > kSame * other.cost) return cost < other.cost;
+      return unevenness < other.unevenness * (1 - kSame);
+    }
+  };
+
+  std::vector<Share> shares(const std::vector<Share>& cuts) const {
+    std::vector<Share> shares;
+    Share begin = 0;
+    for (const Share cut : cuts) {
+      shares.push_back(cut - begin);
+      begin = cut;
+    }
+    shares.push_back(end_ - begin);
+    return shares;
+  }
+
+  Worth worth_of(const std::vector<Share>& cuts) const {
+    constexpr double kShared = 0.005;
+    constexpr double kLayerCut = 0.0002;
+    const Partition partition = partition_by_shares(shares(cuts));
+    double factor = 1;
+    for (const Share cut : cuts)
+      factor += cut % kHalf != 0 ? kShared : cut % (2 * kHalf) != 0 ? kLayerCut : 0;
+    Worth worth{factor * job_cost(partition, cost_, slowness_), 0};
+    for (const double stage : stage_costs(partition, cost_, slowness_)) worth.unevenness += stage * stage;
+    return worth;
+  }
+
+  bool possible(const std::vector<Share>& cuts) const {
+    for (size_t s = 0; s < cuts.size(); ++s) {
+      if (cuts[s] < (s > 0 ? cuts[s - 1] : 0) || cuts[s] > end_) return false;
+      if (cuts[s] % kHalf == 0) continue;
+      const auto half = static_cast<size_t>(cuts[s] / kHalf);
+      if (half >= cost_.may_be_shared.size() || !cost_.may_be_shared[half]) return false;
+      if (s > 0 && cuts[s] == cuts[s - 1]) return false;
+    }
+    return true;
+  }
+
+  /// Moves `count` cuts from `first` on; the others are those of `cuts`.
+  bool try_around(size_t first, size_t count, std::vector<Share> cuts) {
+    if (count == 0) {
+      if (!possible(cuts)) return false;
+      const Worth worth = worth_of(cuts);
+      if (!(worth < worth_)) return false;
+      worth_ = worth;
+      cuts_ = std::move(cuts);
+      return true;
+    }
+    bool better = false;
+    const Share middle = cuts[first];
+    for (Share by = -kFar; by <= kFar; ++by) {
+      cuts[first] = middle + by;
+      better = try_around(first + 1, count - 1, cuts) || better;
+    }
+    return better;
+  }
+
+  const CutCost& cost_;
+  const std::vector<double>& slowness_;
+  Share end_;
+  std::vector<Share> cuts_;
+  Worth worth_;
+};
+
+}  // namespace
+
+Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness) {
+  check_stage_count(static_cast<int64_t>(cost.halves.size() / 2), stages);
+  const std::vector<Share> start = cheapest_unshared(static_cast<size_t>(stages), cost, slowness);
+  const bool any_shared =
+      std::find(cost.may_be_shared.begin(), cost.may_be_shared.end(), true) != cost.may_be_shared.end();
+  if (cost.phases.size() == 1 && !any_shared) return partition_by_shares(start);
+  return partition_by_shares(Search(cost, slowness, start).run());
+}
+
+}  // namespace penstock
