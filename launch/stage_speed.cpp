@@ -57,7 +57,7 @@ Slowness measure_slowness(Stage& stage, Device& device, const StageSpec& spec, c
     const double cost = work.own + work.first_in_turns + work.last_in_turns;
     if (cost <= 0) return 0.0;  // times nothing
     Tensor in, out;
-    if (!stage.is_first()) in = device.tensor(DType::f32, {all, stage.hidden_size()});
+    if (!stage.is_first()) in = made_up_hidden(device, all, stage.hidden_size());
     if (!stage.is_last()) out = device.tensor(DType::f32, {all, stage.hidden_size()});
     return seconds_of(stage, device, plan_of(spec, rows, start, tokens), in, out) / cost;
   };

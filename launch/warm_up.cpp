@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "runtime/base/rng.h"
+
 namespace penstock {
 namespace {
 
@@ -46,16 +48,27 @@ void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, in
   row.mutable_sampling()->set_logprobs(-1);
 }
 
+Tensor made_up_hidden(Device& device, int64_t tokens, int64_t hidden_size) {
+  constexpr int64_t kDifferent = 64;  // rows
+  const int64_t rows = std::min(tokens, kDifferent);
+  std::vector<float> some(static_cast<size_t>(rows * hidden_size));
+  for (size_t i = 0; i < some.size(); ++i) some[i] = 4 * uniform_open(philox(1, i)[0]) - 2;
+  Tensor hidden = device.tensor(DType::f32, {tokens, hidden_size});
+  for (int64_t first = 0; first < tokens; first += rows)
+    device.upload(hidden.view.as<float>() + first * hidden_size, some.data(),
+                  static_cast<size_t>(std::min(rows, tokens - first) * hidden_size) * sizeof(float));
+  return hidden;
+}
+
 int64_t warm_up_blocks(const StageSpec& spec) {
   const int64_t longest = std::min(spec.max_tokens, spec.max_model_len);
   return (longest + spec.block_size - 1) / spec.block_size;
 }
 
 void warm_up(Stage& stage, Device& device, const StageSpec& spec) {
-  const Shape shape{spec.max_tokens, stage.hidden_size()};
   Tensor in, out;
-  if (!stage.is_first()) in = device.tensor(DType::f32, shape);
-  if (!stage.is_last()) out = device.tensor(DType::f32, shape);
+  if (!stage.is_first()) in = made_up_hidden(device, spec.max_tokens, stage.hidden_size());
+  if (!stage.is_last()) out = device.tensor(DType::f32, {spec.max_tokens, stage.hidden_size()});
   for (const int64_t size : sizes_up_to(spec.max_tokens)) {
     const proto::Plan plan = made_up_plan(spec, size);
     const int64_t tokens = tokens_of(plan);

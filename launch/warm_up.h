@@ -14,6 +14,10 @@ int64_t warm_up_blocks(const StageSpec& spec);
 /// all such rows; its next token is drawn.
 void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, int64_t tokens);
 
+/// Hidden states as a stage might get them. Kernels are chosen by how long they take, and with zeros, or what
+/// memory happens to hold, a GPU draws less power and multiplies faster than it will, some more than others.
+Tensor made_up_hidden(Device& device, int64_t tokens, int64_t hidden_size);
+
 /// Runs the stage on made-up micro-batches of every size class up to the largest, so that a GPU's kernels are
 /// loaded and chosen, and its memory is taken, before the job's clock runs. The stage has at least
 /// warm_up_blocks of cache; what this leaves there is written over before it is read.
