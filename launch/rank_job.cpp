@@ -193,7 +193,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     // What the largest micro-batch takes besides the planned memory (kernels, libraries) is in use before the
     // rest becomes cache.
     ready.stage->allocate_cache(warm_up_blocks(spec));
-    warm_up(*ready.stage, *ready.device, spec);
+    warm_up(*ready.stage, *ready.device, spec, shape.config.vocab_size);
     return {};
   });
   ready.slowness = agree_on_slowness(world, shape, *ready.stage, *ready.device, spec);

@@ -9,12 +9,12 @@ namespace penstock {
 namespace {
 
 /// A micro-batch of about `tokens` tokens in as many sequences as may be; all of them use the same blocks.
-proto::Plan made_up_plan(const StageSpec& spec, int64_t tokens) {
+proto::Plan made_up_plan(const StageSpec& spec, int64_t vocab_size, int64_t tokens) {
   proto::Plan plan;
   const int64_t rows = std::min(tokens, spec.max_rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t count = std::min((r + 1) * tokens / rows - r * tokens / rows, spec.max_model_len);
-    add_made_up_row(plan, spec, 0, count);
+    add_made_up_row(plan, spec, vocab_size, 0, count);
   }
   return plan;
 }
@@ -38,12 +38,14 @@ std::vector<int64_t> sizes_up_to(int64_t largest) {
 
 }  // namespace
 
-void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, int64_t tokens) {
+void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t vocab_size, int64_t start,
+                     int64_t tokens) {
   const auto sequence = static_cast<uint64_t>(plan.rows_size());
   proto::PlannedRow& row = *plan.add_rows();
   row.set_sequence(sequence);
   row.set_start(static_cast<uint32_t>(start));
-  for (int64_t i = 0; i < tokens; ++i) row.add_tokens(0);
+  for (int64_t i = 0; i < tokens; ++i)
+    row.add_tokens(philox(sequence, static_cast<uint64_t>(i))[0] % static_cast<uint32_t>(vocab_size));
   for (int64_t b = 0; b * spec.block_size < start + tokens; ++b) row.add_blocks(static_cast<uint32_t>(b));
   row.mutable_sampling()->set_logprobs(-1);
 }
@@ -65,12 +67,12 @@ int64_t warm_up_blocks(const StageSpec& spec) {
   return (longest + spec.block_size - 1) / spec.block_size;
 }
 
-void warm_up(Stage& stage, Device& device, const StageSpec& spec) {
+void warm_up(Stage& stage, Device& device, const StageSpec& spec, int64_t vocab_size) {
   Tensor in, out;
   if (!stage.is_first()) in = made_up_hidden(device, spec.max_tokens, stage.hidden_size());
   if (!stage.is_last()) out = device.tensor(DType::f32, {spec.max_tokens, stage.hidden_size()});
   for (const int64_t size : sizes_up_to(spec.max_tokens)) {
-    const proto::Plan plan = made_up_plan(spec, size);
+    const proto::Plan plan = made_up_plan(spec, vocab_size, size);
     const int64_t tokens = tokens_of(plan);
     stage.forward(plan, in ? in.view.first(tokens) : TensorView{},
                   out ? out.view.first(tokens) : TensorView{});

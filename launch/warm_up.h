@@ -10,17 +10,19 @@ namespace penstock {
 /// How many KV blocks warm_up uses.
 int64_t warm_up_blocks(const StageSpec& spec);
 
-/// A row of `tokens` tokens behind `start` others, of a sequence of its own, but in the same first blocks as
-/// all such rows; its next token is drawn.
-void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t start, int64_t tokens);
+/// A row of `tokens` random tokens behind `start` others, of a sequence of its own, but in the same first
+/// blocks as all such rows; its next token is drawn.
+void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t vocab_size, int64_t start,
+                     int64_t tokens);
 
-/// Hidden states as a stage might get them. Kernels are chosen by how long they take, and with zeros, or what
-/// memory happens to hold, a GPU draws less power and multiplies faster than it will, some more than others.
+/// Hidden states as a stage might get them. Kernels are chosen by how long they take, and with zeros, equal
+/// rows or what memory happens to hold a GPU draws less power and multiplies faster than it will, with some
+/// kernels more than with others.
 Tensor made_up_hidden(Device& device, int64_t tokens, int64_t hidden_size);
 
 /// Runs the stage on made-up micro-batches of every size class up to the largest, so that a GPU's kernels are
 /// loaded and chosen, and its memory is taken, before the job's clock runs. The stage has at least
 /// warm_up_blocks of cache; what this leaves there is written over before it is read.
-void warm_up(Stage& stage, Device& device, const StageSpec& spec);
+void warm_up(Stage& stage, Device& device, const StageSpec& spec, int64_t vocab_size);
 
 }  // namespace penstock
