@@ -204,10 +204,27 @@ void print_stages(const ReadyRank& ready, const std::vector<proto::StageReport>&
   }
 }
 
-/// What the stages' busy times, beside what the cut took them to cost, say of a better one.
-void print_evener_cut(const JobShape& shape, const std::vector<proto::StageReport>& reports) {
+/// What the cut took each stage to cost, with the turns that the job took.
+std::vector<double> expected_costs(const ReadyRank& ready) {
+  const JobShape& shape = ready.shape;
+  std::vector<double> costs(shape.partition.size(), 0);
+  for (const Load& phase : shape.cost.phases) {
+    CutCost alone = shape.cost;
+    alone.phases = {phase};
+    std::vector<double> slowness;
+    for (const Slowness& s : slowness_of_replica(ready, 0))
+      slowness.push_back(phase.rows > 0 ? s.answers : s.prompts);
+    const std::vector<double> times = stage_costs(shape.partition, alone, slowness);
+    for (size_t s = 0; s < costs.size(); ++s) costs[s] += slowness[s] > 0 ? times[s] / slowness[s] : 0;
+  }
+  return costs;
+}
+
+/// What the stages' busy times, beside what they were taken to cost, say of a better cut.
+void print_evener_cut(const ReadyRank& ready, const std::vector<proto::StageReport>& reports) {
+  const JobShape& shape = ready.shape;
   if (shape.layout.replicas > 1 || shape.layout.stages == 1 || !devices_are_alike(shape.devices)) return;
-  const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
+  const std::vector<double> costs = expected_costs(ready);
   double busy = 0, all = 0;
   for (size_t s = 0; s < reports.size(); ++s) {
     busy += costs[s] > 0 ? reports[s].busy_seconds() : 0;
@@ -223,8 +240,9 @@ void print_evener_cut(const JobShape& shape, const std::vector<proto::StageRepor
       1 - job_cost(better, shape.cost, slowness) / job_cost(shape.partition, shape.cost, slowness);
   if (gain < 0.01) return;
   std::printf(
-      "by these times --layer-partition %s would make the busiest stage %.0f %% less busy, where every stage "
-      "has processors of its own\n",
+      "by these times --layer-partition %s would make the job %.0f %% shorter, where every stage has "
+      "processors "
+      "of its own\n",
       flag_text(better).c_str(), 100 * gain);
 }
 
@@ -235,14 +253,8 @@ std::vector<proto::StageReport> reports_of_all(World& world, const proto::StageR
   return reports;
 }
 
-void write_trace(const BenchFlags& flags, const ReadyRank& ready, Clock::time_point begin,
-                 const std::vector<proto::StageReport>& reports) {
-  const auto nanoseconds = [](Clock::time_point when) {
-    return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
-  };
-  TraceWriter trace(flags.trace, describe(flags.job, ready), nanoseconds(begin));
-  for (const proto::StageReport& report : reports) trace.add(report, nanoseconds(Clock::now()));
-  trace.finish();
+uint64_t nanoseconds(Clock::time_point when) {
+  return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
 }
 
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
@@ -276,11 +288,14 @@ MachineBounds higher(const MachineBounds& a, const MachineBounds& b) {
 
 void bench_on_rank(World& world, const BenchFlags& flags) {
   ReadyRank ready = make_ready(world, flags.job);
+  std::optional<TraceWriter> trace;
   agree(world, [&]() -> std::string {
     if (flags.input_len + flags.output_len > ready.shape.max_model_len)
       throw UsageError("--input-len and --output-len: expected at most " +
                        std::to_string(ready.shape.max_model_len) + " together, found " +
                        std::to_string(flags.input_len + flags.output_len));
+    if (world.rank() == 0 && !flags.trace.empty())
+      trace.emplace(flags.trace, describe(flags.job, ready), nanoseconds(Clock::now()));
     return {};
   });
   MachineBounds bounds = measured_bounds(world, ready);
@@ -291,21 +306,17 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
   std::optional<BenchPlans> plans;
   std::optional<PlanDesk> desk;
   std::optional<RemotePlans> remote;
-  PlanSource* source = nullptr;
-  if (world.rank() == 0) {
-    plans.emplace(flags, ready, flags.job.block_size);
-    source = &desk.emplace(*plans, world, layout);
-  } else if (stage_number == 0) {
-    source = &remote.emplace(world);
-  }
-  const std::unique_ptr<TurnTaker> turns = take_turns(source, ready, world.rank());
-  if (turns) source = turns.get();
+  std::optional<TurnTaker> turns;
+  if (world.rank() == 0) plans.emplace(flags, ready, flags.job.block_size);
+  if (stage_number == 0)
+    turns.emplace(world.rank() == 0 ? static_cast<PlanSource&>(desk.emplace(*plans, world, layout))
+                                    : remote.emplace(world),
+                  ready.shape.partition, ready.shape.cost, slowness_of_replica(ready, world.rank()));
   DecodeCounter stage(*ready.stage);
   Runner runner(stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
                 {stage_number, layout.first_rank(layout.replica_of(world.rank())),
                  ready.shape.max_num_batched_tokens, !flags.trace.empty()},
-                source);
-  const Clock::time_point begin = Clock::now();
+                turns ? &*turns : nullptr);
   const proto::StageReport report = runner.run();
   if (desk) desk->finish();
   const std::vector<proto::StageReport> reports = reports_of_all(world, report);
@@ -324,8 +335,10 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
               rate_text(bounds.read_bytes, "B").c_str());
   print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
-  print_evener_cut(ready.shape, reports);
-  if (!flags.trace.empty()) write_trace(flags, ready, begin, reports);
+  print_evener_cut(ready, reports);
+  if (!trace) return;
+  for (const proto::StageReport& r : reports) trace->add(r, nanoseconds(Clock::now()));
+  trace->finish();
 }
 
 }  // namespace

@@ -100,12 +100,12 @@ std::string told_end(const JobProgress& end, const std::string& reason) {
 void play_for_rank_0(World& world, ReadyRank& ready, const JobOptions& options,
                      const RunnerOptions& runner_options) {
   std::optional<RemotePlans> plans;
-  if (runner_options.stage == 0) plans.emplace(world);
-  PlanSource* source = plans ? &*plans : nullptr;
-  const std::unique_ptr<TurnTaker> turns = take_turns(source, ready, world.rank());
-  if (turns) source = turns.get();
+  std::optional<TurnTaker> turns;
+  if (runner_options.stage == 0)
+    turns.emplace(plans.emplace(world), ready.shape.partition, ready.shape.cost,
+                  slowness_of_replica(ready, world.rank()));
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                runner_options, source);
+                runner_options, turns ? &*turns : nullptr);
   std::optional<StageReporter> reporter;
   reporter.emplace(world, runner.meter(), ready, options.watch.interval_seconds);
   const proto::StageReport played = play(world, runner);
@@ -181,10 +181,9 @@ void generate(World& world, Stopping& stopping, const JobOptions& options,
   tell_ready(ready, options);
   JobPlans plans(*job, options.watch.interval_seconds > 0 ? &metrics->requests() : nullptr, guard.get(),
                  world, layout);
-  const std::unique_ptr<TurnTaker> turns = take_turns(&plans.desk(), ready, world.rank());
-  PlanSource* const source = turns ? static_cast<PlanSource*>(turns.get()) : &plans.desk();
+  TurnTaker turns(plans.desk(), ready.shape.partition, ready.shape.cost, slowness_of_replica(ready, 0));
   Runner runner(*ready.stage, *ready.device, world, std::move(ready.edges), ready.shape.schedule,
-                runner_options, source);
+                runner_options, &turns);
   proto::StageReport report;
   bool complete = false;
   if (const JobProgress start = job->progress(); start.rows_resumed > 0)

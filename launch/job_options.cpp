@@ -22,7 +22,7 @@ constexpr int64_t kMostTokensPerMicroBatch = 65536;
 // H100. Decides only how --layer-partition auto weighs what is read, and what is multiplied.
 constexpr double kFlopsPerByte = 12;
 constexpr double kGpuFlopsPerByte = 250;
-constexpr double kUsualContext = 2048;
+constexpr double kUsualContext = 1024;
 
 int64_t chosen_max_model_len(const JobOptions& options, const ModelConfig& config) {
   const int64_t most = default_max_model_len(config);
@@ -123,12 +123,12 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
          "and --max-num-seqs are those of one replica")
       ->check(CLI::Range(1, 4096))
       ->group(group);
-  app.add_option(
-         "--layer-partition", o.layer_partition,
-         "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP) or "
-         "8.7,7.3 "
-         "(both stages hold that MLP and run it in turns, the first in .2 of .5), or auto for an even cost "
-         "[embedding alone, then evenly]")
+  app.add_option("--layer-partition", o.layer_partition,
+                 "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP) "
+                 "or 8.75,9.25 "
+                 "(both stages hold the MLP of layer 8 and run it in turns), or auto for an even cost "
+                 "[embedding alone, "
+                 "then evenly]")
       ->group(group);
   add_choice(app, "--gpu-edges", o.gpu_edges,
              {{"auto", GpuEdges::automatic}, {"copy", GpuEdges::copy}, {"nccl", GpuEdges::nccl}},

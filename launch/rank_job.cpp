@@ -196,7 +196,6 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     warm_up(*ready.stage, *ready.device, spec, shape.config.vocab_size);
     return {};
   });
-  ready.slowness = agree_on_slowness(world, shape, *ready.stage, *ready.device, spec);
   ready.edges = make_edges(world, *ready.device, shape.layout, shape.devices_by_rank(),
                            opened.gpus_are_shared, options.gpu_edges);
   const uint64_t experts_to_come = experts_to_come_here(world, *ready.stage);
@@ -211,6 +210,7 @@ ReadyRank make_ready(World& world, const JobOptions& options) {
     ready.stage->allocate_cache(ready.blocks);
     return {};
   });
+  ready.slowness = agree_on_slowness(world, ready, spec, opened.gpus_are_shared);
   warn_of_experts_without_room(world, *ready.device, *ready.stage, ready.blocks, experts_to_come);
   const ExpertUse experts = ready.stage->expert_use();
   ready.planned_bytes =

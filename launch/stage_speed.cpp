@@ -21,16 +21,6 @@ bool shares(const Partition& partition) {
   return std::any_of(partition.begin(), partition.end(), [](const StageCut& c) { return c.last_in_turns; });
 }
 
-/// Rows of `tokens` tokens behind `start` others, which all use the same blocks; each runs every MLP that
-/// `cut` shares.
-proto::Plan plan_of(const StageSpec& spec, int64_t vocab_size, int64_t rows, int64_t start, int64_t tokens) {
-  proto::Plan plan;
-  if (spec.cut.last_in_turns)
-    plan.add_run_by_earlier(static_cast<uint32_t>(spec.cut.first_half + spec.cut.halves - 1));
-  for (int64_t r = 0; r < rows; ++r) add_made_up_row(plan, spec, vocab_size, start, tokens);
-  return plan;
-}
-
 /// A forward's, when the next is asked for before it is done.
 double seconds_of(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
                   TensorView out_TD) {
@@ -43,7 +33,7 @@ double seconds_of(Stage& stage, Device& device, const proto::Plan& plan, TensorV
   return std::chrono::duration<double>(Clock::now() - begin).count() / kRuns;
 }
 
-/// "prompts 1, 1.02, answers 0, 1": of the fastest.
+/// "prompts 1, 1.02; answers 1.1, 1": of the fastest.
 std::string relative_text(const std::vector<Slowness>& all) {
   std::ostringstream text;
   text.precision(3);
@@ -63,7 +53,7 @@ std::string relative_text(const std::vector<Slowness>& all) {
 }  // namespace
 
 Slowness measure_slowness(Stage& stage, Device& device, const StageSpec& spec, const JobShape& shape,
-                          int rank) {
+                          int64_t blocks, int rank) {
   const auto s = static_cast<size_t>(shape.layout.stage_of(rank));
   const auto unit = [&](int64_t rows, int64_t start, int64_t tokens) {
     const int64_t all = rows * tokens;
@@ -73,28 +63,33 @@ Slowness measure_slowness(Stage& stage, Device& device, const StageSpec& spec, c
         {static_cast<double>(all), static_cast<double>(rows), answers * static_cast<double>(start + 1)})[s];
     const double cost = work.own + work.first_in_turns + work.last_in_turns;
     if (cost <= 0) return 0.0;  // times nothing
+    proto::Plan plan = empty_made_up_plan(spec);
+    const int64_t blocks_a_row = (start + tokens + spec.block_size - 1) / spec.block_size;
+    for (int64_t r = 0; r < rows; ++r)
+      add_made_up_row(plan, spec, shape.config.vocab_size, start, tokens, r * blocks_a_row, blocks);
     Tensor in, out;
     if (!stage.is_first()) in = made_up_hidden(device, all, stage.hidden_size());
     if (!stage.is_last()) out = device.tensor(DType::f32, {all, stage.hidden_size()});
-    return seconds_of(stage, device, plan_of(spec, shape.config.vocab_size, rows, start, tokens), in, out) /
-           cost;
+    return seconds_of(stage, device, plan, in, out) / cost;
   };
   const int64_t prompt = std::min({kPrompt, spec.max_model_len, spec.max_tokens});
-  const int64_t context = std::min(kContext, warm_up_blocks(spec) * spec.block_size);
+  const int64_t prompts = std::max<int64_t>(1, std::min(spec.max_tokens / prompt, spec.max_rows));
+  const int64_t context = std::min(kContext, spec.max_model_len);
   const int64_t answers = std::max<int64_t>(
       1, std::min({shape.max_num_seqs / shape.schedule.micro_batches, spec.max_rows, spec.max_tokens}));
-  const int64_t prompts = std::max<int64_t>(1, std::min(spec.max_tokens / prompt, spec.max_rows));
   return {unit(prompts, 0, prompt), unit(answers, context - 1, 1)};
 }
 
-std::vector<Slowness> agree_on_slowness(World& world, const JobShape& shape, Stage& stage, Device& device,
-                                        const StageSpec& spec) {
-  const std::vector<DeviceKind> devices = shape.devices_by_rank();
+std::vector<Slowness> agree_on_slowness(World& world, const ReadyRank& ready, const StageSpec& spec,
+                                        bool gpus_are_shared) {
+  const std::vector<DeviceKind> devices = ready.shape.devices_by_rank();
   const bool gpus = std::find(devices.begin(), devices.end(), DeviceKind::cuda) != devices.end();
-  if (!gpus || !shares(shape.partition)) return std::vector<Slowness>(devices.size());
+  if (!gpus || gpus_are_shared || !shares(ready.shape.partition))
+    return std::vector<Slowness>(devices.size());
   std::vector<Slowness> all;
   for (const std::string& text : agree(world, [&]() -> std::string {
-         const Slowness mine = measure_slowness(stage, device, spec, shape, world.rank());
+         const Slowness mine =
+             measure_slowness(*ready.stage, *ready.device, spec, ready.shape, ready.blocks, world.rank());
          std::ostringstream out;
          out << mine.prompts << " " << mine.answers;
          return out.str();
@@ -106,12 +101,10 @@ std::vector<Slowness> agree_on_slowness(World& world, const JobShape& shape, Sta
   return all;
 }
 
-std::unique_ptr<TurnTaker> take_turns(PlanSource* source, const ReadyRank& ready, int rank) {
-  const JobShape& shape = ready.shape;
-  if (source == nullptr || !shares(shape.partition)) return nullptr;
-  const auto first = ready.slowness.begin() + shape.layout.first_rank(shape.layout.replica_of(rank));
-  return std::make_unique<TurnTaker>(*source, shape.partition, shape.cost,
-                                     std::vector<Slowness>(first, first + shape.layout.stages));
+std::vector<Slowness> slowness_of_replica(const ReadyRank& ready, int rank) {
+  const Layout& layout = ready.shape.layout;
+  const auto first = ready.slowness.begin() + layout.first_rank(layout.replica_of(rank));
+  return {first, first + layout.stages};
 }
 
 }  // namespace penstock

@@ -10,11 +10,11 @@ namespace {
 
 /// A micro-batch of about `tokens` tokens in as many sequences as may be; all of them use the same blocks.
 proto::Plan made_up_plan(const StageSpec& spec, int64_t vocab_size, int64_t tokens) {
-  proto::Plan plan;
+  proto::Plan plan = empty_made_up_plan(spec);
   const int64_t rows = std::min(tokens, spec.max_rows);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t count = std::min((r + 1) * tokens / rows - r * tokens / rows, spec.max_model_len);
-    add_made_up_row(plan, spec, vocab_size, 0, count);
+    add_made_up_row(plan, spec, vocab_size, 0, count, 0, warm_up_blocks(spec));
   }
   return plan;
 }
@@ -38,15 +38,23 @@ std::vector<int64_t> sizes_up_to(int64_t largest) {
 
 }  // namespace
 
+proto::Plan empty_made_up_plan(const StageSpec& spec) {
+  proto::Plan plan;
+  if (spec.cut.last_in_turns)
+    plan.add_run_by_earlier(static_cast<uint32_t>(spec.cut.first_half + spec.cut.halves - 1));
+  return plan;
+}
+
 void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t vocab_size, int64_t start,
-                     int64_t tokens) {
+                     int64_t tokens, int64_t first_block, int64_t blocks) {
   const auto sequence = static_cast<uint64_t>(plan.rows_size());
   proto::PlannedRow& row = *plan.add_rows();
   row.set_sequence(sequence);
   row.set_start(static_cast<uint32_t>(start));
   for (int64_t i = 0; i < tokens; ++i)
     row.add_tokens(philox(sequence, static_cast<uint64_t>(i))[0] % static_cast<uint32_t>(vocab_size));
-  for (int64_t b = 0; b * spec.block_size < start + tokens; ++b) row.add_blocks(static_cast<uint32_t>(b));
+  for (int64_t b = 0; b * spec.block_size < start + tokens; ++b)
+    row.add_blocks(static_cast<uint32_t>((first_block + b) % blocks));
   row.mutable_sampling()->set_logprobs(-1);
 }
 

@@ -10,10 +10,13 @@ namespace penstock {
 /// How many KV blocks warm_up uses.
 int64_t warm_up_blocks(const StageSpec& spec);
 
-/// A row of `tokens` random tokens behind `start` others, of a sequence of its own, but in the same first
-/// blocks as all such rows; its next token is drawn.
+/// Made-up micro-batches run every half layer that the stage holds, those too that it runs in turns.
+proto::Plan empty_made_up_plan(const StageSpec& spec);
+
+/// A row of `tokens` random tokens behind `start` others, of a sequence of its own, in KV blocks from
+/// `first_block` on, of `blocks` in all; its next token is drawn.
 void add_made_up_row(proto::Plan& plan, const StageSpec& spec, int64_t vocab_size, int64_t start,
-                     int64_t tokens);
+                     int64_t tokens, int64_t first_block, int64_t blocks);
 
 /// Hidden states as a stage might get them. Kernels are chosen by how long they take, and with zeros, equal
 /// rows or what memory happens to hold a GPU draws less power and multiplies faster than it will, with some

@@ -41,7 +41,7 @@ EvenTurns even_turns(const std::vector<StageWork>& work) {
       if (load > most) return false;
       const double last = work[s].last_in_turns;
       turns.of_earlier[s] = last > 0 ? std::min(1.0, (most - load) / last) : 0;
-      left = last > 0 ? 1 - turns.of_earlier[s] : 0;
+      left = 1 - turns.of_earlier[s];
     }
     return true;
   };

@@ -10,45 +10,64 @@
 namespace penstock {
 namespace {
 
-/// Of the cuts between halves, the one whose dearest stage over all phases is cheapest, and of those one that
-/// cuts few layers.
-std::vector<Share> cheapest_unshared(size_t stages, const CutCost& cost,
-                                     const std::vector<double>& slowness) {
-  const size_t L = cost.halves.size();
+/// Where a cut may lie: between halves, and with `shared` within those that may be.
+std::vector<Share> places(const CutCost& cost, bool shared) {
+  std::vector<Share> places;
+  for (size_t half = 0; half <= cost.halves.size(); ++half) {
+    places.push_back(kHalf * static_cast<Share>(half));
+    if (shared && half < cost.may_be_shared.size() && cost.may_be_shared[half])
+      places.push_back(places.back() + 1);
+  }
+  return places;
+}
+
+/// Of the cuts at `places`, the one whose dearest stage over all phases is cheapest, when an MLP that is
+/// shared is shared evenly; and of those one that cuts few layers.
+std::vector<Share> cheapest_at(const std::vector<Share>& places, size_t stages, const CutCost& cost,
+                               const std::vector<double>& slowness) {
   Load all{0, 0, 0};
   for (const Load& phase : cost.phases) {
     all.tokens += phase.tokens;
     all.rows += phase.rows;
     all.positions += phase.positions;
   }
-  std::vector<double> before(L + 1, 0);  // the halves before one
-  for (size_t h = 0; h < L; ++h)
-    before[h + 1] =
-        before[h] + cost.halves[h] * all.tokens + (cost.cache.empty() ? 0 : cost.cache[h] * all.positions);
-  // The first s stages hold the first l halves.
+  std::vector<double> before;  // a place
+  double whole = 0;
+  size_t next = 0;  // half
+  for (const Share place : places) {
+    const auto of = [&](size_t h) {
+      return cost.halves[h] * all.tokens + (cost.cache.empty() ? 0 : cost.cache[h] * all.positions);
+    };
+    while (kHalf * static_cast<Share>(next + 1) <= place) whole += of(next++);
+    before.push_back(whole + (place % kHalf != 0 ? of(next) / 2 : 0));
+  }
+  // The first s stages end at place l.
   struct Best {
     double dearest = std::numeric_limits<double>::infinity();
     int cut_layers = 0;
-    size_t taken = 0;  // by stage s - 1
+    size_t taken = 0;  // places, by stage s - 1
     auto operator<=>(const Best&) const = default;
   };
-  std::vector<std::vector<Best>> best(stages + 1, std::vector<Best>(L + 1));
+  std::vector<std::vector<Best>> best(stages + 1, std::vector<Best>(places.size()));
   best[0][0].dearest = 0;
   for (size_t s = 1; s <= stages; ++s) {
     const double unit = slowness.empty() ? 1 : slowness.at(s - 1);
     const double ends = (s == 1 ? cost.embedding * all.tokens : 0) + (s == stages ? cost.head * all.rows : 0);
-    for (size_t l = 0; l <= L; ++l)
+    for (size_t l = 0; l < places.size(); ++l)
       for (size_t n = 0; n <= l; ++n) {
+        if (n == 0 && places[l] % kHalf != 0) continue;  // two cuts within one MLP
         const Best& earlier = best[s - 1][l - n];
         const double stage = unit * (ends + before[l] - before[l - n]);
-        best[s][l] = std::min(best[s][l], Best{std::max(earlier.dearest, stage),
-                                               earlier.cut_layers + static_cast<int>(l % 2), n});
+        best[s][l] =
+            std::min(best[s][l], Best{std::max(earlier.dearest, stage),
+                                      earlier.cut_layers + (places[l] % (2 * kHalf) != 0 ? 1 : 0), n});
       }
   }
   std::vector<Share> shares(stages);
-  for (size_t s = stages, l = L; s > 0; --s) {
-    shares[s - 1] = kHalf * static_cast<Share>(best[s][l].taken);
-    l -= best[s][l].taken;
+  for (size_t s = stages, l = places.size() - 1; s > 0; --s) {
+    const size_t from = l - best[s][l].taken;
+    shares[s - 1] = places[l] - places[from];
+    l = from;
   }
   return shares;
 }
@@ -63,18 +82,22 @@ class Search {
         cuts_(cuts_of(start)),
         worth_(worth_of(cuts_)) {}
 
-  std::vector<Share> run() {
+  void run() {
     const size_t together = cuts_.size() <= kFew ? 3 : 2;  // neighbouring cuts
-    for (bool better = true; better;) {
+    bool better = true;
+    for (int round = 0; better && round < kMostRounds; ++round) {
       better = false;
       for (size_t first = 0; first < cuts_.size(); ++first)
         better = try_around(first, std::min(together, cuts_.size() - first), cuts_) || better;
     }
-    return shares(cuts_);
   }
+
+  bool is_better_than(const Search& other) const { return worth_ < other.worth_; }
+  Partition found() const { return partition_by_shares(shares(cuts_)); }
 
  private:
   static constexpr size_t kFew = 8;
+  static constexpr int kMostRounds = 50;
   static constexpr Share kFar = 4;
 
   struct Worth {
@@ -99,7 +122,7 @@ class Search {
   }
 
   Worth worth_of(const std::vector<Share>& cuts) const {
-    constexpr double kShared = 0.005;
+    constexpr double kShared = 0.003;
     constexpr double kLayerCut = 0.0002;
     const Partition partition = partition_by_shares(shares(cuts));
     double factor = 1;
@@ -151,11 +174,16 @@ class Search {
 
 Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness) {
   check_stage_count(static_cast<int64_t>(cost.halves.size() / 2), stages);
-  const std::vector<Share> start = cheapest_unshared(static_cast<size_t>(stages), cost, slowness);
+  const auto S = static_cast<size_t>(stages);
+  const std::vector<Share> unshared = cheapest_at(places(cost, false), S, cost, slowness);
   const bool any_shared =
       std::find(cost.may_be_shared.begin(), cost.may_be_shared.end(), true) != cost.may_be_shared.end();
-  if (cost.phases.size() == 1 && !any_shared) return partition_by_shares(start);
-  return partition_by_shares(Search(cost, slowness, start).run());
+  if (cost.phases.size() == 1 && !any_shared) return partition_by_shares(unshared);
+  Search from_unshared(cost, slowness, unshared);
+  from_unshared.run();
+  Search from_shared(cost, slowness, cheapest_at(places(cost, true), S, cost, slowness));
+  from_shared.run();
+  return (from_shared.is_better_than(from_unshared) ? from_shared : from_unshared).found();
 }
 
 }  // namespace penstock

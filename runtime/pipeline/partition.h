@@ -12,7 +12,7 @@ namespace penstock {
 /// lie between them as well as between layers.
 ///
 /// Two stages may also share an MLP, which keeps nothing from one micro-batch to the next: both hold it, and
-/// run it in turns (turns.h).
+/// run it in turns (turn_taker.h).
 struct StageCut {
   bool embedding = false;
   int64_t first_half = 0;

@@ -1,5 +1,6 @@
 #include "runtime/pipeline/turn_taker.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace penstock {
@@ -28,6 +29,8 @@ Loads loads_of(const proto::Plan& plan) {
 
 TurnTaker::TurnTaker(PlanSource& inner, Partition partition, CutCost cost, std::vector<Slowness> slowness)
     : inner_(inner), partition_(std::move(partition)), cost_(std::move(cost)), owed_(partition_.size(), 0) {
+  any_shared_ =
+      std::any_of(partition_.begin(), partition_.end(), [](const StageCut& c) { return c.last_in_turns; });
   for (const Slowness& s : slowness) {
     prompts_.push_back(s.prompts);
     answers_.push_back(s.answers);
@@ -36,7 +39,7 @@ TurnTaker::TurnTaker(PlanSource& inner, Partition partition, CutCost cost, std::
 
 proto::Plan TurnTaker::plan(int slot) {
   proto::Plan plan = inner_.plan(slot);
-  if (!plan.rows().empty()) decide(plan);
+  if (any_shared_ && !plan.rows().empty()) decide(plan);
   return plan;
 }
 
@@ -53,9 +56,10 @@ void TurnTaker::decide(proto::Plan& plan) {
   for (size_t s = 0; s < partition_.size(); ++s) {
     const StageCut& cut = partition_[s];
     if (!cut.last_in_turns) continue;
-    owed_[s] += of_earlier[s];
-    if (owed_[s] < 0.5) continue;
-    owed_[s] -= 1;
+    const double turn = work[s].last_in_turns;
+    owed_[s] += of_earlier[s] * turn;
+    if (owed_[s] < turn / 2) continue;
+    owed_[s] -= turn;
     plan.add_run_by_earlier(static_cast<uint32_t>(cut.first_half + cut.halves - 1));
   }
 }

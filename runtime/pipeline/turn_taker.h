@@ -18,7 +18,7 @@ struct Slowness {
 
 class TurnTaker final : public PlanSource {
  public:
-  /// `slowness` by stage; `inner` must outlive it.
+  /// `slowness` by stage; `inner` must outlive it. Where no MLP is shared it only passes on.
   TurnTaker(PlanSource& inner, Partition partition, CutCost cost, std::vector<Slowness> slowness);
 
   proto::Plan plan(int slot) override;
@@ -32,7 +32,8 @@ class TurnTaker final : public PlanSource {
   Partition partition_;
   CutCost cost_;
   std::vector<double> prompts_, answers_;  // slowness, by stage
-  std::vector<double> owed_;               // turns, to the earlier stage of each boundary
+  std::vector<double> owed_;               // work, to the earlier stage of each boundary
+  bool any_shared_ = false;
 };
 
 }  // namespace penstock

@@ -2,9 +2,11 @@
 // nothing but take their time. A forward takes what it is told, after the host has prepared it; its hidden
 // states arrive at the next stage a hop after its end.
 //
-//   build/tests/fake_gpus_bench MICRO_BATCHES PREPARE_MS HOP_MS FORWARD_MS...     one FORWARD_MS for each
-//   stage build/tests/fake_gpus_bench 5 0.5 0.2 8.7 8.7 8.7 8.7                         about four H200 on
-//   Llama 8B
+//   build/tests/fake_gpus_bench MICRO_BATCHES PREPARE_MS HOP_MS FORWARD_MS...
+//
+// with one FORWARD_MS for each stage; about four H200 on Llama 8B:
+//
+//   build/tests/fake_gpus_bench 5 0.5 0.2 8.7 8.7 8.7 8.7
 //
 // Prints the time of a micro-batch beside that of the slowest stage. Wants cores that are not busy otherwise.
 #include <algorithm>

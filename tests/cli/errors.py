@@ -77,7 +77,8 @@ class Errors(ProgramTest):
 
     def test_wrong_flags(self):
         for flags, part in ((["--no-such-flag"], "no-such-flag"), (["--dtype", "int3"], "int3"),
-                            (["--layer-partition", "1,2"], "--layer-partition"), (["--pp", "3"], "--pipeline-parallel-size"),
+                            (["--layer-partition", "1,2"], "--layer-partition"),
+                            (["--layer-partition", "8.25,9.75"], "lies within the attention of layer 8"), (["--pp", "3"], "--pipeline-parallel-size"),
                             (["--dp", "3"], "--data-parallel-size: expected a divisor of the number of ranks, 2, found 3"),
                             (["--pp", "2", "--dp", "2"], "expected the number of ranks, 2, found 2 times 2"),
                             (["--max-model-len", "1000000"], "--max-model-len")):

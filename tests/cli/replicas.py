@@ -39,6 +39,14 @@ class Replicas(ProgramTest):
         self.assertTrue(all(ran), "every replica has work")
         self.assertEqual(self.bytes_of(4, "--dp", "4"), one)
 
+    def test_stages_that_run_an_mlp_in_turns_give_the_bytes_of_one(self):
+        self.rows(24, max_tokens=40)
+        one = self.bytes_of(0)
+        self.assertEqual(self.bytes_of(4, "--pp", "2", "--layer-partition", "8.75,9.25"), one)
+        self.assertIn("embedding + layers 0-7 + attention 8 + MLP 8 in turns", self.run_.stderr)
+        self.assertIn("MLP 8 in turns + layers 9-17 + head", self.run_.stderr)
+        self.assertEqual(self.bytes_of(3, "--layer-partition", "5.75,6,6.25"), one)
+
     def test_kill_9_in_another_replica_ends_the_job_by_name_and_it_goes_on(self):
         self.rows(40, max_tokens=300, ignore_eos=True)
         undisturbed = self.bytes_of(4)

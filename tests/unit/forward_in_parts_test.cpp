@@ -57,7 +57,9 @@ class ForwardInParts : public testing::Test {
     const GqaConfig attention{4, 2, 6, true, true, true};
     config_.rope = {10000, attention.head_dim, RopeDefault{}};
     config_.layers.assign(4, LayerConfig{attention, DenseMlpConfig{40, true}});
-    chain_ = std::make_unique<Chain>(config_, *source_, test::cut(config_, "2,2"), kLimits, *device_, *ops_);
+    chain_ =
+        std::make_unique<Chain>(config_, *source_, test::cut(config_, "1.75,2.25"), kLimits, *device_, *ops_);
+    plan_.add_run_by_earlier(3);  // the MLP that both share
     want_logits(add_row(plan_, *chain_, 0, 0, std::vector<int32_t>{3, 4, 5, 6, 7, 8, 9}), 2);
     add_row(plan_, *chain_, 1, 0, std::vector<int32_t>{10, 11});
     want_logits(add_row(plan_, *chain_, 2, 0, std::vector<int32_t>{12, 13, 14}), 2);

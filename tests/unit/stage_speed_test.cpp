@@ -20,6 +20,10 @@ class SleepingStage final : public test::EmptyStage {
     for (const auto& row : plan.rows())
       std::this_thread::sleep_for(row.tokens_size() == 1 ? answer_ : row.tokens_size() * prompt_);
     for (const uint32_t half : plan.run_by_earlier()) turns.insert(half);
+    for (const auto& row : plan.rows()) {
+      EXPECT_LE(row.start() + static_cast<uint32_t>(row.tokens_size()), 50U);
+      for (const uint32_t block : row.blocks()) EXPECT_LT(block, 7U);
+    }
     return nullptr;
   }
   std::set<uint32_t> turns;
@@ -39,12 +43,12 @@ TEST(StageSpeed, IsMeasuredForPromptsAndAnswersWithEverythingThatTheStageHolds) 
   shape.config.vocab_size = 50;
   StageSpec spec;
   spec.cut = shape.partition[1];  // halves 3 to 7, the first and the last of them in turns
-  spec.max_model_len = 64;
+  spec.max_model_len = 50;        // no whole number of blocks
   spec.max_tokens = 128;
   spec.max_rows = 10;
   const auto device = make_cpu_device();
   SleepingStage stage(std::chrono::microseconds(100), std::chrono::microseconds(1000));
-  const Slowness slowness = measure_slowness(stage, *device, spec, shape, 1);
+  const Slowness slowness = measure_slowness(stage, *device, spec, shape, 7, 1);
   EXPECT_EQ(stage.turns, std::set<uint32_t>{7}) << "its own turn with the stage behind, and with that before";
   EXPECT_GE(slowness.prompts, 100e-6 / 5);
   EXPECT_GE(slowness.answers, 1000e-6 / 5);
@@ -65,7 +69,7 @@ TEST(StageSpeed, OfAStageThatCostsNothingIsNotMeasured) {
   spec.max_rows = 10;
   const auto device = make_cpu_device();
   SleepingStage stage(std::chrono::seconds(1), std::chrono::seconds(1));
-  const Slowness slowness = measure_slowness(stage, *device, spec, shape, 0);
+  const Slowness slowness = measure_slowness(stage, *device, spec, shape, 7, 0);
   EXPECT_EQ(slowness.prompts, 0);
   EXPECT_EQ(slowness.answers, 0);
 }

@@ -81,6 +81,28 @@ TEST_F(Turns, GoToTheFasterOfTwoDevices) {
   EXPECT_EQ(of_earlier(rows_of(50, 1, 0), {{1, 1.2}, {1, 1}}), 9);
 }
 
+TEST_F(Turns, AreCountedByTheirWork) {
+  // Prefills and decode steps in alternation: each kind is shared, not one left to each stage.
+  class Alternating final : public PlanSource {
+   public:
+    proto::Plan plan(int) override { return step_++ % 2 == 0 ? rows_of(1, 512, 0) : rows_of(20, 1, 0); }
+    void take_in(int, const proto::StepResult&) override {}
+    bool finished_or_wait() override { return true; }
+
+   private:
+    int step_ = 0;
+  };
+  cost_.halves[0] = 2;
+  Alternating source;
+  TurnTaker taker(source, parse_partition("1.75,2.25", 2, cost_), cost_, alike_);
+  int prefills = 0;
+  for (int step = 0; step < 200; ++step) {
+    const bool prefill = step % 2 == 0;
+    if (!taker.plan(0).run_by_earlier().empty() && prefill) ++prefills;
+  }
+  EXPECT_NEAR(prefills, 50, 1);
+}
+
 TEST_F(Turns, WhatComesBackIsHandedOn) {
   Same source(rows_of(1, 1, 0));
   TurnTaker taker(source, parse_partition("1.75,2.25", 2, cost_), cost_, alike_);

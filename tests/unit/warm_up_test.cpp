@@ -23,6 +23,8 @@ class WatchingStage final : public test::EmptyStage {
     }
     EXPECT_EQ(in_TD.dim(0), tokens);
     largest = std::max(largest, tokens);
+    EXPECT_EQ(plan.run_by_earlier_size(), 1) << "the MLP that it runs in turns, too";
+    EXPECT_EQ(plan.run_by_earlier(0), 5U);
     const float* const in = in_TD.as<float>();
     for (int64_t i = 0; i < tokens * hidden_size(); ++i) {
       EXPECT_TRUE(std::isfinite(in[i]));
@@ -40,6 +42,7 @@ class WatchingStage final : public test::EmptyStage {
 
 TEST(WarmUp, RunsAStageOverManyDifferentHiddenStatesUpToTheLargestMicroBatch) {
   StageSpec spec;
+  spec.cut = {false, 2, 4, false, false, true};
   spec.max_model_len = 64;
   spec.max_tokens = 200;
   spec.max_rows = 20;
