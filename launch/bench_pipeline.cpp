@@ -133,6 +133,16 @@ class BenchPlans final : public Planner {
   int64_t decode_steps_ = 0;
 };
 
+/// Stages of all replicas that compute: they work on steps of their own at the same time.
+int64_t computing_ranks(const JobShape& shape) {
+  return shape.layout.replicas * std::count_if(shape.partition.begin(), shape.partition.end(),
+                                               [](const StageCut& c) { return c.halves > 0 || c.head; });
+}
+
+bool any_gpu(const JobShape& shape) {
+  return std::find(shape.devices.begin(), shape.devices.end(), DeviceKind::cuda) != shape.devices.end();
+}
+
 /// A rate in the unit that suits its machine.
 std::string rate_text(double per_second, const char* what) {
   char text[64];
@@ -152,7 +162,9 @@ void print_share(const char* what, double tokens, double seconds, double flops, 
 
 void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans,
                    const DecodeStep& step, const MachineBounds& bounds) {
-  const double peak = bounds.bf16_flops;
+  // Measured of one GPU; of CPUs, of all the cores that the ranks of this host share.
+  const double peak =
+      bounds.bf16_flops * (any_gpu(ready.shape) ? static_cast<double>(computing_ranks(ready.shape)) : 1);
   const ModelConfig& config = ready.shape.config;
   const double head = head_cost(config, ready.shape.dtype).flops_per_token;
   double layers = 0;
@@ -171,15 +183,11 @@ void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchP
   const auto decoded = static_cast<double>(plans.decode_tokens());
   print_share("decode phase", decoded, plans.decode_seconds(), decoded * (layers + head), peak);
   if (plans.decode_seconds() <= 0) return;
-  // The stages and replicas work on steps of their own at the same time.
-  const auto computing =
-      ready.shape.layout.replicas * std::count_if(ready.shape.partition.begin(), ready.shape.partition.end(),
-                                                  [](const StageCut& c) { return c.halves > 0 || c.head; });
-  std::printf(
-      "%-22s %s\n", "",
-      floor_text(step, bounds, peak, plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
-                 static_cast<int>(computing))
-          .c_str());
+  std::printf("%-22s %s\n", "",
+              floor_text(step, bounds, bounds.bf16_flops,
+                         plans.decode_seconds() / static_cast<double>(plans.decode_steps()),
+                         static_cast<int>(computing_ranks(ready.shape)))
+                  .c_str());
 }
 
 /// What each stage did with the time from its first forward to its last, and how fast the edge into it is.
@@ -221,7 +229,8 @@ std::vector<double> expected_costs(const ReadyRank& ready) {
 }
 
 /// What the stages' busy times, beside what they were taken to cost, say of a better cut.
-void print_evener_cut(const ReadyRank& ready, const std::vector<proto::StageReport>& reports) {
+void print_evener_cut(const ReadyRank& ready, int64_t block_size,
+                      const std::vector<proto::StageReport>& reports) {
   const JobShape& shape = ready.shape;
   if (shape.layout.replicas > 1 || shape.layout.stages == 1 || !devices_are_alike(shape.devices)) return;
   const std::vector<double> costs = expected_costs(ready);
@@ -235,14 +244,15 @@ void print_evener_cut(const ReadyRank& ready, const std::vector<proto::StageRepo
   std::vector<double> slowness;
   for (size_t s = 0; s < reports.size(); ++s)
     slowness.push_back(costs[s] > 0 ? reports[s].busy_seconds() / costs[s] : busy / all);
-  const Partition better = partition_by_cost(shape.layout.stages, shape.cost, slowness);
-  const double gain =
-      1 - job_cost(better, shape.cost, slowness) / job_cost(shape.partition, shape.cost, slowness);
+  CutCost cost = shape.cost;
+  const int64_t a_row = (shape.max_model_len + block_size - 1) / block_size;
+  cost.cache_is_short = ready.blocks < a_row * shape.max_num_seqs;
+  const Partition better = partition_by_cost(shape.layout.stages, cost, slowness);
+  const double gain = 1 - job_cost(better, cost, slowness) / job_cost(shape.partition, cost, slowness);
   if (gain < 0.01) return;
   std::printf(
       "by these times --layer-partition %s would make the job %.0f %% shorter, where every stage has "
-      "processors "
-      "of its own\n",
+      "processors of its own\n",
       flag_text(better).c_str(), 100 * gain);
 }
 
@@ -330,12 +340,12 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
       static_cast<long long>(flags.input_len), static_cast<long long>(flags.output_len),
       static_cast<long long>(ready.shape.max_num_seqs * layout.replicas), ready.shape.schedule.micro_batches,
       static_cast<long long>(plans->preemptions()));
-  std::printf("%-22s %s %s, memory %s, measured in this run\n", "multiply-add peak",
-              name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
-              rate_text(bounds.read_bytes, "B").c_str());
+  std::printf("%-22s %s %s, memory %s, measured in this run\n",
+              any_gpu(ready.shape) ? "one GPU's peak" : "multiply-add peak", name_of(ready.shape.dtype),
+              rate_text(bounds.bf16_flops, "FLOP").c_str(), rate_text(bounds.read_bytes, "B").c_str());
   print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
-  print_evener_cut(ready, reports);
+  print_evener_cut(ready, flags.job.block_size, reports);
   if (!trace) return;
   for (const proto::StageReport& r : reports) trace->add(r, nanoseconds(Clock::now()));
   trace->finish();

@@ -55,6 +55,22 @@ CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, int64_t
   return cost;
 }
 
+/// Whether all sequences at their longest are more than the caches of as many GPUs as there are stages hold.
+/// The GPUs themselves are not known yet.
+bool cache_is_short_on_usual_gpus(const JobShape& shape) {
+  constexpr double kUsable = 0.85 * 80e9;
+  const ModelConfig& config = shape.config;
+  double weights = static_cast<double>(embedding_cost(config, shape.dtype).weight_bytes +
+                                       head_cost(config, shape.dtype).weight_bytes);
+  double a_token = 0;
+  for (int64_t l = 0; l < config.layer_count(); ++l) {
+    weights += static_cast<double>(layer_cost(config, l, shape.dtype).weight_bytes);
+    a_token += static_cast<double>(kv_bytes_per_block(config, l, shape.kv_dtype, 1));
+  }
+  return a_token * static_cast<double>(shape.max_num_seqs) * static_cast<double>(shape.max_model_len) >
+         kUsable * shape.layout.stages - weights;
+}
+
 }  // namespace
 
 DType resolve_kv_dtype(const std::string& name, DType dtype) {
@@ -282,12 +298,6 @@ JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversub
   shape.dtype = resolve_dtype(options.dtype, shape.config);
   shape.kv_dtype = resolve_kv_dtype(options.kv_cache_dtype, shape.dtype);
   shape.max_model_len = chosen_max_model_len(options, shape.config);
-  shape.cost =
-      cut_cost(shape.config, shape.dtype, shape.kv_dtype, shape.max_model_len, names_gpu(options.device));
-  std::vector<double> slowness = slowness_of_devices(options.device);
-  if (slowness.size() != static_cast<size_t>(stages)) slowness.clear();  // parse_devices says so
-  shape.partition = parse_partition(options.layer_partition, stages, shape.cost, slowness);
-  shape.devices = parse_devices(options.device, shape.partition);
   const int micro_batches =
       options.micro_batches > 0 ? options.micro_batches : default_micro_batches(stages, oversubscribed);
   shape.schedule = make_generation_schedule(stages, micro_batches);
@@ -297,6 +307,12 @@ JobShape shape_job(const JobOptions& options, const Layout& layout, bool oversub
                        : stages == 1 ? 2 * kRowsPerMicroBatch
                                      : kRowsPerMicroBatch * micro_batches;
   shape.max_num_seqs = options.max_num_seqs > 0 ? options.max_num_seqs : rows;
+  shape.cost = cut_cost(shape.config, shape.dtype, shape.kv_dtype, shape.max_model_len, on_gpu);
+  shape.cost.cache_is_short = on_gpu && cache_is_short_on_usual_gpus(shape);
+  std::vector<double> slowness = slowness_of_devices(options.device);
+  if (slowness.size() != static_cast<size_t>(stages)) slowness.clear();  // parse_devices says so
+  shape.partition = parse_partition(options.layer_partition, stages, shape.cost, slowness);
+  shape.devices = parse_devices(options.device, shape.partition);
   shape.max_num_batched_tokens = options.max_num_batched_tokens > 0 ? options.max_num_batched_tokens
                                  : on_gpu                           ? kGpuTokensPerMicroBatch
                                                                     : kTokensPerMicroBatch;

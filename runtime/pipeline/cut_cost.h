@@ -22,6 +22,7 @@ struct CutCost {
   double head = 0;                    ///< a row
   std::vector<bool> may_be_shared{};  ///< one a half layer: an MLP that is small enough to be held twice
   std::vector<double> cache{};        ///< a position, one a half layer; empty: nothing
+  bool cache_is_short = false;        ///< it limits how many sequences run
   /// A job's phases follow each other, and each takes as long as its dearest stage does.
   std::vector<Load> phases = std::vector<Load>(1);
 };
@@ -56,8 +57,9 @@ double job_cost(const Partition& partition, const CutCost& cost, const std::vect
 double imbalance(const Partition& partition, const CutCost& cost);
 
 /// The cut whose job costs least; of those about alike one that shares few MLPs, which cost memory twice,
-/// and cuts few layers: each shared MLP gains at least 0.3 %. Found by looking around the cheapest
-/// cuts for all phases at once: where there is one phase and nothing to share that is the answer.
+/// and cuts few layers: each shared MLP gains at least 0.3 %. A cache that is short is spread evenly, too.
+/// Found by looking around the cheapest cuts for all phases at once: where there is one phase and nothing to
+/// share that is the answer.
 Partition partition_by_cost(int stages, const CutCost& cost, const std::vector<double>& slowness = {});
 
 }  // namespace penstock
