@@ -131,7 +131,8 @@ int print_summary(const std::string& file) {
 }  // namespace
 
 void add_trace(CLI::App& app, Command& chosen) {
-  CLI::App* sub = app.add_subcommand("trace", "Read a trace that `generate --trace` wrote");
+  CLI::App* sub =
+      app.add_subcommand("trace", "Read a trace that `generate --trace` or `bench pipeline --trace` wrote");
   sub->require_subcommand(1);
   CLI::App* summary =
       sub->add_subcommand("summary", "The measured grid beside the schedule's own, and idle time by cause");
