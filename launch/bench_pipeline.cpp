@@ -139,10 +139,6 @@ int64_t computing_ranks(const JobShape& shape) {
                                                [](const StageCut& c) { return c.halves > 0 || c.head; });
 }
 
-bool any_gpu(const JobShape& shape) {
-  return std::find(shape.devices.begin(), shape.devices.end(), DeviceKind::cuda) != shape.devices.end();
-}
-
 /// A rate in the unit that suits its machine.
 std::string rate_text(double per_second, const char* what) {
   char text[64];
@@ -163,8 +159,8 @@ void print_share(const char* what, double tokens, double seconds, double flops, 
 void print_figures(const BenchFlags& flags, const ReadyRank& ready, const BenchPlans& plans,
                    const DecodeStep& step, const MachineBounds& bounds) {
   // Measured of one GPU; of CPUs, of all the cores that the ranks of this host share.
-  const double peak =
-      bounds.bf16_flops * (any_gpu(ready.shape) ? static_cast<double>(computing_ranks(ready.shape)) : 1);
+  const double peak = bounds.bf16_flops *
+                      (any_gpu(ready.shape.devices) ? static_cast<double>(computing_ranks(ready.shape)) : 1);
   const ModelConfig& config = ready.shape.config;
   const double head = head_cost(config, ready.shape.dtype).flops_per_token;
   double layers = 0;
@@ -212,7 +208,8 @@ void print_stages(const ReadyRank& ready, const std::vector<proto::StageReport>&
   }
 }
 
-/// What the cut took each stage to cost, with the turns that the job took.
+/// What the cut took each stage to cost, with the turns that the job took: as TurnTaker does, prompts and
+/// answers, the two phases, each at the speeds that were measured.
 std::vector<double> expected_costs(const ReadyRank& ready) {
   const JobShape& shape = ready.shape;
   std::vector<double> costs(shape.partition.size(), 0);
@@ -222,7 +219,7 @@ std::vector<double> expected_costs(const ReadyRank& ready) {
     std::vector<double> slowness;
     for (const Slowness& s : slowness_of_replica(ready, 0))
       slowness.push_back(phase.rows > 0 ? s.answers : s.prompts);
-    const std::vector<double> times = stage_costs(shape.partition, alone, slowness);
+    const std::vector<double> times = job_cost(shape.partition, alone, slowness).by_stage;
     for (size_t s = 0; s < costs.size(); ++s) costs[s] += slowness[s] > 0 ? times[s] / slowness[s] : 0;
   }
   return costs;
@@ -245,10 +242,10 @@ void print_evener_cut(const ReadyRank& ready, int64_t block_size,
   for (size_t s = 0; s < reports.size(); ++s)
     slowness.push_back(costs[s] > 0 ? reports[s].busy_seconds() / costs[s] : busy / all);
   CutCost cost = shape.cost;
-  const int64_t a_row = (shape.max_model_len + block_size - 1) / block_size;
-  cost.cache_is_short = ready.blocks < a_row * shape.max_num_seqs;
+  cost.cache_is_short = ready.blocks < usable_blocks(shape, block_size);
   const Partition better = partition_by_cost(shape.layout.stages, cost, slowness);
-  const double gain = 1 - job_cost(better, cost, slowness) / job_cost(shape.partition, cost, slowness);
+  const double gain =
+      1 - job_cost(better, cost, slowness).together / job_cost(shape.partition, cost, slowness).together;
   if (gain < 0.01) return;
   std::printf(
       "by these times --layer-partition %s would make the job %.0f %% shorter, where every stage has "
@@ -261,10 +258,6 @@ std::vector<proto::StageReport> reports_of_all(World& world, const proto::StageR
   for (const std::string& text : agree(world, [&mine] { return mine.SerializeAsString(); }))
     ensure(reports.emplace_back().ParseFromString(text), "a stage's report can be read");
   return reports;
-}
-
-uint64_t nanoseconds(Clock::time_point when) {
-  return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
 }
 
 /// Of the first GPU that the job uses, where there is one; else of all of rank 0's cores, while the other
@@ -341,8 +334,9 @@ void bench_on_rank(World& world, const BenchFlags& flags) {
       static_cast<long long>(ready.shape.max_num_seqs * layout.replicas), ready.shape.schedule.micro_batches,
       static_cast<long long>(plans->preemptions()));
   std::printf("%-22s %s %s, memory %s, measured in this run\n",
-              any_gpu(ready.shape) ? "one GPU's peak" : "multiply-add peak", name_of(ready.shape.dtype),
-              rate_text(bounds.bf16_flops, "FLOP").c_str(), rate_text(bounds.read_bytes, "B").c_str());
+              any_gpu(ready.shape.devices) ? "one GPU's peak" : "multiply-add peak",
+              name_of(ready.shape.dtype), rate_text(bounds.bf16_flops, "FLOP").c_str(),
+              rate_text(bounds.read_bytes, "B").c_str());
   print_figures(flags, ready, *plans, mean_decode_step(ready.shape, counted), bounds);
   print_stages(ready, reports, rates);
   print_evener_cut(ready, flags.job.block_size, reports);

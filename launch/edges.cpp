@@ -164,7 +164,7 @@ RunnerEdges make_edges(World& world, Device& device, const Layout& layout,
     if (last) return {};
     switch (kinds_of_edge[static_cast<size_t>(rank)]) {
       case EdgeKind::copy:
-        break;
+        break;  // connected above
       case EdgeKind::nccl:
         edges.out = make_nccl_sender(world, device, ids[static_cast<size_t>(rank)], rank + 1);
         break;

@@ -59,16 +59,10 @@ CutCost cut_cost(const ModelConfig& config, DType dtype, DType kv_dtype, int64_t
 /// The GPUs themselves are not known yet.
 bool cache_is_short_on_usual_gpus(const JobShape& shape) {
   constexpr double kUsable = 0.85 * 80e9;
-  const ModelConfig& config = shape.config;
-  double weights = static_cast<double>(embedding_cost(config, shape.dtype).weight_bytes +
-                                       head_cost(config, shape.dtype).weight_bytes);
-  double a_token = 0;
-  for (int64_t l = 0; l < config.layer_count(); ++l) {
-    weights += static_cast<double>(layer_cost(config, l, shape.dtype).weight_bytes);
-    a_token += static_cast<double>(kv_bytes_per_block(config, l, shape.kv_dtype, 1));
-  }
+  const StageCut whole = default_partition(shape.config.layer_count(), 1).front();
+  const auto a_token = static_cast<double>(kv_bytes_per_block(shape, whole, 1));
   return a_token * static_cast<double>(shape.max_num_seqs) * static_cast<double>(shape.max_model_len) >
-         kUsable * shape.layout.stages - weights;
+         kUsable * shape.layout.stages - static_cast<double>(weight_bytes(shape, whole));
 }
 
 }  // namespace
@@ -141,10 +135,8 @@ void add_machine_flags(CLI::App& app, JobOptions& o) {
       ->group(group);
   app.add_option("--layer-partition", o.layer_partition,
                  "Layers by stage, such as 0,6,6,6 or 6.5,6,5.5 (half a layer is its attention or its MLP) "
-                 "or 8.75,9.25 "
-                 "(both stages hold the MLP of layer 8 and run it in turns), or auto for an even cost "
-                 "[embedding alone, "
-                 "then evenly]")
+                 "or 8.75,9.25 (both stages hold the MLP of layer 8 and run it in turns), or auto for an "
+                 "even cost [embedding alone, then evenly]")
       ->group(group);
   add_choice(app, "--gpu-edges", o.gpu_edges,
              {{"auto", GpuEdges::automatic}, {"copy", GpuEdges::copy}, {"nccl", GpuEdges::nccl}},

@@ -18,6 +18,11 @@ std::vector<std::string> parts_of(const std::string& flag) {
   return parts;
 }
 
+template <class T>
+bool all_alike(const std::vector<T>& things) {
+  return std::adjacent_find(things.begin(), things.end(), std::not_equal_to<>()) == things.end();
+}
+
 using Gpu = std::pair<std::string, std::string>;  // host and id
 
 Gpu gpu_of(const VisibleGpus& visible, int ordinal) {
@@ -45,8 +50,12 @@ std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& 
   return kinds;
 }
 
+bool any_gpu(const std::vector<DeviceKind>& kinds) {
+  return std::find(kinds.begin(), kinds.end(), DeviceKind::cuda) != kinds.end();
+}
+
 bool devices_are_alike(const std::vector<DeviceKind>& kinds) {
-  return std::adjacent_find(kinds.begin(), kinds.end(), std::not_equal_to<>()) == kinds.end();
+  return all_alike(kinds);
 }
 
 std::vector<double> slowness_of_devices(const std::string& flag) {
@@ -54,8 +63,7 @@ std::vector<double> slowness_of_devices(const std::string& flag) {
   const std::vector<std::string> parts = parts_of(flag);
   std::vector<double> slowness;
   for (const std::string& part : parts) slowness.push_back(part == "cpu" ? kCpuOverGpu : 1);
-  const bool mixed = std::adjacent_find(parts.begin(), parts.end(), std::not_equal_to<>()) != parts.end();
-  return mixed ? slowness : std::vector<double>{};
+  return all_alike(parts) ? std::vector<double>{} : slowness;
 }
 
 bool names_gpu(const std::string& flag) {

@@ -13,6 +13,7 @@ namespace penstock {
 /// Reads --device, by stage: "cpu"; "cuda", which leaves a stage that holds the embedding alone to its host;
 /// or one of the two for each stage, as in "cpu,cuda,cuda,cuda". Throws UsageError when it is none of these.
 std::vector<DeviceKind> parse_devices(const std::string& flag, const Partition& partition);
+bool any_gpu(const std::vector<DeviceKind>& kinds);
 /// Whether all stages compute on one kind of device, so that their times compare.
 bool devices_are_alike(const std::vector<DeviceKind>& kinds);
 /// How slow each stage's device is, the fastest kind being 1; empty where --device names one kind. For

@@ -53,7 +53,7 @@ void print_plan(const JobOptions& options, const Layout& layout, bool oversubscr
         "%s on %d ranks, which share the rows: rank r is stage r %% %d of replica r / %d, and each is "
         "this\n\n",
         layout_text(layout).c_str(), layout.ranks(), stages, stages);
-  const std::vector<double> costs = stage_costs(shape.partition, shape.cost);
+  const std::vector<double> costs = job_cost(shape.partition, shape.cost).by_stage;
   const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
   int64_t kv_per_token = 0;
   int64_t experts = 0;

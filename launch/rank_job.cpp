@@ -69,11 +69,15 @@ int64_t kv_share(const World& world, const JobOptions& options, const Device& de
                               world.local_size());
 }
 
+int64_t blocks_a_row(const JobShape& shape, int64_t block_size) {
+  return (shape.max_model_len + block_size - 1) / block_size;
+}
+
 /// How many KV blocks this stage has room for; more than the job could ever use helps nobody.
 int64_t affordable_blocks(const World& world, const JobOptions& options, const JobShape& shape,
                           const Device& device, const Stage& stage, int sharers, uint64_t experts_to_come) {
-  const int64_t a_row = (shape.max_model_len + options.block_size - 1) / options.block_size;
-  const int64_t usable = std::min<int64_t>(a_row * shape.max_num_seqs, INT32_MAX);
+  const int64_t a_row = blocks_a_row(shape, options.block_size);
+  const int64_t usable = usable_blocks(shape, options.block_size);
   const auto per_block = static_cast<int64_t>(stage.kv_bytes_per_block());
   if (per_block == 0) return usable;
   const auto buffers =
@@ -126,6 +130,10 @@ std::vector<StageFacts> gather_facts(World& world, const JobShape& shape, const 
 }
 
 }  // namespace
+
+int64_t usable_blocks(const JobShape& shape, int64_t block_size) {
+  return std::min<int64_t>(blocks_a_row(shape, block_size) * shape.max_num_seqs, INT32_MAX);
+}
 
 int usable_cores() {
   const cpu_set_t set = allowed_cores();

@@ -47,6 +47,9 @@ struct ReadyRank {
 /// AgreedFailure on every rank.
 ReadyRank make_ready(World& world, const JobOptions& options);
 
+/// KV blocks that a job can use: of all its sequences at their longest.
+int64_t usable_blocks(const JobShape& shape, int64_t block_size);
+
 /// Cores that this process may use.
 int usable_cores();
 

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "launch/agree.h"
+#include "launch/placement.h"
 #include "launch/warm_up.h"
 #include "runtime/base/log.h"
 
@@ -16,10 +17,6 @@ using Clock = std::chrono::steady_clock;
 constexpr int kRuns = 4;
 constexpr int64_t kPrompt = 512;
 constexpr int64_t kContext = 256;
-
-bool shares(const Partition& partition) {
-  return std::any_of(partition.begin(), partition.end(), [](const StageCut& c) { return c.last_in_turns; });
-}
 
 /// A forward's, when the next is asked for before it is done.
 double seconds_of(Stage& stage, Device& device, const proto::Plan& plan, TensorView in_TD,
@@ -83,8 +80,7 @@ Slowness measure_slowness(Stage& stage, Device& device, const StageSpec& spec, c
 std::vector<Slowness> agree_on_slowness(World& world, const ReadyRank& ready, const StageSpec& spec,
                                         bool gpus_are_shared) {
   const std::vector<DeviceKind> devices = ready.shape.devices_by_rank();
-  const bool gpus = std::find(devices.begin(), devices.end(), DeviceKind::cuda) != devices.end();
-  if (!gpus || gpus_are_shared || !shares(ready.shape.partition))
+  if (!any_gpu(devices) || gpus_are_shared || !any_shared(ready.shape.partition))
     return std::vector<Slowness>(devices.size());
   std::vector<Slowness> all;
   for (const std::string& text : agree(world, [&]() -> std::string {

@@ -40,8 +40,7 @@ std::vector<int64_t> sizes_up_to(int64_t largest) {
 
 proto::Plan empty_made_up_plan(const StageSpec& spec) {
   proto::Plan plan;
-  if (spec.cut.last_in_turns)
-    plan.add_run_by_earlier(static_cast<uint32_t>(spec.cut.first_half + spec.cut.halves - 1));
+  if (spec.cut.last_in_turns) plan.add_run_by_earlier(static_cast<uint32_t>(spec.cut.last_half()));
   return plan;
 }
 

@@ -13,10 +13,6 @@ namespace {
 // Stages report once an interval; with this many waiting rank 0 is too busy to look, and newer ones count.
 constexpr size_t kMostHeard = 4096;
 
-uint64_t nanoseconds(Watch::Clock::time_point when) {
-  return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
-}
-
 }  // namespace
 
 Watch::Watch(World& world, const WatchOptions& options, const JobDescription& job, JobMetrics& metrics)

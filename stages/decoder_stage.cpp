@@ -173,8 +173,7 @@ class DecoderStage final : public Stage {
     };
     std::span<HalfLayer> halves = halves_;
     if (cut_.first_in_turns && run_by_earlier(cut_.first_half)) halves = halves.subspan(1);
-    if (cut_.last_in_turns && !run_by_earlier(cut_.first_half + cut_.halves - 1))
-      halves = halves.first(halves.size() - 1);
+    if (cut_.last_in_turns && !run_by_earlier(cut_.last_half())) halves = halves.first(halves.size() - 1);
     return halves;
   }
 

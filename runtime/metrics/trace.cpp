@@ -39,6 +39,10 @@ std::string name_of(const proto::StageEvent& event, uint32_t stage, uint64_t slo
 
 }  // namespace
 
+uint64_t nanoseconds(std::chrono::steady_clock::time_point when) {
+  return static_cast<uint64_t>(std::chrono::nanoseconds(when.time_since_epoch()).count());
+}
+
 TraceWriter::TraceWriter(const std::filesystem::path& file, const JobDescription& job, uint64_t begin_ns)
     : micro_batches_(std::max(1, job.micro_batches)),
       stages_(job.stages.size()),

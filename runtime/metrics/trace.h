@@ -3,6 +3,7 @@
 // end. Grammar: docs/formats.md.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -14,6 +15,9 @@
 #include "runtime/metrics/job_metrics.h"
 
 namespace penstock {
+
+/// As TraceWriter takes a moment.
+uint64_t nanoseconds(std::chrono::steady_clock::time_point when);
 
 /// Written by rank 0 from the stages' reports. One thread.
 class TraceWriter {

@@ -61,31 +61,24 @@ EvenTurns even_turns(const std::vector<StageWork>& work) {
   return turns;
 }
 
-std::vector<double> stage_costs(const Partition& partition, const CutCost& cost,
-                                const std::vector<double>& slowness) {
-  std::vector<double> costs(partition.size(), 0);
+JobCost job_cost(const Partition& partition, const CutCost& cost, const std::vector<double>& slowness) {
+  JobCost job{0, std::vector<double>(partition.size(), 0)};
   for (const Load& load : cost.phases) {
     const std::vector<StageWork> work = work_by_stage(partition, cost, load, slowness);
-    const std::vector<double> of_earlier = even_turns(work).of_earlier;
+    const EvenTurns turns = even_turns(work);
+    job.together += turns.dearest;
     for (size_t s = 0; s < work.size(); ++s) {
-      costs[s] += work[s].own + of_earlier[s] * work[s].last_in_turns;
-      if (s > 0) costs[s] += (1 - of_earlier[s - 1]) * work[s].first_in_turns;
+      job.by_stage[s] += work[s].own + turns.of_earlier[s] * work[s].last_in_turns;
+      if (s > 0) job.by_stage[s] += (1 - turns.of_earlier[s - 1]) * work[s].first_in_turns;
     }
   }
-  return costs;
-}
-
-double job_cost(const Partition& partition, const CutCost& cost, const std::vector<double>& slowness) {
-  double sum = 0;
-  for (const Load& load : cost.phases)
-    sum += even_turns(work_by_stage(partition, cost, load, slowness)).dearest;
-  return sum;
+  return job;
 }
 
 double imbalance(const Partition& partition, const CutCost& cost) {
-  const std::vector<double> costs = stage_costs(partition, cost);
-  const double all = std::accumulate(costs.begin(), costs.end(), 0.0);
-  return all > 0 ? job_cost(partition, cost) * static_cast<double>(partition.size()) / all : 1;
+  const JobCost job = job_cost(partition, cost);
+  const double all = std::accumulate(job.by_stage.begin(), job.by_stage.end(), 0.0);
+  return all > 0 ? job.together * static_cast<double>(partition.size()) / all : 1;
 }
 
 }  // namespace penstock

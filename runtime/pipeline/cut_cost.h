@@ -46,14 +46,14 @@ struct EvenTurns {
 /// Shares that make the dearest stage as cheap as can be.
 EvenTurns even_turns(const std::vector<StageWork>& work);
 
-/// By stage, over all phases, with even turns.
-std::vector<double> stage_costs(const Partition& partition, const CutCost& cost,
-                                const std::vector<double>& slowness = {});
+/// What all phases take, with even turns.
+struct JobCost {
+  double together = 0;           ///< of the dearest stage of each phase
+  std::vector<double> by_stage;  ///< of each stage for itself
+};
+JobCost job_cost(const Partition& partition, const CutCost& cost, const std::vector<double>& slowness = {});
 
-/// What all phases take together.
-double job_cost(const Partition& partition, const CutCost& cost, const std::vector<double>& slowness = {});
-
-/// job_cost over that of stages that are all alike: 1 is perfect balance.
+/// What a job takes over what it would with stages that are all alike: 1 is perfect balance.
 double imbalance(const Partition& partition, const CutCost& cost);
 
 /// The cut whose job costs least; of those about alike one that shares few MLPs, which cost memory twice,

@@ -132,8 +132,9 @@ class Search {
     for (const Share cut : cuts)
       factor += cut % kHalf != 0 ? kShared : cut % (2 * kHalf) != 0 ? kLayerCut : 0;
     if (cost_.cache_is_short) factor += kRoom * (unevenness_of_cache(partition) - 1);
-    Worth worth{factor * job_cost(partition, cost_, slowness_), 0};
-    for (const double stage : stage_costs(partition, cost_, slowness_)) worth.unevenness += stage * stage;
+    const JobCost job = job_cost(partition, cost_, slowness_);
+    Worth worth{factor * job.together, 0};
+    for (const double stage : job.by_stage) worth.unevenness += stage * stage;
     return worth;
   }
 

@@ -135,6 +135,10 @@ std::vector<Share> cuts_of(const std::vector<Share>& shares) {
   return cuts;
 }
 
+bool any_shared(const Partition& partition) {
+  return std::any_of(partition.begin(), partition.end(), [](const StageCut& c) { return c.last_in_turns; });
+}
+
 std::string flag_text(const Partition& partition) {
   std::string text;
   for (const Share share : shares_of(partition)) text += (text.empty() ? "" : ",") + in_layers(share);

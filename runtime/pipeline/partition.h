@@ -21,6 +21,7 @@ struct StageCut {
   bool first_in_turns = false;  ///< its first half is also the stage before's last
   bool last_in_turns = false;   ///< its last half is also the stage behind's first
   bool operator==(const StageCut&) const = default;
+  int64_t last_half() const { return first_half + halves - 1; }
   /// "embedding", "layers 0-5", "layers 12-17 + head", "layers 0-7 + attention 8", "MLP 8 + layers 9-16",
   /// "layer 0 + attention 1 + MLP 1 in turns"
   std::string text() const;
@@ -43,6 +44,9 @@ Partition partition_by_shares(const std::vector<Share>& shares);
 std::vector<Share> shares_of(const Partition& partition);
 /// Where the stages but the last end; by these a cut within a half is odd.
 std::vector<Share> cuts_of(const std::vector<Share>& shares);
+
+/// Whether any two stages share an MLP.
+bool any_shared(const Partition& partition);
 
 /// Throws UsageError when there are more stages than layers + 2.
 void check_stage_count(int64_t layers, int stages);

@@ -1,6 +1,5 @@
 #include "runtime/pipeline/turn_taker.h"
 
-#include <algorithm>
 #include <utility>
 
 namespace penstock {
@@ -29,8 +28,6 @@ Loads loads_of(const proto::Plan& plan) {
 
 TurnTaker::TurnTaker(PlanSource& inner, Partition partition, CutCost cost, std::vector<Slowness> slowness)
     : inner_(inner), partition_(std::move(partition)), cost_(std::move(cost)), owed_(partition_.size(), 0) {
-  any_shared_ =
-      std::any_of(partition_.begin(), partition_.end(), [](const StageCut& c) { return c.last_in_turns; });
   for (const Slowness& s : slowness) {
     prompts_.push_back(s.prompts);
     answers_.push_back(s.answers);
@@ -39,7 +36,7 @@ TurnTaker::TurnTaker(PlanSource& inner, Partition partition, CutCost cost, std::
 
 proto::Plan TurnTaker::plan(int slot) {
   proto::Plan plan = inner_.plan(slot);
-  if (any_shared_ && !plan.rows().empty()) decide(plan);
+  if (any_shared(partition_) && !plan.rows().empty()) decide(plan);
   return plan;
 }
 
@@ -60,7 +57,7 @@ void TurnTaker::decide(proto::Plan& plan) {
     owed_[s] += of_earlier[s] * turn;
     if (owed_[s] < turn / 2) continue;
     owed_[s] -= turn;
-    plan.add_run_by_earlier(static_cast<uint32_t>(cut.first_half + cut.halves - 1));
+    plan.add_run_by_earlier(static_cast<uint32_t>(cut.last_half()));
   }
 }
 

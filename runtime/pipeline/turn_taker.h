@@ -33,7 +33,6 @@ class TurnTaker final : public PlanSource {
   CutCost cost_;
   std::vector<double> prompts_, answers_;  // slowness, by stage
   std::vector<double> owed_;               // work, to the earlier stage of each boundary
-  bool any_shared_ = false;
 };
 
 }  // namespace penstock

@@ -21,7 +21,7 @@ class SlowDevice final : public test::HostBackedDevice {
   explicit SlowDevice(std::chrono::milliseconds patience) : patience_(patience) {}
   std::unique_ptr<Moment> mark() override {
     ends_.push_back(Clock::now() + patience_);
-    return std::make_unique<Later>(*this, ++asked_, ends_.back());
+    return std::make_unique<Later>(*this, asked(), ends_.back());
   }
 
   /// Of the forward that was asked for as the index-th.
@@ -36,8 +36,8 @@ class SlowDevice final : public test::HostBackedDevice {
    public:
     Later(SlowDevice& device, int number, Clock::time_point end)
         : device_(device), number_(number), end_(end) {}
-    ~Later() override { device_.most_ahead_ = std::max(device_.most_ahead_, device_.asked_ - number_ + 1); }
-    bool reached() const override { return device_.asked_ > number_ || Clock::now() >= end_; }
+    ~Later() override { device_.most_ahead_ = std::max(device_.most_ahead_, device_.asked() - number_ + 1); }
+    bool reached() const override { return device_.asked() > number_ || Clock::now() >= end_; }
 
    private:
     SlowDevice& device_;
@@ -45,9 +45,10 @@ class SlowDevice final : public test::HostBackedDevice {
     Clock::time_point end_;
   };
 
+  int asked() const { return static_cast<int>(ends_.size()); }
+
   std::chrono::milliseconds patience_;
-  std::vector<Clock::time_point> ends_;
-  int asked_ = 0;
+  std::vector<Clock::time_point> ends_;  // of the forwards asked for, without the next one
   int most_ahead_ = 0;
 };
 

@@ -42,9 +42,9 @@ AddedTokens AddedTokens::parse(const json& array, const std::vector<AddedToken>&
     if (!token.content.empty() && !made.names_.id_of(token.content)) add(std::move(token));
   }
   for (const AddedToken& token : later) {
+    if (token.content.empty()) continue;
     const auto before = std::find_if(made.tokens_.begin(), made.tokens_.end(),
                                      [&](const AddedToken& t) { return t.content == token.content; });
-    if (token.content.empty()) continue;
     if (before == made.tokens_.end()) {
       add(token);
       continue;
